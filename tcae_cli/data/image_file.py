@@ -1,0 +1,170 @@
+"""Image files to pixels and back; the one file that knows Pillow."""
+
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from functools import lru_cache
+from io import BytesIO
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageCms, UnidentifiedImageError
+
+from tcae_cli.errors import ImageError
+
+ImageFormat = Literal["png", "jpg", "webp"]
+
+_ORIENTATION = 0x0112  # EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # colour space of a profile -> mode of its images
+_SAVE_OPTIONS: dict[str, tuple[str, dict[str, int]]] = {
+    "png": ("PNG", {}),
+    "jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
+    "webp": ("WEBP", {"quality": 95}),
+}
+# What Pillow's parsers let out when bytes are not what their headers promise; seen by feeding them damaged files.
+_DAMAGED = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    EOFError,
+    LookupError,
+    MemoryError,
+    OSError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+def decode_image(data: bytes) -> np.ndarray:
+    """The picture in an image file as a viewer shows it, [h, w, 3], uint8, sRGB.
+
+    Turned as its EXIF says, transparent parts on white, 16 bits scaled to 8, colours converted when a profile says
+    they are not sRGB, the first frame of an animation. Raises ImageError("decode") if it is not an image, is damaged
+    or truncated, or has more pixels than Pillow's limit against decompression bombs (179 million).
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # a picture below the limit, or with an odd header, is no news to the user
+            with Image.open(BytesIO(data)) as image:
+                image.load()
+                upright = _turn_upright(_to_srgb(image), _orientation(image))
+                return np.array(upright)
+    except UnidentifiedImageError:
+        found = "the file is empty" if not data else f"not an image that can be read ({len(data)} bytes)"
+        raise ImageError("decode", found) from None
+    except Image.DecompressionBombError as error:
+        raise ImageError("decode", str(error)) from error
+    except _DAMAGED as error:
+        raise ImageError("decode", f"damaged image ({str(error) or type(error).__name__})") from error
+
+
+def encode_image(pixels: np.ndarray, format: ImageFormat) -> bytes:
+    """An image file; pixels: [h, w, 3], uint8, sRGB."""
+    buffer = BytesIO()
+    name, options = _SAVE_OPTIONS[format]
+    Image.fromarray(pixels).save(buffer, name, **options)
+    return buffer.getvalue()
+
+
+def resize_image(pixels: np.ndarray, height: int, width: int, method: Literal["box", "bicubic"]) -> np.ndarray:
+    """Pixels resized by Pillow; [h, w, 3] to [height, width, 3], uint8."""
+    resampling = Image.Resampling.BOX if method == "box" else Image.Resampling.BICUBIC
+    return np.array(Image.fromarray(pixels).resize((width, height), resampling))
+
+
+def draw_grid(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> np.ndarray:
+    """A contact sheet on white, [H, W, 3]; rows: of images of one size, each [h, w, 3], uint8; gap: pixels."""
+    height, width, channels = rows[0][0].shape
+    columns = max(len(row) for row in rows)
+    shape = (len(rows) * (height + gap) + gap, columns * (width + gap) + gap, channels)
+    sheet = np.full(shape, 255, np.uint8)
+    for y, row in enumerate(rows):
+        for x, image in enumerate(row):
+            top, left = gap + y * (height + gap), gap + x * (width + gap)
+            sheet[top : top + height, left : left + width] = image
+    return sheet
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return int(image.getexif().get(_ORIENTATION, 1))
+    except _DAMAGED:
+        return 1  # damaged EXIF says nothing about the picture
+
+
+def _turn_upright(image: Image.Image, orientation: int) -> Image.Image:
+    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
+
+
+def _to_srgb(image: Image.Image) -> Image.Image:
+    """The image in mode RGB."""
+    profile = image.info.get("icc_profile")
+    image = _to_8_bits(image)
+    alpha = None
+    if image.has_transparency_data:
+        grey = image.mode in ("L", "LA", "La")
+        image = image.convert("RGBA")
+        alpha = image.getchannel("A")
+        image = image.convert("L" if grey else "RGB")
+    elif image.mode not in ("RGB", "L", "CMYK"):
+        image = image.convert("L" if image.mode == "1" else "RGB")
+    colours = _convert_colours(image, profile)
+    if alpha is None:
+        return colours
+    on_white = Image.new("RGB", image.size, "white")
+    on_white.paste(colours, mask=alpha)
+    return on_white
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """An image of 16-bit greys as one of 8; others as they are. Raises ValueError if the greys have no known range."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known range")
+    if not image.mode.startswith("I"):
+        return image
+    greys = np.asarray(image).astype(np.float64)
+    if greys.min() < 0 or greys.max() > 65535:
+        raise ValueError("32-bit pixels have no known range")
+    return Image.fromarray((greys / 257).round().astype(np.uint8))
+
+
+def _convert_colours(image: Image.Image, profile: bytes | None) -> Image.Image:
+    """An image of mode RGB, L or CMYK in sRGB; without a profile it is taken to be sRGB already."""
+    conversion = _conversion(profile) if profile else None
+    if conversion is not None:
+        mode, transform = conversion
+        if mode == image.mode or (mode, image.mode) == ("RGB", "L"):
+            return transform.apply(image.convert(mode))
+    return image.convert("RGB")
+
+
+@lru_cache(maxsize=32)  # a data set has few profiles, and one takes longer to read than a picture
+def _conversion(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform] | None:
+    """How to get from a profile to sRGB, and the mode to start from; None if the profile is sRGB, or not readable."""
+    try:
+        parsed = ImageCms.ImageCmsProfile(BytesIO(profile))
+        mode = _PROFILE_MODES[parsed.profile.xcolor_space]
+        transform = ImageCms.buildTransform(parsed, ImageCms.createProfile("sRGB"), mode, "RGB")
+    except (OSError, KeyError, ImageCms.PyCMSError):
+        return None
+    if mode == "RGB":
+        levels = np.arange(0, 256, 15, dtype=np.uint8)
+        colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(levels.size, -1, 3)
+        moved = np.asarray(transform.apply(Image.fromarray(colours))).astype(int) - colours
+        if abs(moved).max() <= 1:
+            return None
+    return mode, transform

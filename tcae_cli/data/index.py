@@ -1,0 +1,146 @@
+"""The on-disk index of a source: what each row is and where its bytes lie, written once and mapped by every process."""
+
+import json
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tcae_cli.errors import SourceError
+from tcae_cli.runtime.files import write_atomic
+
+INDEX_VERSION = 1
+SUMMARY_FILE = "source.json"  # written last: an index without it does not exist
+
+IMAGE_SUFFIXES = frozenset(
+    [".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]  # in either case
+)
+
+
+class Entry(NamedTuple):
+    """One image as a scan found it."""
+
+    key: str  # path relative to the source, "/" between parts, with its suffix
+    size_bytes: int
+    label: int = -1  # -1: none
+    caption: str = ""  # "": none
+    tar: int = -1  # number of its tar; -1: a file of its own
+    offset: int = -1  # of its bytes in that tar
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Everything a scan found, in row order."""
+
+    uri: str
+    root: Path  # keys of single files are relative to it
+    entries: Sequence[Entry]
+    class_names: tuple[str, ...] = ()
+    tar_paths: tuple[Path, ...] = ()
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file of this name counts as an image."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
+def image_suffixes() -> str:
+    """The suffixes that count, for an error message."""
+    return ", ".join(sorted(IMAGE_SUFFIXES))
+
+
+def parse_label(text: str, where: str) -> int:
+    """The class number in `text`; raises SourceError, naming `where`, if it is not a whole number from 0."""
+    if not text.strip().isdecimal():
+        raise SourceError(
+            f"{where}: the label should be a whole number from 0, found {text.strip()[:40]!r}; correct it"
+        )
+    return int(text)
+
+
+def parse_caption(data: bytes, where: str) -> str:
+    """The text of a caption; raises SourceError, naming `where`, if it is not UTF-8."""
+    try:
+        return data.decode().strip()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{where}: the caption is not UTF-8 text ({error.reason}); convert or remove it") from error
+
+
+def parse_metadata(data: bytes, where: str) -> dict[str, Any]:
+    """A JSON object; raises SourceError, naming `where`, if it is anything else."""
+    try:
+        metadata = json.loads(data)
+    except ValueError as error:
+        raise SourceError(f"{where}: not readable as JSON ({error}); correct or remove it") from error
+    if not isinstance(metadata, dict):
+        raise SourceError(f"{where}: should be a JSON object, found {type(metadata).__name__}; correct or remove it")
+    return metadata
+
+
+def caption_of(metadata: dict[str, Any]) -> str:
+    """The caption in a sample's metadata, "" if there is none."""
+    caption = metadata.get("caption", metadata.get("text"))
+    return caption.strip() if isinstance(caption, str) else ""
+
+
+def write_index(index_dir: Path, listing: Listing) -> None:
+    """Write the index of a listing into a folder, over one that may be there.
+
+    Raises SourceError if a key appears twice: rows are known by their keys.
+    """
+    _refuse_repeated_keys(listing)
+    index_dir.mkdir(parents=True, exist_ok=True)
+    entries = listing.entries
+    _save_strings(index_dir, "keys", [os.fsencode(entry.key) for entry in entries])
+    _save(index_dir, "labels", np.array([entry.label for entry in entries], np.int64))
+    _save(index_dir, "sizes", np.array([entry.size_bytes for entry in entries], np.int64))
+    if listing.tar_paths:
+        _save(index_dir, "tars", np.array([entry.tar for entry in entries], np.int64))
+        _save(index_dir, "offsets", np.array([entry.offset for entry in entries], np.int64))
+    has_captions = any(entry.caption for entry in entries)
+    if has_captions:
+        _save_strings(index_dir, "captions", [entry.caption.encode() for entry in entries])
+    summary = {
+        "index_version": INDEX_VERSION,
+        "uri": listing.uri,
+        "root": str(listing.root),
+        "tar_paths": [str(path) for path in listing.tar_paths],
+        "class_names": listing.class_names,
+        "has_captions": has_captions,
+        "fingerprint": _fingerprint(entries),
+    }
+    write_atomic(index_dir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
+
+
+def _refuse_repeated_keys(listing: Listing) -> None:
+    seen: set[str] = set()
+    for entry in listing.entries:
+        if entry.key in seen:
+            raise SourceError(f"{listing.uri}: {entry.key} is there twice; rows are known by their names, so keep one")
+        seen.add(entry.key)
+
+
+def _fingerprint(entries: Iterable[Entry]) -> str:
+    """Hash of what the rows are: the same wherever the source lies, another when a file changes its name or size."""
+    digest = blake2b(digest_size=16)
+    for entry in entries:
+        digest.update(os.fsencode(entry.key) + b"\0%d %d\n" % (entry.size_bytes, entry.offset))
+    return digest.hexdigest()
+
+
+def _save_strings(index_dir: Path, name: str, strings: Sequence[bytes]) -> None:
+    """As one blob and the n + 1 offsets into it."""
+    ends = np.cumsum([0, *map(len, strings)], dtype=np.int64)
+    _save(index_dir, f"{name}.ends", ends)
+    _save(index_dir, f"{name}.blob", np.frombuffer(b"".join(strings), np.uint8))
+
+
+def _save(index_dir: Path, name: str, array: np.ndarray) -> None:
+    buffer = BytesIO()
+    np.save(buffer, array, allow_pickle=False)
+    write_atomic(index_dir / f"{name}.npy", buffer.getvalue())

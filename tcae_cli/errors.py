@@ -1,0 +1,56 @@
+"""Errors a user can cause: one sentence that names the thing, what was found and the fix, and an exit code.
+
+Exit codes: 1 the work failed (contents, disk, device), 2 what was typed or written in the recipe cannot work.
+Anything that is not a TcaeError is a bug and shows its traceback.
+"""
+
+
+class TcaeError(Exception):
+    """Something a user can put right; the message is the sentence shown."""
+
+    exit_code = 1
+
+
+class UsageError(TcaeError):
+    """The command line cannot work as typed."""
+
+    exit_code = 2
+
+
+class RecipeError(UsageError, ValueError):
+    """A recipe has an unknown key or an impossible value."""
+
+
+class NotFoundError(UsageError, FileNotFoundError):
+    """A path or name given by the user leads nowhere."""
+
+
+class SourceError(TcaeError):
+    """A source of images cannot be used as a whole."""
+
+
+class ImageError(TcaeError):
+    """One image cannot be used; it costs its row and nothing else."""
+
+    def __init__(self, stage: str, message: str) -> None:
+        super().__init__(message)
+        self.stage = stage  # "read", "decode" or "encode"
+
+    def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
+        return type(self), (self.stage, str(self))
+
+
+class StoreError(TcaeError):
+    """A store cannot be opened, continued or written."""
+
+
+class CheckpointError(TcaeError, ValueError):
+    """A file is not a tcae checkpoint, or not the one it says it is."""
+
+
+class WeightsError(TcaeError):
+    """A pretrained network's weights are missing or do not fit."""
+
+
+class DeviceError(TcaeError, RuntimeError):
+    """A device is absent, or too small for the work."""

@@ -1,0 +1,97 @@
+"""Frozen pretrained networks by name, as lists of feature maps, for perceptual losses."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torchmetrics
+import torchvision
+from torch import Tensor, nn
+
+from tcae_cli.errors import WeightsError
+
+_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class _Network:
+    architecture: str  # of torchvision
+    file: str  # as torch's hub cache names it
+    published: str
+    taps: tuple[int, ...]  # layers whose output is a feature map
+    channel_weights: str | None = None  # LPIPS's learnt weights, shipped inside torchmetrics
+
+
+NETWORKS = {
+    "lpips-vgg": _Network(
+        "vgg16", "vgg16-397923af.pth", "torchvision's VGG16_Weights.IMAGENET1K_V1", (3, 8, 15, 22, 29), "vgg.pth"
+    ),
+    "squeezenet1_1": _Network(
+        "squeezenet1_1",
+        "squeezenet1_1-b8a52dc0.pth",
+        "torchvision's SqueezeNet1_1_Weights.IMAGENET1K_V1",
+        (1, 4, 7, 9, 10, 11, 12),
+    ),
+}
+
+
+class FeatureNetwork(nn.Module):
+    """Feature maps of a frozen network: images [b, 3, h, w] in [-1, 1] to a list of [b, c, h, w], float32."""
+
+    def __init__(self, layers: nn.Sequential, taps: tuple[int, ...], channel_weights: list[Tensor] | None) -> None:
+        super().__init__()
+        self.layers = layers[: max(taps) + 1]
+        self.taps = frozenset(taps)
+        self.channel_weights = channel_weights  # a [1, c, 1, 1] a tap, or none
+        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1))
+        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1))
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        x = ((images + 1) / 2 - self.mean) / self.std
+        maps = []
+        for position, layer in enumerate(self.layers):
+            x = layer(x)
+            if position in self.taps:
+                maps.append(x)
+        return maps
+
+
+def load_feature_network(name: str, weights: Path | None = None) -> FeatureNetwork:
+    """A network of NETWORKS with its pretrained weights, from `weights` or from torch's hub cache.
+
+    Raises WeightsError, naming the file and the option, where they are missing or do not fit.
+    """
+    network = NETWORKS[name]
+    path = weights or Path(torch.hub.get_dir()) / "checkpoints" / network.file
+    if not path.is_file():
+        raise WeightsError(
+            f"{name} needs {network.file} ({network.published}), and {path} does not exist; "
+            f"put it there, pass --weights {name}=PATH, or set loss.perceptual to none in the recipe"
+        )
+    model = getattr(torchvision.models, network.architecture)(weights=None)
+    try:
+        model.load_state_dict(_read(path))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise WeightsError(f"{path} does not hold the weights of {network.architecture}, which {name} needs") from error
+    # In-place activations would overwrite the feature maps handed out before them.
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    return FeatureNetwork(model.features, network.taps, _channel_weights(network))
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if path.suffix == ".safetensors":
+        return safetensors.torch.load_file(path)
+    tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return tensors
+
+
+def _channel_weights(network: _Network) -> list[Tensor] | None:
+    if network.channel_weights is None:
+        return None
+    folder = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models"
+    learnt = torch.load(folder / network.channel_weights, map_location="cpu", weights_only=True)
+    return [learnt[f"lin{tap}.model.1.weight"] for tap in range(len(network.taps))]

@@ -1,0 +1,43 @@
+"""How close decoded images are to their originals, one figure an image.
+
+Axes: b batch, h w pixels.
+"""
+
+from torch import Tensor
+from torchmetrics.functional.image import structural_similarity_index_measure
+
+_BORDER = 5  # half of SSIM's 11-pixel window: positions whose window leaves the image
+
+
+def psnr(original: Tensor, decoded: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image, in dB; infinite where the two are equal.
+
+    original, decoded: [b, 3, h, w], float, in [0, 1]. Returns [b], float32.
+    Raises ValueError if the shapes differ. Source: averaged over images as in DC-AE (arXiv:2410.10733).
+    """
+    _check_shapes(original, decoded)
+    mse = (original.float() - decoded.float()).square().mean(dim=(1, 2, 3))
+    return -10 * mse.log10()
+
+
+def ssim(original: Tensor, decoded: Tensor) -> Tensor:
+    """Structural similarity of each image, 11-pixel Gaussian of sigma 1.5, over the valid region, mean of RGB.
+
+    original, decoded: [b, 3, h, w], float, in [0, 1], h and w over 10. Returns [b], float32.
+    Raises ValueError if the shapes differ. Source: Wang et al. 2004; equals scikit-image with Gaussian weights.
+    """
+    _check_shapes(original, decoded)
+    # torchmetrics averages over a padded border too; the full map lets us keep the valid region alone.
+    _mean, similarity = structural_similarity_index_measure(
+        decoded.float(), original.float(), sigma=1.5, data_range=1.0, reduction="none", return_full_image=True
+    )
+    valid: Tensor = similarity[..., _BORDER:-_BORDER, _BORDER:-_BORDER]
+    return valid.mean(dim=(1, 2, 3))
+
+
+def _check_shapes(original: Tensor, decoded: Tensor) -> None:
+    if original.shape != decoded.shape:
+        raise ValueError(f"shapes differ: {list(original.shape)} and {list(decoded.shape)}")
+
+
+METRICS = {"psnr": psnr, "ssim": ssim}

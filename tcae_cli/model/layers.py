@@ -1,0 +1,53 @@
+"""The transformer block and the learnt positions that encoder and decoder share.
+
+Axes: b batch, h w grid rows and columns, n tokens, d width.
+"""
+
+from functools import partial
+
+import torch
+from timm.layers import Attention, Mlp, resample_abs_pos_embed_nhwc
+from torch import Tensor, nn
+
+LayerNorm = partial(nn.LayerNorm, eps=1e-6)  # as in ViT and DINO
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block: attention with QK-norm, then an MLP four times as wide; [b, n, d] to [b, n, d]."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm1 = LayerNorm(width)
+        self.attn = Attention(width, num_heads, qkv_bias=True, qk_norm=True, norm_layer=LayerNorm)
+        self.norm2 = LayerNorm(width)
+        self.mlp = Mlp(width, 4 * width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        tokens = tokens + self.attn(self.norm1(tokens))
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class PositionEmbedding(nn.Module):
+    """Adds a learnt vector to each cell of a grid, resized bicubically where the grid is not `side` x `side`."""
+
+    def __init__(self, side: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(1, side, side, width))
+        nn.init.trunc_normal_(self.weight, std=0.02)
+
+    def forward(self, grid: Tensor) -> Tensor:
+        """Add positions to grid [b, h, w, d]."""
+        return grid + resample_abs_pos_embed_nhwc(self.weight, list(grid.shape[1:3]))
+
+
+def blocks(depth: int, width: int, num_heads: int) -> nn.Sequential:
+    """A stack of `depth` blocks."""
+    return nn.Sequential(*(Block(width, num_heads) for _ in range(depth)))
+
+
+def init_weights(module: nn.Module) -> None:
+    """Truncated normal of std 0.02 for linear layers, zero biases: the initialisation of ViT and iBOT."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -1,0 +1,48 @@
+"""Which device computes, in which precision, and what to say when it is too small."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from tcae_cli.errors import DeviceError, UsageError
+
+Precision = Literal["bf16", "fp32"]
+
+
+def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
+    """The device named, or this rank's GPU, or the CPU where there is none.
+
+    Raises UsageError for a name torch does not know, DeviceError for a device this machine lacks.
+    """
+    if name is None:
+        name = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name} is not a device; use cpu, cuda or cuda:N") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(f"--device {name}: {torch.cuda.device_count()} GPUs are visible here; use --device cpu")
+    return device
+
+
+def default_precision(device: torch.device) -> Precision:
+    """bf16 on a GPU; float32 on the CPU, where bf16 is slow on many machines."""
+    return "bf16" if device.type == "cuda" else "fp32"
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """Matrix products in bfloat16 inside this context when precision is bf16; weights stay as they are."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+@contextmanager
+def naming_the_batch_size(batch_size: int, option: str = "--batch-size") -> Iterator[None]:
+    """Turns running out of device memory into a DeviceError that names the batch size to try."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        smaller = max(1, batch_size // 2)
+        advice = f"try {option} {smaller}" if smaller < batch_size else "use a device with more memory"
+        raise DeviceError(f"out of memory on the device with {option} {batch_size}; {advice}") from error

@@ -1,0 +1,55 @@
+"""Small pictures and sources to read them from."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tcae_cli.data.image_file import encode_image
+
+Pictures = Callable[..., bytes]
+
+
+def picture(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
+    """A smooth colour picture, [h, w, 3], uint8, another one for each seed."""
+    y, x = np.mgrid[0:height, 0:width]
+    waves = [np.sin((x * (channel + 1) + y * (seed + 1)) / 20 + seed) for channel in range(3)]
+    return ((np.stack(waves, -1) + 1) * 127).astype(np.uint8)
+
+
+def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def png() -> Pictures:
+    """Makes a PNG file's bytes."""
+    return lambda *args, **kwargs: encode_image(picture(*args, **kwargs), "png")
+
+
+@pytest.fixture
+def make_tar(tmp_path: Path) -> Callable[[str, dict[str, bytes]], Path]:
+    """Makes a tar of named members under tmp_path."""
+    return lambda name, members: write_tar(tmp_path / name, members)
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
+    """Makes a folder "photos" of named files under tmp_path."""
+
+    def make(files: dict[str, bytes]) -> Path:
+        for name, data in files.items():
+            path = tmp_path / "photos" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return tmp_path / "photos"
+
+    return make

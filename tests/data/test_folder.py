@@ -1,0 +1,90 @@
+"""A folder tree as a source."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from tcae_cli.data.source import Source, open_source
+from tcae_cli.errors import SourceError
+
+
+def opened(folder: Path) -> Source:
+    return open_source(str(folder), folder.parent / "index")
+
+
+def keys(source: Source) -> list[str]:
+    return source.keys(range(len(source)))
+
+
+def test_classes_are_the_first_folders_that_hold_images_by_name(make_folder, png):
+    files = {"b/deep/er/1.png": png(), "a/1.png": png(), "notes/readme.md": b"", "top.png": png(), "B/1.png": png()}
+    source = opened(make_folder(files))
+    assert source.class_names == ("B", "a", "b")
+    assert keys(source) == ["B/1.png", "a/1.png", "b/deep/er/1.png", "top.png"]
+    assert source.labels(0, 4).tolist() == [0, 1, 2, -1]
+
+
+def test_names_that_differ_only_in_their_suffix_are_two_rows(make_folder, png):
+    source = opened(make_folder({"a.png": png(seed=1), "a.jpg": png(seed=2)}))
+    assert keys(source) == ["a.jpg", "a.png"]
+    assert source.read(0) == png(seed=2)
+
+
+def test_suffixes_count_in_either_case_and_hidden_names_do_not(make_folder, png):
+    files = {"A.JPEG": png(), ".hidden.png": png(), ".trash/a.png": png(), "a.npy": b""}
+    assert keys(opened(make_folder(files))) == ["A.JPEG"]
+
+
+def test_names_of_any_language_and_of_no_encoding(make_folder, png):
+    folder = make_folder({"猫 1.png": png(seed=1)})
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(png(seed=2))
+    source = opened(folder)
+    assert keys(source) == ["猫 1.png", r"\xff.png"]
+    assert [source.read(0), source.read(1)] == [png(seed=1), png(seed=2)]
+
+
+def test_linked_folders_are_followed_without_loops(make_folder, png, tmp_path):
+    folder = make_folder({"a/1.png": png()})
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/2.png").write_bytes(png())
+    (folder / "b").symlink_to(tmp_path / "elsewhere")
+    (folder / "a/loop").symlink_to(folder)
+    assert keys(opened(folder)) == ["a/1.png", "b/2.png"]
+
+
+def test_a_link_that_leads_nowhere_is_a_row_not_a_gap(make_folder, png):
+    folder = make_folder({"a.png": png()})
+    (folder / "b.png").symlink_to("gone.png")
+    assert keys(opened(folder)) == ["a.png", "b.png"]
+
+
+def test_text_beside_an_image_is_its_caption(make_folder, png):
+    source = opened(make_folder({"a.png": png(), "a.txt": " ein Löwe\n".encode(), "b.png": png(), "c.txt": b"\xff"}))
+    assert source.has_captions
+    assert [source.caption(0), source.caption(1)] == ["ein Löwe", ""]
+
+
+def test_metadata_files_give_captions_for_their_folder(make_folder, png):
+    lines = b'{"file_name": "1.png", "text": "one"}\n\n{"file_name": "2.png", "caption": "two", "x": 1}\n'
+    files = {f"a/{number}.png": png() for number in (1, 2, 3)}
+    source = opened(make_folder({**files, "a/metadata.jsonl": lines, "a/2.txt": b"beside"}))
+    assert [source.caption(row) for row in range(3)] == ["one", "beside", ""]
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({".hidden/a": b""}, "photos is empty; images are files ending in .avif, .bmp"),
+        (
+            {"a.npy": b"", "b.npy": b"", "c": b""},
+            r"photos holds no images, only other files \(2 with .npy, 1 with no suffix\); images are files ending in",
+        ),
+        ({"a.png": b"", "metadata.jsonl": b"\n{oops"}, r"metadata.jsonl, line 2: not readable as JSON \("),
+        ({"a.png": b"", "metadata.jsonl": b"[1]"}, "metadata.jsonl, line 1: should be a JSON object, found list"),
+        ({"a.png": b"", "a.txt": b"\xff"}, r"a.txt: the caption is not UTF-8 text \(invalid start byte\)"),
+    ],
+)
+def test_what_cannot_be_used_is_named(make_folder, files, sentence):
+    with pytest.raises(SourceError, match=sentence):
+        opened(make_folder(files))
