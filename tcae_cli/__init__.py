@@ -1,0 +1,19 @@
+"""Cache image datasets as TC-AE latents; the public API, imported when first used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tcae_cli.checkpoint import load_autoencoder
+    from tcae_cli.store.reader import LatentStore
+
+__version__ = "0.1.0"
+__all__ = ["LatentStore", "__version__", "load_autoencoder"]
+
+_HOMES = {"load_autoencoder": "tcae_cli.checkpoint", "LatentStore": "tcae_cli.store.reader"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tcae_cli' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -44,6 +44,10 @@ class StoreError(TcaeError):
     """A store cannot be opened, continued or written."""
 
 
+class DiskError(TcaeError, OSError):
+    """Something cannot be written: disk full, quota, permission, folder gone."""
+
+
 class CheckpointError(TcaeError, ValueError):
     """A file is not a tcae checkpoint, or not the one it says it is."""
 

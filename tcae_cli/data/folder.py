@@ -12,8 +12,8 @@ from tcae_cli.data.index import (
     caption_of,
     image_suffixes,
     is_image_name,
-    parse_caption,
     parse_metadata,
+    parse_text,
 )
 from tcae_cli.errors import SourceError
 
@@ -53,24 +53,21 @@ def scan(uri: str) -> Listing:
 
 def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[_File]:
     """Files below a folder, links to folders followed unless they lead back to one being walked."""
-    try:
-        status = folder.stat()
-        found = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
-    except OSError as error:
-        raise SourceError(
-            f"{folder} cannot be read ({error.strerror}); change its permissions or move it away"
-        ) from error
+    status = folder.stat()
     identity = (status.st_dev, status.st_ino)
     if identity in ancestors:
         return
-    for entry in found:
+    for entry in list(os.scandir(folder)):
+        if entry.name.startswith("."):
+            continue
         name = prefix + entry.name
-        if entry.is_dir():
+        is_link = entry.is_symlink()
+        if os.path.isdir(entry.path) if is_link else entry.is_dir():
             yield from _walk(folder / entry.name, f"{name}/", (*ancestors, identity))
+        elif is_link and not os.path.exists(entry.path):
+            yield _File(name, 0)  # leads nowhere: a row that fails when read, not one that is missing
         elif entry.is_file():
             yield _File(name, entry.stat().st_size)
-        elif entry.is_symlink():
-            yield _File(name, 0)  # leads nowhere: a row that fails when read, not one that is missing
 
 
 def _captions(root: Path, names: list[str]) -> dict[str, str]:
@@ -85,7 +82,7 @@ def _captions(root: Path, names: list[str]) -> dict[str, str]:
         if os.path.basename(name) == METADATA_NAME:
             captions.update(_metadata_captions(root, name))
         elif suffix == ".txt" and stem in stems:
-            captions[stem] = parse_caption((root / name).read_bytes(), str(root / name))
+            captions[stem] = parse_text((root / name).read_bytes(), str(root / name))
     return captions
 
 
@@ -101,6 +98,9 @@ def _metadata_captions(root: Path, name: str) -> Iterator[tuple[str, str]]:
 def _no_images(uri: str, files: list[_File]) -> str:
     if not files:
         return f"{uri} is empty; images are files ending in {image_suffixes()}"
+    num_tars = sum(file.name.endswith(".tar") for file in files)
+    if num_tars:
+        return f"{uri} holds no images but {num_tars} .tar files; give them as a pattern, like {uri}/{{000..127}}.tar"
     counts = Counter(os.path.splitext(file.name)[1] or "no suffix" for file in files)
     found = ", ".join(f"{count} with {suffix}" for suffix, count in counts.most_common(3))
     return f"{uri} holds no images, only other files ({found}); images are files ending in {image_suffixes()}"

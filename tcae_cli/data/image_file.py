@@ -15,6 +15,8 @@ from tcae_cli.errors import ImageError
 
 ImageFormat = Literal["png", "jpg", "webp"]
 
+# Not all that Pillow knows: an EPS file by the name of a.jpg would be run by Ghostscript.
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 _ORIENTATION = 0x0112  # EXIF tag
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -59,7 +61,7 @@ def decode_image(data: bytes) -> np.ndarray:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a picture below the limit, or with an odd header, is no news to the user
-            with Image.open(BytesIO(data)) as image:
+            with Image.open(BytesIO(data), formats=_FORMATS) as image:
                 image.load()
                 upright = _turn_upright(_to_srgb(image), _orientation(image))
                 return np.array(upright)
@@ -136,7 +138,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
         raise ValueError("floating-point pixels have no known range")
     if not image.mode.startswith("I"):
         return image
-    greys = np.asarray(image).astype(np.float64)
+    greys = np.asarray(image).astype(np.float32)
     if greys.min() < 0 or greys.max() > 65535:
         raise ValueError("32-bit pixels have no known range")
     return Image.fromarray((greys / 257).round().astype(np.uint8))

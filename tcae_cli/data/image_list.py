@@ -3,19 +3,19 @@
 import os
 from pathlib import Path
 
-from tcae_cli.data.index import Entry, Listing, parse_caption, parse_label
+from tcae_cli.data.index import Entry, Listing, parse_label, parse_text
 from tcae_cli.errors import SourceError
 
 
 def scan(uri: str) -> Listing:
-    """The listed images by sorted path; empty lines are skipped. A file that is not there is a row that fails when read.
+    """The listed images by sorted path; a file that is not there is a row that fails when read.
 
     Paths are absolute or relative to the list's folder. Keys are relative to that folder, or, when an image lies
     outside of it, to the deepest folder that holds them all. Raises SourceError if nothing is listed.
     """
     list_path = Path(os.path.abspath(uri))
     labels: dict[Path, int] = {}
-    for number, line in enumerate(parse_caption(list_path.read_bytes(), uri).splitlines(), start=1):
+    for number, line in enumerate(parse_text(list_path.read_bytes(), uri).splitlines(), start=1):
         name, _, label = line.partition("\t")
         path = Path(os.path.normpath(list_path.parent / name.strip()))
         if not line.strip():

@@ -17,9 +17,10 @@ from tcae_cli.runtime.files import write_atomic
 INDEX_VERSION = 1
 SUMMARY_FILE = "source.json"  # written last: an index without it does not exist
 
-IMAGE_SUFFIXES = frozenset(
-    [".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"]  # in either case
-)
+_IMAGE_SUFFIXES = {
+    *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"),
+    *(".tif", ".tiff", ".webp"),
+}
 
 
 class Entry(NamedTuple):
@@ -46,36 +47,38 @@ class Listing:
 
 def is_image_name(name: str) -> bool:
     """Whether a file of this name counts as an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+    return os.path.splitext(name)[1].lower() in _IMAGE_SUFFIXES
 
 
 def image_suffixes() -> str:
     """The suffixes that count, for an error message."""
-    return ", ".join(sorted(IMAGE_SUFFIXES))
+    return ", ".join(sorted(_IMAGE_SUFFIXES))
 
 
 def parse_label(text: str, where: str) -> int:
     """The class number in `text`; raises SourceError, naming `where`, if it is not a whole number from 0."""
-    if not text.strip().isdecimal():
-        raise SourceError(
-            f"{where}: the label should be a whole number from 0, found {text.strip()[:40]!r}; correct it"
-        )
-    return int(text)
+    digits = text.strip()
+    if not digits.isdecimal() or len(digits) > 18:  # int64
+        raise SourceError(f"{where}: the label should be a whole number from 0, found {digits[:40]!r}; correct it")
+    return int(digits)
 
 
-def parse_caption(data: bytes, where: str) -> str:
-    """The text of a caption; raises SourceError, naming `where`, if it is not UTF-8."""
+def parse_text(data: bytes, where: str) -> str:
+    """The text of a caption or list; raises SourceError, naming `where`, if it is not UTF-8."""
     try:
-        return data.decode().strip()
+        text = data.decode().strip()
     except UnicodeDecodeError as error:
-        raise SourceError(f"{where}: the caption is not UTF-8 text ({error.reason}); convert or remove it") from error
+        raise SourceError(f"{where} is not UTF-8 text ({error.reason}); convert or remove it") from error
+    if "\0" in text:
+        raise SourceError(f"{where} is not UTF-8 text (it holds zero bytes); convert or remove it")
+    return text
 
 
 def parse_metadata(data: bytes, where: str) -> dict[str, Any]:
     """A JSON object; raises SourceError, naming `where`, if it is anything else."""
     try:
         metadata = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{where}: not readable as JSON ({error}); correct or remove it") from error
     if not isinstance(metadata, dict):
         raise SourceError(f"{where}: should be a JSON object, found {type(metadata).__name__}; correct or remove it")
@@ -99,12 +102,11 @@ def write_index(index_dir: Path, listing: Listing) -> None:
     _save_strings(index_dir, "keys", [os.fsencode(entry.key) for entry in entries])
     _save(index_dir, "labels", np.array([entry.label for entry in entries], np.int64))
     _save(index_dir, "sizes", np.array([entry.size_bytes for entry in entries], np.int64))
-    if listing.tar_paths:
-        _save(index_dir, "tars", np.array([entry.tar for entry in entries], np.int64))
-        _save(index_dir, "offsets", np.array([entry.offset for entry in entries], np.int64))
+    _save(index_dir, "tars", np.array([entry.tar for entry in entries], np.int32))
+    _save(index_dir, "offsets", np.array([entry.offset for entry in entries], np.int64))
     has_captions = any(entry.caption for entry in entries)
     if has_captions:
-        _save_strings(index_dir, "captions", [entry.caption.encode() for entry in entries])
+        _save_strings(index_dir, "captions", [entry.caption.encode(errors="replace") for entry in entries])
     summary = {
         "index_version": INDEX_VERSION,
         "uri": listing.uri,

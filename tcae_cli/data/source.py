@@ -18,7 +18,14 @@ def open_source(uri: str, index_dir: Path) -> "Source":
     uri: a folder of images, one tar or a brace pattern of tars ("shards/{000..127}.tar"), or an image list (*.txt).
     Raises NotFoundError if nothing is there, SourceError if it cannot be used.
     """
-    write_index(index_dir, _scan(uri))
+    try:
+        listing = _scan(uri)
+    except NotFoundError:  # an OSError too, with its own sentence
+        raise
+    except OSError as error:
+        found = f"{error.filename or uri} cannot be read ({error.strerror})"
+        raise SourceError(f"{found}; check its permissions, or move it away") from error
+    write_index(index_dir, listing)
     return Source(index_dir)
 
 
@@ -64,7 +71,7 @@ class Source:
         self._labels, self._sizes = self._map("labels"), self._map("sizes")
         self._keys = _Strings(self._map("keys.ends"), self._map("keys.blob"))
         self._captions = _Strings(self._map("captions.ends"), self._map("captions.blob")) if self.has_captions else None
-        self._tars, self._offsets = (self._map("tars"), self._map("offsets")) if self._tar_paths else (None, None)
+        self._tars, self._offsets = self._map("tars"), self._map("offsets")
 
     def __reduce__(self) -> tuple[type["Source"], tuple[Path]]:
         return type(self), (self.index_dir,)
@@ -98,9 +105,9 @@ class Source:
 
     def read(self, row: int) -> bytes:
         """The bytes of a sample's file as they are now; raises ImageError("read") if they cannot be had."""
-        # Opened for each read: about 1 % of what decoding costs, and nothing to share between processes or to run out of.
+        # Opened for each read: about 1 % of what decoding costs, and no handle to share between processes.
         try:
-            if self._tars is None or self._offsets is None:
+            if self._tars[row] < 0:
                 return (self._root / os.fsdecode(self._keys[row])).read_bytes()
             path = self._tar_paths[self._tars[row]]
             return tar_shards.read_member(path, int(self._offsets[row]), self.size_bytes(row))

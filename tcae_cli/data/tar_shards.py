@@ -1,7 +1,7 @@
 """Tar shards: indexed once by their headers, then read by position; nothing in them is ever extracted.
 
-A sample's image, label and caption share a name, as in WebDataset: `a.jpg`, `a.cls`, `a.txt` or `a.json`. webdataset's own
-reader is not used for local tars: it ends a damaged one quietly and cannot go on where it stopped.
+A sample's image, label and caption share a name, as in WebDataset: `a.jpg`, `a.cls`, `a.txt` or `a.json`. webdataset's
+own reader is not used for local tars: it ends a damaged one quietly and cannot go on where it stopped.
 """
 
 import os
@@ -16,9 +16,9 @@ from tcae_cli.data.index import (
     caption_of,
     image_suffixes,
     is_image_name,
-    parse_caption,
     parse_label,
     parse_metadata,
+    parse_text,
 )
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
 
@@ -87,12 +87,18 @@ def _members(path: Path, file: BinaryIO) -> list[tarfile.TarInfo]:
             end = tar.offset
     except tarfile.TarError as error:
         raise SourceError(f"{path} is damaged or not an uncompressed tar ({error}); copy it again") from error
-    # tarfile stops without a word at a damaged header: only zeros may follow the last member, up to the end of the file.
-    file.seek(end)
-    rest = file.read()
-    if len(rest) < _END_BYTES or any(rest):
+    # tarfile stops without a word at a damaged header, so what follows must be the end, and nothing but it.
+    if not _only_zeros(file, end):
         raise SourceError(f"{path} is damaged: its list of members breaks off at byte {end}; copy it again")
     return members
+
+
+def _only_zeros(file: BinaryIO, start: int) -> bool:
+    """Whether the end of a tar, from `start`, is there and is all zeros."""
+    if file.seek(0, os.SEEK_END) - start < _END_BYTES:
+        return False
+    file.seek(start)
+    return not any(block.strip(b"\0") for block in iter(lambda: file.read(1 << 20), b""))
 
 
 def _label_and_caption(name: str, sidecars: dict[str, bytes], tar_path: Path) -> tuple[int, str]:
@@ -110,5 +116,5 @@ def _label_and_caption(name: str, sidecars: dict[str, bytes], tar_path: Path) ->
     if ".json" in found:
         caption = caption_of(parse_metadata(*found[".json"]))
     if ".txt" in found:
-        caption = parse_caption(*found[".txt"])
+        caption = parse_text(*found[".txt"])
     return label, caption

@@ -38,13 +38,10 @@ def resize_and_crop(image: np.ndarray, size: int, resize: Resize) -> View:
     resized = _resize_adm(middle, size) if resize == "adm" else _resize_torch(middle, size)
     top, left = (resized.shape[0] - size) // 2, (resized.shape[1] - size) // 2
     pixels = resized[top : top + size, left : left + size].permute(2, 0, 1).contiguous()
+    # From pixels of the resized image back to the original's.
     y_scale, x_scale = middle.shape[0] / resized.shape[0], middle.shape[1] / resized.shape[1]
-    crop = (
-        x_cut + round(left * x_scale),
-        y_cut + round(top * y_scale),
-        x_cut + round((left + size) * x_scale),
-        y_cut + round((top + size) * y_scale),
-    )
+    crop_top, crop_left = y_cut + round(top * y_scale), x_cut + round(left * x_scale)
+    crop = (crop_left, crop_top, crop_left + round(size * x_scale), crop_top + round(size * y_scale))
     return View(pixels, (height, width), crop)
 
 

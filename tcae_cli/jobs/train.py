@@ -85,7 +85,13 @@ def train(request: TrainRequest, progress: Progress) -> TrainReport:
         if step % recipe.train.checkpoint_every == 0 or step == recipe.train.steps:
             _save(run)
 
-    return TrainReport(run_folder, run_folder / MODEL_FILE, run.state.step, time.perf_counter() - started, figures)
+    return TrainReport(
+        run=run_folder,
+        checkpoint=run_folder / MODEL_FILE,
+        steps=run.state.step,
+        elapsed_s=time.perf_counter() - started,
+        figures=figures,
+    )
 
 
 class _Interval:

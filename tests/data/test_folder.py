@@ -56,7 +56,24 @@ def test_linked_folders_are_followed_without_loops(make_folder, png, tmp_path):
 def test_a_link_that_leads_nowhere_is_a_row_not_a_gap(make_folder, png):
     folder = make_folder({"a.png": png()})
     (folder / "b.png").symlink_to("gone.png")
-    assert keys(opened(folder)) == ["a.png", "b.png"]
+    (folder / "c.png").symlink_to("c.png")
+    assert keys(opened(folder)) == ["a.png", "b.png", "c.png"]
+
+
+def test_what_is_no_regular_file_is_not_opened(make_folder, png):
+    folder = make_folder({"a.png": png()})
+    os.mkfifo(folder / "b.png")
+    assert keys(opened(folder)) == ["a.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(make_folder, png, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    folder = make_folder({"a/1.png": png()})
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SourceError, match=r"photos cannot be read \(Permission denied\); check its permissions"):
+        opened(folder)
 
 
 def test_text_beside_an_image_is_its_caption(make_folder, png):
@@ -82,7 +99,9 @@ def test_metadata_files_give_captions_for_their_folder(make_folder, png):
         ),
         ({"a.png": b"", "metadata.jsonl": b"\n{oops"}, r"metadata.jsonl, line 2: not readable as JSON \("),
         ({"a.png": b"", "metadata.jsonl": b"[1]"}, "metadata.jsonl, line 1: should be a JSON object, found list"),
-        ({"a.png": b"", "a.txt": b"\xff"}, r"a.txt: the caption is not UTF-8 text \(invalid start byte\)"),
+        ({"a.png": b"", "a.txt": b"\xff"}, r"a.txt is not UTF-8 text \(invalid start byte\)"),
+        ({"a.png": b"", "a.txt": "lion".encode("utf-16-le")}, r"a.txt is not UTF-8 text \(it holds zero bytes\)"),
+        ({"0.tar": b"", "1.tar": b""}, r"holds no images but 2 \.tar files; give them as a pattern, like "),
     ],
 )
 def test_what_cannot_be_used_is_named(make_folder, files, sentence):

@@ -90,6 +90,7 @@ def test_a_tar_that_shrank_after_indexing_fails_its_rows(make_tar, png, tmp_path
     [
         ({"a.txt": b"hello"}, r"s\.tar holds no images; images are members ending in .avif"),
         ({"a.png": b"", "a.cls": b"cat"}, r"s\.tar: a\.cls: the label should be a whole number from 0, found 'cat'"),
+        ({"a.png": b"", "a.cls": b"9" * 30}, r"s\.tar: a\.cls: the label should be a whole number from 0, found '999"),
         ({"a.png": b"", "a.json": b"{"}, r"s\.tar: a\.json: not readable as JSON"),
         ({"a.png": b"", "./a.png": b""}, r"s\.tar/a\.png is there twice"),
     ],

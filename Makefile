@@ -1,0 +1,39 @@
+# Each target makes the virtual environment it needs.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help install demo test lint bench
+help: ## show this
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+
+install: $(VENV)/.installed ## make .venv with tcae and its tools
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
+	@touch $@
+
+demo: install ## encode real photographs with the built-in model, decode them, show both
+	@mkdir -p demo
+	$(BIN)/python -m tcae_cli.data.samples demo/photos
+	$(BIN)/tcae encode-dataset demo/photos demo/latents.zarr
+	$(BIN)/tcae decode demo/latents.zarr demo/reconstructions --grid 16
+	@echo
+	@echo "Originals above their reconstructions: the picture named above. Next:"
+	@echo "  source $(BIN)/activate"
+	@echo "  tcae encode-dataset YOUR_IMAGES latents.zarr"
+	@echo "  tcae decode latents.zarr reconstructions --grid 16"
+	@echo "  tcae eval --data YOUR_IMAGES --metric psnr --metric ssim"
+
+test: lint ## lint, then every test
+	$(BIN)/python -m pytest
+
+lint: install ## format, lint, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: install ## speed of the pipeline, the store and the loader on this machine
+	$(BIN)/python -m pytest tests/benchmarks --override-ini norecursedirs= -s

@@ -1,0 +1,37 @@
+"""`tcae encode-dataset SOURCE STORE`."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tcae_cli.commands import _options
+from tcae_cli.commands._run import run_job
+from tcae_cli.report import EncodeRequest, Tolerance
+
+
+@click.command("encode-dataset")
+@click.argument("source")
+@click.argument("store", type=click.Path(path_type=Path))
+@click.option("--model", default="tcae-tiny", show_default=True, help="File, run folder, hf://org/name or built-in name.")
+@click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="Processes to start, one a GPU of this machine.")
+@_options.device
+@click.option("--precision", type=click.Choice(["bf16", "fp32"]), help="[default: bf16 on a GPU, fp32 on the CPU]")
+@_options.batch_size
+@_options.workers
+@click.option("--size", type=click.IntRange(min=1), metavar="PIXELS", help="Square to encode.  [default: the model's]")
+@click.option("--resize", type=click.Choice(["torch", "adm"]), default="torch", show_default=True)
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option("--codec", type=click.Choice(["zstd", "none", "lz4-bitshuffle"]), default="zstd", show_default=True)
+@click.option("--max-failures", default="1%", show_default=True, help="Images that may fail before the exit code is 3.")
+@_options.as_json
+def encode_dataset(gpus: int | None, max_failures: str, as_json: bool, **options: Any) -> int:
+    """Encode SOURCE into the Zarr store STORE; repeat the command to go on where it stopped.
+
+    SOURCE is a folder of images, tar shards like "shards/{000..127}.tar", or a text file with an image a line.
+    """
+    request = EncodeRequest(max_failures=Tolerance.parse(max_failures), **options)
+    from tcae_cli.jobs.encode import encode_dataset as job
+    from tcae_cli.runtime.launch import on_gpus
+
+    return run_job(on_gpus(job, gpus, request.device) if gpus else job, request, as_json=as_json)

@@ -1,0 +1,173 @@
+"""The terminal: progress with rate and time left, plain lines where there is no terminal, and reports as tables.
+
+Progress goes to stderr, reports to stdout.
+"""
+
+import json
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Task as RichTask
+from rich.table import Table
+from rich.text import Text
+
+from tcae_cli.report import DecodeReport, EncodeReport, EvalReport, Report, TrainReport
+
+_LINE_EVERY_S = 10.0
+
+
+class _Rate(ProgressColumn):
+    """Units a second since the task began."""
+
+    def render(self, task: RichTask) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.1f}/s" if speed else "", style="progress.data.speed")
+
+
+class ConsoleProgress:
+    """A report.Progress on stderr."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        self._label, self._unit, self._total = "", "", 0
+        self._done = self._done_before = self._failed = 0
+        self._started = self._last_line = time.monotonic()
+
+    def __enter__(self) -> "ConsoleProgress":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, tb: TracebackType | None) -> None:
+        self._stop()
+
+    def start(self, task: str, total: int, done: int = 0, unit: str = "images") -> None:
+        self._stop()
+        self._label, self._unit, self._total = task, unit, total
+        self._done = self._done_before = done
+        self._failed = 0
+        self._started = self._last_line = time.monotonic()
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn(unit),
+                _Rate(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self._console,
+            )
+            self._task = self._bar.add_task(task, total=total, completed=done, note="")
+            self._bar.start()
+
+    def advance(self, count: int = 1, failed: int = 0, note: str = "") -> None:
+        self._done += count
+        self._failed += failed
+        note = ", ".join(filter(None, [note, f"{self._failed} failed" if self._failed else ""]))
+        if self._bar is not None:
+            self._bar.update(self._task, advance=count, note=note)
+        elif time.monotonic() - self._last_line >= _LINE_EVERY_S or self._done == self._total:
+            self._last_line = time.monotonic()
+            self._console.print(self._line(note), soft_wrap=True)
+
+    def say(self, sentence: str) -> None:
+        self._console.print(sentence, soft_wrap=True, markup=False)
+
+    def _line(self, note: str) -> str:
+        elapsed_s = time.monotonic() - self._started
+        rate = (self._done - self._done_before) / elapsed_s if elapsed_s else 0.0
+        left = f", {_duration((self._total - self._done) / rate)} left" if rate and self._done < self._total else ""
+        tail = f", {note}" if note else ""
+        return f"{self._label}: {self._done:,} of {self._total:,} {self._unit}, {rate:,.1f}/s{left}{tail}"
+
+    def _stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def show_report(report: Report, as_json: bool) -> None:
+    """Print what a job did on stdout: a few lines and a table, or one JSON object."""
+    if as_json:
+        print(json.dumps(report.as_dict(), ensure_ascii=False))
+        return
+    console = Console(highlight=False, soft_wrap=True, markup=False)
+    match report:
+        case EncodeReport():
+            _show_encoding(console, report)
+        case DecodeReport():
+            _show_decoding(console, report)
+        case EvalReport():
+            _show_evaluation(console, report)
+        case TrainReport():
+            console.print(f"{report.checkpoint}: step {report.steps:,} after {_duration(report.elapsed_s)}")
+            console.print(", ".join(f"{name} {value:.4g}" for name, value in report.figures.items()))
+
+
+def _show_encoding(console: Console, report: EncodeReport) -> None:
+    if not report.complete:
+        console.print(f"{report.store}: this rank has finished; others are still at work")
+    elif not report.num_encoded_now:
+        console.print(f"{report.store} is complete: {report.num_ok:,} rows ok, {report.num_failed:,} failed; nothing to do")
+    else:
+        size = f"{report.bytes_on_disk / 1e6:,.1f} MB"
+        console.print(f"{report.store} is complete: {report.num_ok:,} rows ok, {report.num_failed:,} failed, {size}")
+    if report.num_encoded_now:
+        rate = report.num_encoded_now / report.elapsed_s
+        console.print(f"{report.num_encoded_now:,} images in {_duration(report.elapsed_s)}, {rate:,.1f}/s")
+        table = Table("stage", "busy", "share of the time", box=None, pad_edge=False)
+        for stage, seconds in report.stage_seconds.items():
+            mark = "  <- slowest" if stage == report.slowest_stage else ""
+            table.add_row(stage, f"{seconds:,.1f} s", f"{seconds / report.elapsed_s:.0%}{mark}")
+        console.print(table)
+    if report.failures:
+        table = Table("failed", "stage", "reason", box=None, pad_edge=False)
+        for failure in report.failures:
+            table.add_row(Text(failure["path"]), failure["stage"], Text(failure["error"]))
+        console.print(table)
+        if report.num_failed > len(report.failures):
+            console.print(f"and {report.num_failed - len(report.failures):,} more, in {report.store}/failures")
+    if report.decides and report.too_many_failed:
+        console.print("more images failed than --max-failures allows; the store is complete without them")
+
+
+def _show_decoding(console: Console, report: DecodeReport) -> None:
+    console.print(f"{report.num_written:,} images written to {report.out_dir} in {_duration(report.elapsed_s)}")
+    if report.num_skipped_existing:
+        console.print(f"{report.num_skipped_existing:,} files were there already and were left alone")
+    if report.num_not_ok:
+        console.print(f"{report.num_not_ok:,} rows hold no latents (failed or pending)")
+    if report.grid:
+        console.print(f"originals above reconstructions: {report.grid}")
+
+
+def _show_evaluation(console: Console, report: EvalReport) -> None:
+    table = Table("metric", "value", box=None, pad_edge=False)
+    for name, value in report.values.items():
+        table.add_row(name, f"{value:.4f}" + (" dB" if name == "psnr" else ""))
+    failed = f", {report.num_failed} could not be read" if report.num_failed else ""
+    console.print(f"{report.model} on {report.num_images:,} images of {report.data}{failed}")
+    console.print(table)
+    console.print("; ".join(f"{name}: {rule}" for name, rule in report.protocol.items()))
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {seconds:02d} s"

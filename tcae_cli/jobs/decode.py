@@ -1,0 +1,149 @@
+"""`tcae decode`: a store's latents back to image files, and a picture of originals above reconstructions."""
+
+import re
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import blake2b
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from tcae_cli.checkpoint import load_autoencoder, read_header
+from tcae_cli.data.image_file import draw_grid, encode_image
+from tcae_cli.data.loader import load_batches
+from tcae_cli.data.source import load_source
+from tcae_cli.data.transform import to_uint8
+from tcae_cli.errors import SourceError, StoreError, UsageError
+from tcae_cli.model.tcae import TCAE
+from tcae_cli.report import DecodeReport, DecodeRequest, Progress
+from tcae_cli.runtime.device import choose_device, naming_the_batch_size
+from tcae_cli.runtime.files import write_atomic
+from tcae_cli.store.layout import INDEX_FOLDER
+from tcae_cli.store.reader import LatentStore
+
+_BATCH_SIZE = 64
+_COLUMNS = 8  # of the picture
+_LONGEST_NAME = 200  # bytes; most file systems allow 255
+
+
+def decode_store(request: DecodeRequest, progress: Progress) -> DecodeReport:
+    """Write each ok row as an image file named after its key; files already there are left alone and counted.
+
+    Raises StoreError if the model's encoder is not the one that made the latents, unless request.force.
+    """
+    started = time.perf_counter()
+    store = LatentStore(request.store)
+    model = _load_decoder(request, store).to(choose_device(request.device))
+    chosen = range(len(store))[parse_rows(request.rows)]
+    ok = [row for row in chosen if store.status()[row] == 1]
+    files = {row: request.out_dir / f"{file_name(key)}.{request.format}" for row, key in zip(ok, store.keys(ok), strict=True)}
+    todo = [row for row in ok if not files[row].exists()]
+
+    request.out_dir.mkdir(parents=True, exist_ok=True)
+    progress.start("decode", len(ok), done=len(ok) - len(todo))
+    with ThreadPoolExecutor() as writers:
+        for rows, images in _decode(model, store, todo):
+            for _ in writers.map(_write, (files[row] for row in rows), images, [request.format] * len(rows)):
+                progress.advance()
+
+    return DecodeReport(
+        out_dir=request.out_dir,
+        num_written=len(todo),
+        num_skipped_existing=len(ok) - len(todo),
+        num_not_ok=len(chosen) - len(ok),
+        grid=_draw_grid(request, model, store, ok, progress) if request.grid and ok else None,
+        elapsed_s=time.perf_counter() - started,
+    )
+
+
+def parse_rows(text: str | None) -> slice:
+    """The slice meant by "100", "0:100", "100:" or ":100". Raises UsageError for anything else."""
+    if text is None:
+        return slice(None)
+    found = re.fullmatch(r"(\d+)|(\d*):(\d*)", text)
+    if not found:
+        raise UsageError(f"--rows {text} is not a row or a range of rows; write 7, 0:100, 100: or :100")
+    if found[1]:
+        return slice(int(found[1]), int(found[1]) + 1)
+    return slice(*(int(bound) if bound else None for bound in found.group(2, 3)))
+
+
+def file_name(key: str) -> Path:
+    """A relative path that stays inside its folder, for a key in any script; what a path cannot hold is %-escaped."""
+    parts = []
+    for part in key.split("/"):
+        safe = re.sub(r"[\x00-\x1f\x7f\\%]", lambda match: f"%{ord(match[0]):02X}", part)
+        if safe.strip(".") == "":  # "", ".", ".."
+            safe = safe.replace(".", "%2E") or "%"
+        if len(safe.encode()) > _LONGEST_NAME:
+            digest = blake2b(part.encode(), digest_size=8).hexdigest()
+            safe = f"{safe.encode()[: _LONGEST_NAME - 20].decode(errors='ignore')}~{digest}"
+        parts.append(safe)
+    return Path(*parts)
+
+
+def _load_decoder(request: DecodeRequest, store: LatentStore) -> TCAE:
+    encoder = store.spec.encoder
+    name = request.model or encoder.name
+    found = read_header(name).encoder_hash
+    if found != encoder.hash and not request.force:
+        raise StoreError(
+            f"{request.store} was made with encoder {encoder.hash[:12]} ({encoder.name}), {name} has {found[:12]}; "
+            f"pass --model with the first, or --force to decode all the same"
+        )
+    return load_autoencoder(name)
+
+
+@torch.inference_mode()
+def _decode(model: TCAE, store: LatentStore, rows: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
+    """Batches of rows and their images [k, h, w, 3], uint8."""
+    device = next(model.parameters()).device
+    for start in range(0, len(rows), _BATCH_SIZE):
+        batch = rows[start : start + _BATCH_SIZE]
+        with naming_the_batch_size(len(batch)):
+            images = model.decode(torch.from_numpy(store.latents(batch)).float().to(device))
+        yield batch, to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _write(path: Path, pixels: np.ndarray, image_format: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, encode_image(pixels, image_format))
+
+
+def _draw_grid(
+    request: DecodeRequest, model: TCAE, store: LatentStore, ok: list[int], progress: Progress
+) -> Path:
+    """OUT_DIR/grid.png, or grid-2.png and so on: nothing that is there is overwritten."""
+    chosen = [ok[i * len(ok) // min(request.grid, len(ok))] for i in range(min(request.grid, len(ok)))]
+    decoded = {row: image for rows, images in _decode(model, store, chosen) for row, image in zip(rows, images, strict=True)}
+    originals = _read_originals(request.store, store, chosen)
+    if len(originals) < len(chosen):
+        progress.say(f"{len(chosen) - len(originals)} originals have changed or are gone; the picture leaves them blank")
+    blank = np.full_like(decoded[chosen[0]], 255)
+    lines = []
+    for start in range(0, len(chosen), _COLUMNS):
+        columns = chosen[start : start + _COLUMNS]
+        lines += [[originals.get(row, blank) for row in columns], [decoded[row] for row in columns]]
+    path = request.out_dir / "grid.png"
+    number = 2
+    while path.exists():
+        path, number = request.out_dir / f"grid-{number}.png", number + 1
+    write_atomic(path, encode_image(draw_grid(lines), "png"))
+    return path
+
+
+def _read_originals(path: Path, store: LatentStore, rows: list[int]) -> dict[int, np.ndarray]:
+    """What the encoder saw of these rows, [h, w, 3], uint8; without those whose file is gone or has other bytes."""
+    transform = store.spec.transform
+    try:
+        source = load_source(path / INDEX_FOLDER)
+    except SourceError:
+        return {}
+    (batch,) = load_batches(
+        source, [rows], batch_size=len(rows), size=transform.size, resize=transform.resize, num_workers=0
+    )
+    same = batch.content_hashes == store.content_hash(rows)
+    pictures = batch.images.permute(0, 2, 3, 1).numpy()
+    return {row: pictures[slot] for slot, row in enumerate(rows) if same[slot] and row not in batch.failures}

@@ -1,0 +1,121 @@
+"""Recipes from YAML 1.2, with overrides; whatever is wrong with one is said in one sentence."""
+
+import io
+from collections.abc import Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+from tcae_cli.errors import NotFoundError, RecipeError
+from tcae_cli.recipe.schema import Recipe
+
+_WANTED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "tuple_type": "a list",
+    "model_type": "a mapping of keys",
+    "dict_type": "a mapping of keys",
+}
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """The recipe in a file, with overrides like "train.steps=100" applied.
+
+    Raises NotFoundError if there is no file, RecipeError naming the file, the key and the fix for anything else.
+    """
+    if not path.is_file():
+        raise NotFoundError(f"no recipe at {path}; see the recipes folder for examples")
+    settings = _parse(path.read_text(), str(path))
+    for override in overrides:
+        _set(settings, override)
+    try:
+        return Recipe.model_validate(_without_none(settings))
+    except ValidationError as error:
+        raise RecipeError(f"{path}: {_explain(error)}") from error
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """YAML that load_recipe reads back equal."""
+    text = io.StringIO()
+    YAML().dump(recipe.model_dump(mode="json"), text)
+    return text.getvalue()
+
+
+def _parse(text: str, where: str) -> dict[str, Any]:
+    try:
+        settings = YAML(typ="safe").load(text)
+    except MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise RecipeError(f"{where}, line {line}: {str(error.problem).splitlines()[0]}") from error
+    except YAMLError as error:
+        raise RecipeError(f"{where} is not YAML ({str(error).splitlines()[0]})") from error
+    if not isinstance(settings, dict):
+        raise RecipeError(f"{where} should be a mapping of sections ({', '.join(Recipe.model_fields)})")
+    return settings
+
+
+def _set(settings: dict[str, Any], override: str) -> None:
+    name, found, text = override.partition("=")
+    if not found or not name:
+        raise RecipeError(f"--set {override} is not of the form key=value, as in --set train.steps=1000")
+    *sections, key = name.split(".")
+    for section in sections:
+        settings = settings.setdefault(section, {})
+        if not isinstance(settings, dict):
+            raise RecipeError(f"--set {override}: {section} is not a section")
+    try:
+        settings[key] = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise RecipeError(f"--set {override}: the value is not YAML") from error
+
+
+def _without_none(settings: Any) -> Any:
+    """`none` means nothing, as `null` does."""
+    if isinstance(settings, dict):
+        return {key: _without_none(value) for key, value in settings.items()}
+    return None if settings == "none" else settings
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    name = ".".join(str(part) for part in first["loc"])
+    match first["type"]:
+        case "extra_forbidden":
+            return f"unknown key {name}; {_nearest(first['loc'])}"
+        case "missing":
+            return f"{name} is missing"
+        case "value_error":
+            return f"{name}: {first['ctx']['error']}"
+        case "literal_error":
+            return f"{name} should be {first['ctx']['expected']}, found {first['input']!r}"
+        case kind if kind in _WANTED:
+            return f"{name} should be {_WANTED[kind]}, found {first['input']!r}"
+        case _:
+            return f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}, found {first['input']!r}"
+
+
+def _nearest(location: tuple[int | str, ...]) -> str:
+    *sections, key = (str(part) for part in location)
+    model: type[BaseModel] = Recipe
+    for section in sections:
+        model = next(
+            kind
+            for kind in (model.model_fields[section].annotation, *_union_members(model, section))
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        )
+    known = [*model.model_fields, *(["preset"] if sections == ["model"] else [])]
+    close = get_close_matches(key, known, n=1)
+    if close:
+        return f"did you mean {'.'.join([*sections, close[0]])}?"
+    return f"{'.'.join(sections) or 'a recipe'} has {', '.join(known)}"
+
+
+def _union_members(model: type[BaseModel], section: str) -> tuple[Any, ...]:
+    return getattr(model.model_fields[section].annotation, "__args__", ())

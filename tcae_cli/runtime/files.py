@@ -1,0 +1,64 @@
+"""Files that are whole or absent, whatever happens: temporary name, fsync, rename, fsync of the folder."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from tcae_cli.errors import DiskError
+
+_CAUSES = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+    errno.ENOENT: "it was removed while in use",
+}
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file in one piece: a reader sees the whole of it or what was there before. Raises DiskError."""
+    temporary = temporary_beside(path)
+    with disk_errors(path):
+        try:
+            with temporary.open("wb") as file:
+                file.write(data)
+            rename_durably(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def temporary_beside(path: Path) -> Path:
+    """A new hidden name in the same folder, so that a rename is atomic."""
+    return path.with_name(f".{path.name[:100]}.{uuid4().hex[:12]}.partial")
+
+
+def rename_durably(temporary: Path, final: Path) -> None:
+    """Give a finished file its name, so that it survives a power cut."""
+    sync(temporary)
+    os.replace(temporary, final)
+    sync(final.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turns what a full, read-only or vanished disk raises into one sentence about `path`."""
+    try:
+        yield
+    except OSError as error:
+        cause = _CAUSES.get(error.errno or 0)
+        if cause is None:
+            raise
+        raise DiskError(f"{path} cannot be written: {cause}; what is complete stays, put it right and repeat") from error
