@@ -25,7 +25,7 @@ from tcae_cli.runtime.device import autocast, choose_device, naming_the_batch_si
 from tcae_cli.runtime.files import write_atomic
 from tcae_cli.tracking import MetricsLog
 from tcae_cli.training.ema import averaged_copy
-from tcae_cli.training.optim import build_optimizer
+from tcae_cli.training.optim import build_optimizers
 from tcae_cli.training.shortcut import fit_block_pca, start_from_pca
 from tcae_cli.training.state import restore_state, save_state
 from tcae_cli.training.step import TrainingState, training_step
@@ -75,7 +75,7 @@ def train(request: TrainRequest, progress: Progress) -> TrainReport:
             terms = training_step(run.state, to_float(batch.images.to(run.device)), recipe, perceptual)
         step = run.state.step
         if step % recipe.train.log_every == 0 or step == recipe.train.steps:
-            figures = interval.figures(terms, run.state.optimizer.param_groups[0]["lr"])
+            figures = interval.figures(terms, run.state.optimizers[0].param_groups[0]["lr"])
             if figures["loss"] != figures["loss"]:
                 raise TcaeError(f"the loss is not a number at step {step}; the last checkpoint stands, lower optimizer.lr")
             log.write(step, figures)
@@ -142,7 +142,7 @@ def _start(request: TrainRequest, source: Source, progress: Progress) -> _Run:
         blocks = (to_float(images) for images in _centre_crops(source, recipe))
         start_from_pca(model, fit_block_pca(blocks, recipe.model.downsampling, recipe.model.latent_channels))
     model.to(device)
-    state = TrainingState(model, averaged_copy(model), build_optimizer(model, recipe.optimizer))
+    state = TrainingState(model, averaged_copy(model), build_optimizers(model, recipe.optimizer))
     run = _Run(request, source, device, state)
     if request.resume:
         restore_state(request.out, state, recipe.model_dump(mode="json"))

@@ -92,8 +92,9 @@ class LossSpec(Section):
 
 
 class OptimizerSpec(Section):
-    """AdamW with linear warm-up and cosine decay."""
+    """The optimiser, with linear warm-up and cosine decay."""
 
+    name: Literal["adamw", "muon"] = "adamw"  # muon: for weight matrices, with AdamW for everything else
     lr: Annotated[float, Field(gt=0)] = 2e-4  # peak
     min_lr: Annotated[float, Field(ge=0)] = 2e-5  # at the last step
     warmup: Share = 0.05  # share of all steps

@@ -16,8 +16,9 @@ def save_state(run: Path, state: TrainingState, recipe: dict[str, object]) -> No
     """Write model, average, optimiser moments and the step into the run folder."""
     tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
     tensors |= {f"average.{name}": value for name, value in state.average.state_dict().items()}
-    for index, moments in state.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in moments.items()}
+    for number, optimizer in enumerate(state.optimizers):
+        for index, moments in optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{number}.{index}.{name}": value for name, value in moments.items()}
     write_tensors(run / STATE_FILE, tensors, json.dumps({"step": state.step, "recipe": recipe}))
 
 
@@ -35,12 +36,12 @@ def restore_state(run: Path, state: TrainingState, recipe: dict[str, object]) ->
         raise CheckpointError(f"{run} was trained with another recipe: {changed}; resume with the first, or use --out")
     state.model.load_state_dict(_part(tensors, "model."))
     state.average.load_state_dict(_part(tensors, "average."))
-    moments: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in _part(tensors, "optimizer.").items():
-        index, moment = name.split(".", 1)
-        moments.setdefault(int(index), {})[moment] = value
-    groups = state.optimizer.state_dict()["param_groups"]
-    state.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+    for number, optimizer in enumerate(state.optimizers):
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in _part(tensors, f"optimizer.{number}.").items():
+            index, moment = name.split(".", 1)
+            moments.setdefault(int(index), {})[moment] = value
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     state.step = saved["step"]
 
 

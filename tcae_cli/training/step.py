@@ -20,7 +20,7 @@ class TrainingState:
 
     model: TCAE
     average: TCAE
-    optimizer: torch.optim.AdamW
+    optimizers: list[torch.optim.Optimizer]
     step: int = 0  # steps done
 
 
@@ -29,18 +29,20 @@ def training_step(
 ) -> dict[str, Tensor]:
     """Train on images [b, 3, h, w], float32 in [-1, 1]; returns the loss terms, `loss` and `grad_norm` as scalars."""
     rate = learning_rate(recipe.optimizer, state.step, recipe.train.steps)
-    for group in state.optimizer.param_groups:
-        group["lr"] = rate
+    for optimizer in state.optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
 
     with autocast(images.device, recipe.train.precision):
         decoded = state.model(images)
     terms = reconstruction_terms(decoded.float(), images, perceptual)
     loss = weighted_sum(terms, recipe.loss)
 
-    state.optimizer.zero_grad()
+    state.model.zero_grad()
     loss.backward()
     grad_norm = torch.nn.utils.clip_grad_norm_(state.model.parameters(), recipe.optimizer.clip_norm)
-    state.optimizer.step()
+    for optimizer in state.optimizers:
+        optimizer.step()
     update_average(state.average, state.model, recipe.train.ema_decay, state.step)
     state.step += 1
     return {"loss": loss.detach(), **{name: term.detach() for name, term in terms.items()}, "grad_norm": grad_norm}
