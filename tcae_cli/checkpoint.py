@@ -153,7 +153,9 @@ def _from_hub(name: str) -> Path:
         return Path(huggingface_hub.hf_hub_download(repository, MODEL_FILE, revision=revision or None))
     except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.HFValidationError, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise NotFoundError(f"{name}: {MODEL_FILE} could not be fetched ({reason}); check the name and the network") from error
+        raise NotFoundError(
+            f"{name}: {MODEL_FILE} could not be fetched ({reason}); check the name and the network"
+        ) from error
 
 
 def _builtin_names() -> str:

@@ -122,7 +122,9 @@ def _show_encoding(console: Console, report: EncodeReport) -> None:
     if not report.complete:
         console.print(f"{report.store}: this rank has finished; others are still at work")
     elif not report.num_encoded_now:
-        console.print(f"{report.store} is complete: {report.num_ok:,} rows ok, {report.num_failed:,} failed; nothing to do")
+        console.print(
+            f"{report.store} is complete: {report.num_ok:,} rows ok, {report.num_failed:,} failed; nothing to do"
+        )
     else:
         size = f"{report.bytes_on_disk / 1e6:,.1f} MB"
         console.print(f"{report.store} is complete: {report.num_ok:,} rows ok, {report.num_failed:,} failed, {size}")

@@ -40,7 +40,7 @@ class Tolerance:
 
     @classmethod
     def parse(cls, text: str) -> "Tolerance":
-        """"1%" is a share, "12" a count. Raises UsageError for anything else."""
+        """ "1%" is a share, "12" a count. Raises UsageError for anything else."""
         try:
             number = float(text.removesuffix("%"))
         except ValueError:

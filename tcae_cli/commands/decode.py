@@ -16,7 +16,9 @@ from tcae_cli.report import DecodeRequest
 @click.option("--model", help="Model to decode with.  [default: the one the store was made with]")
 @click.option("--rows", metavar="A:B", help="Rows to decode: 7, 0:100, 100: or :100.  [default: all]")
 @click.option("--format", type=click.Choice(["png", "jpg", "webp"]), default="png", show_default=True)
-@click.option("--grid", type=click.IntRange(min=0), default=0, metavar="N", help="Draw N originals above reconstructions.")
+@click.option(
+    "--grid", type=click.IntRange(min=0), default=0, metavar="N", help="Draw N originals above reconstructions."
+)
 @click.option("--force", is_flag=True, help="Decode with a model whose encoder did not make these latents.")
 @_options.device
 @_options.as_json

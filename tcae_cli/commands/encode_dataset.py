@@ -13,7 +13,9 @@ from tcae_cli.report import EncodeRequest, Tolerance
 @click.command("encode-dataset")
 @click.argument("source")
 @click.argument("store", type=click.Path(path_type=Path))
-@click.option("--model", default="tcae-tiny", show_default=True, help="File, run folder, hf://org/name or built-in name.")
+@click.option(
+    "--model", default="tcae-tiny", show_default=True, help="File, run folder, hf://org/name or built-in name."
+)
 @click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="Processes to start, one a GPU of this machine.")
 @_options.device
 @click.option("--precision", type=click.Choice(["bf16", "fp32"]), help="[default: bf16 on a GPU, fp32 on the CPU]")

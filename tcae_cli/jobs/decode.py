@@ -38,7 +38,9 @@ def decode_store(request: DecodeRequest, progress: Progress) -> DecodeReport:
     model = _load_decoder(request, store).to(choose_device(request.device))
     chosen = range(len(store))[parse_rows(request.rows)]
     ok = [row for row in chosen if store.status()[row] == 1]
-    files = {row: request.out_dir / f"{file_name(key)}.{request.format}" for row, key in zip(ok, store.keys(ok), strict=True)}
+    files = {
+        row: request.out_dir / f"{file_name(key)}.{request.format}" for row, key in zip(ok, store.keys(ok), strict=True)
+    }
     todo = [row for row in ok if not files[row].exists()]
 
     request.out_dir.mkdir(parents=True, exist_ok=True)
@@ -112,15 +114,17 @@ def _write(path: Path, pixels: np.ndarray, image_format: str) -> None:
     write_atomic(path, encode_image(pixels, image_format))
 
 
-def _draw_grid(
-    request: DecodeRequest, model: TCAE, store: LatentStore, ok: list[int], progress: Progress
-) -> Path:
+def _draw_grid(request: DecodeRequest, model: TCAE, store: LatentStore, ok: list[int], progress: Progress) -> Path:
     """OUT_DIR/grid.png, or grid-2.png and so on: nothing that is there is overwritten."""
     chosen = [ok[i * len(ok) // min(request.grid, len(ok))] for i in range(min(request.grid, len(ok)))]
-    decoded = {row: image for rows, images in _decode(model, store, chosen) for row, image in zip(rows, images, strict=True)}
+    decoded = {
+        row: image for rows, images in _decode(model, store, chosen) for row, image in zip(rows, images, strict=True)
+    }
     originals = _read_originals(request.store, store, chosen)
     if len(originals) < len(chosen):
-        progress.say(f"{len(chosen) - len(originals)} originals have changed or are gone; the picture leaves them blank")
+        progress.say(
+            f"{len(chosen) - len(originals)} originals have changed or are gone; the picture leaves them blank"
+        )
     blank = np.full_like(decoded[chosen[0]], 255)
     lines = []
     for start in range(0, len(chosen), _COLUMNS):

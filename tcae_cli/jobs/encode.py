@@ -23,7 +23,15 @@ from tcae_cli.report import EncodeReport, EncodeRequest, Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, default_precision
 from tcae_cli.store.commit import finalise, progress_of
-from tcae_cli.store.layout import INDEX_FOLDER, StoreSpec, create_store, differences, is_store, read_spec, rows_per_shard
+from tcae_cli.store.layout import (
+    INDEX_FOLDER,
+    StoreSpec,
+    create_store,
+    differences,
+    is_store,
+    read_spec,
+    rows_per_shard,
+)
 from tcae_cli.store.lease import exclusive, join_store
 from tcae_cli.store.writer import ShardInProgress, StoreWriter
 

@@ -67,9 +67,7 @@ class LatentEncoder:
         return event
 
 
-def storable(
-    encoded: Encoded, encoder: LatentEncoder, dtype: str
-) -> tuple[np.ndarray, dict[int, tuple[str, str]]]:
+def storable(encoded: Encoded, encoder: LatentEncoder, dtype: str) -> tuple[np.ndarray, dict[int, tuple[str, str]]]:
     """The latents [k, c, h, w] of a batch's rows in the store's dtype, and the failures by row: stage and reason.
 
     Rows with a value that is not finite are encoded once more in float32; what is then not finite, or beyond what the

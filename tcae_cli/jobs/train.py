@@ -77,7 +77,9 @@ def train(request: TrainRequest, progress: Progress) -> TrainReport:
         if step % recipe.train.log_every == 0 or step == recipe.train.steps:
             figures = interval.figures(terms, run.state.optimizers[0].param_groups[0]["lr"])
             if figures["loss"] != figures["loss"]:
-                raise TcaeError(f"the loss is not a number at step {step}; the last checkpoint stands, lower optimizer.lr")
+                raise TcaeError(
+                    f"the loss is not a number at step {step}; the last checkpoint stands, lower optimizer.lr"
+                )
             log.write(step, figures)
         progress.advance(note=f"loss {figures.get('loss', float('nan')):.4f}")
         if step % recipe.train.sample_every == 0 or step == recipe.train.steps:
@@ -161,7 +163,9 @@ def _centre_crops(source: Source, recipe: Recipe) -> Iterator[Tensor]:
     """Batches [32, 3, h, w], uint8, of up to _MEASURED_IMAGES images spread evenly over the source."""
     rows = range(0, len(source), -(-len(source) // _MEASURED_IMAGES))
     batches = [rows[start : start + 32] for start in range(0, len(rows), 32)]
-    for batch in load_batches(source, batches, batch_size=32, size=recipe.model.image_size, resize="torch", num_workers=0):
+    for batch in load_batches(
+        source, batches, batch_size=32, size=recipe.model.image_size, resize="torch", num_workers=0
+    ):
         good = [slot for slot, row in enumerate(batch.rows) if row not in batch.failures]
         yield batch.images[good]
 

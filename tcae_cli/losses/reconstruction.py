@@ -6,9 +6,7 @@ from tcae_cli.losses.perceptual import PerceptualDistance
 from tcae_cli.recipe.schema import LossSpec
 
 
-def reconstruction_terms(
-    decoded: Tensor, original: Tensor, perceptual: PerceptualDistance | None
-) -> dict[str, Tensor]:
+def reconstruction_terms(decoded: Tensor, original: Tensor, perceptual: PerceptualDistance | None) -> dict[str, Tensor]:
     """The unweighted terms, each a scalar: `l1` in [0, 1] pixels, and `perceptual` where a network is given.
 
     decoded, original: [b, 3, h, w], float32 in [-1, 1]. Source: RAE's setup, TCAE.md section 3.

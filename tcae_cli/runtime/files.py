@@ -61,4 +61,6 @@ def disk_errors(path: Path) -> Iterator[None]:
         cause = _CAUSES.get(error.errno or 0)
         if cause is None:
             raise
-        raise DiskError(f"{path} cannot be written: {cause}; what is complete stays, put it right and repeat") from error
+        raise DiskError(
+            f"{path} cannot be written: {cause}; what is complete stays, put it right and repeat"
+        ) from error

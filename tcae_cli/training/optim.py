@@ -14,7 +14,9 @@ def build_optimizers(model: nn.Module, spec: OptimizerSpec) -> list[Optimizer]:
     learning rate serves both (Liu et al., arXiv:2502.16982, section 2.2).
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
-    matrices = [p for name, p in trained.items() if p.ndim == 2 and name.endswith("weight")] if spec.name == "muon" else []
+    matrices = (
+        [p for name, p in trained.items() if p.ndim == 2 and name.endswith("weight")] if spec.name == "muon" else []
+    )
     taken = {id(p) for p in matrices}
     rest = [p for p in trained.values() if id(p) not in taken]
     groups = [

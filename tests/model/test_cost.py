@@ -44,9 +44,7 @@ def class_token_gmacs(spec: ModelSpec) -> float:
 
 
 @pytest.mark.parametrize(("preset", "patch_size", "staged", "encoder", "both", "parameters"), COSTS)
-def test_cost_matches_the_table_which_counts_patch_tokens_alone(
-    preset, patch_size, staged, encoder, both, parameters
-):
+def test_cost_matches_the_table_which_counts_patch_tokens_alone(preset, patch_size, staged, encoder, both, parameters):
     model = build(preset=preset, patch_size=patch_size, staged=staged)
     encode, decode = gmacs(model)
     encode -= class_token_gmacs(model.spec)
