@@ -1,6 +1,7 @@
 """What jobs take and give back: requests, reports with their exit codes, and the Progress they speak to."""
 
-from dataclasses import asdict, dataclass, field
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -103,6 +104,18 @@ class EncodeReport(Report):
     complete: bool
     decides: bool  # whether this process saw the store complete: one of a launch, and only it may exit with 3
     too_many_failed: bool
+
+    @classmethod
+    def of_ranks(cls, reports: Sequence["EncodeReport"]) -> "EncodeReport":
+        """The report of a launch: the deciding rank's, with all ranks' work; stages ran side by side on the ranks."""
+        names = next((rank.stage_seconds for rank in reports if rank.stage_seconds), {})
+        stages = {name: [rank.stage_seconds.get(name, 0.0) for rank in reports] for name in names}
+        return replace(
+            max(reports, key=lambda rank: (rank.decides, rank.complete)),
+            num_encoded_now=sum(rank.num_encoded_now for rank in reports),
+            elapsed_s=max(rank.elapsed_s for rank in reports),
+            stage_seconds={name: sum(seconds) / len(seconds) for name, seconds in stages.items()},
+        )
 
     @property
     def exit_code(self) -> int:

@@ -7,7 +7,7 @@ import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
-from tcae_cli.report import EncodeRequest, Tolerance
+from tcae_cli.report import EncodeReport, EncodeRequest, Tolerance
 
 
 @click.command("encode-dataset")
@@ -34,6 +34,9 @@ def encode_dataset(gpus: int | None, max_failures: str, as_json: bool, **options
     """
     request = EncodeRequest(max_failures=Tolerance.parse(max_failures), **options)
     from tcae_cli.jobs.encode import encode_dataset as job
+
+    if gpus is None:
+        return run_job(job, request, as_json=as_json)
     from tcae_cli.runtime.launch import on_gpus
 
-    return run_job(on_gpus(job, gpus, request.device) if gpus else job, request, as_json=as_json)
+    return run_job(on_gpus(job, EncodeReport.of_ranks, gpus, request.device), request, as_json=as_json)

@@ -1,0 +1,141 @@
+"""Several ranks of one job on this machine, through torch's elastic launcher, in process."""
+
+import logging
+import multiprocessing
+import signal
+import sys
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from uuid import uuid4
+
+import torch
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from tcae_cli.errors import DeviceError, TcaeError, UsageError
+from tcae_cli.report import Progress
+from tcae_cli.runtime import distributed
+
+Request = TypeVar("Request")
+Result = TypeVar("Result")
+Job = Callable[[Request, Progress], Result]
+
+_END = ("end", ())
+
+
+def on_gpus(
+    job: Job[Request, Result], merge: Callable[[Sequence[Result]], Result], gpus: int, device: str | None
+) -> Job[Request, Result]:
+    """A job that runs `job` on so many GPUs of this machine, a process each, and gives the merged report.
+
+    Raises UsageError if that cannot work.
+    """
+    if distributed.in_a_launch():
+        raise UsageError("--gpus starts processes, but torchrun or Slurm has started them already; leave --gpus away")
+    if device is not None and device != "cuda":
+        raise UsageError(f"--gpus and --device {device} exclude each other; leave one away")
+    if gpus > torch.cuda.device_count():  # asks the driver, and leaves CUDA alone
+        raise UsageError(f"--gpus {gpus}: {torch.cuda.device_count()} GPUs are visible here; ask for no more")
+    return lambda request, progress: merge(run_ranks(job, request, progress, gpus))
+
+
+def run_ranks(job: Job[Request, Result], request: Request, progress: Progress, num_ranks: int) -> list[Result]:
+    """Run a job in so many processes and give their results, by rank.
+
+    The first error a user can cause ends all of them and is raised here. Ctrl-C ends all of them.
+    """
+    for name in ("torch.distributed", "torch.multiprocessing"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=num_ranks,
+        run_id=uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        start_method="spawn",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    said = multiprocessing.get_context("spawn").SimpleQueue()
+    listener = _Listener(said, progress, num_ranks)
+    listener.start()
+    try:
+        results: dict[int, Result] = elastic_launch(config, _run_rank)(job, request, said)
+    except ChildFailedError as error:
+        listener.end()
+        raise listener.error or DeviceError(f"a process of the launch ended unexpectedly: {_reason(error)}") from error
+    except SignalException as error:
+        if error.sigval == signal.SIGINT:
+            raise KeyboardInterrupt from error
+        raise
+    finally:
+        listener.end()
+    return [results[rank] for rank in range(num_ranks)]
+
+
+def _run_rank(job: Job[Request, Result], request: Request, said: Any) -> Result:
+    """What each process does."""
+    try:
+        return job(request, _Relay(said))
+    except TcaeError as error:
+        said.put(("error", (error,)))
+        sys.exit(1)
+
+
+class _Relay:
+    """A Progress that speaks to the parent."""
+
+    def __init__(self, said: Any) -> None:
+        self._said = said
+
+    def start(self, task: str, total: int, done: int = 0, unit: str = "images") -> None:
+        self._said.put(("start", (task, total, done, unit)))
+
+    def advance(self, count: int = 1, failed: int = 0, note: str = "") -> None:
+        self._said.put(("advance", (count, failed, note)))
+
+    def say(self, sentence: str) -> None:
+        self._said.put(("say", (sentence,)))
+
+
+class _Listener(threading.Thread):
+    """Adds up what the ranks say into one progress, and keeps the first error."""
+
+    def __init__(self, said: Any, progress: Progress, num_ranks: int) -> None:
+        super().__init__(name="listener", daemon=True)
+        self._said, self._progress, self._num_ranks = said, progress, num_ranks
+        self._total = self._done = 0
+        self.error: TcaeError | None = None
+
+    def run(self) -> None:
+        while (message := self._said.get()) != _END:
+            self._hear(*message)
+
+    def end(self) -> None:
+        """Hear out what was said so far, and stop."""
+        if self.is_alive():
+            self._said.put(_END)
+            self.join()
+
+    def _hear(self, kind: str, values: tuple[Any, ...]) -> None:
+        match kind:
+            case "start":
+                task, total, done, unit = values
+                self._total, self._done = self._total + total, self._done + done
+                name = task.partition(",")[0]
+                self._progress.start(f"{name}, {self._num_ranks} ranks", self._total, self._done, unit)
+            case "advance":
+                self._done += values[0]
+                self._progress.advance(*values)
+            case "say":
+                self._progress.say(*values)
+            case "error":
+                self.error = self.error or values[0]
+
+
+def _reason(error: ChildFailedError) -> str:
+    rank, failure = error.get_first_failure()
+    return f"rank {rank} with exit code {failure.exitcode}"
