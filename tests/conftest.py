@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+
 from tcae_cli.checkpoint import LatentStatistics, save_checkpoint
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import ModelSpec

@@ -1,6 +1,7 @@
 import pytest
 import safetensors.torch
 import torch
+
 from tcae_cli.checkpoint import load_autoencoder, read_header, read_tensors, write_tensors
 from tcae_cli.errors import CheckpointError, NotFoundError
 from tcae_cli.model.identity import encoder_hash

@@ -3,7 +3,7 @@
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from multiprocessing.context import BaseContext
@@ -45,7 +45,7 @@ def load_batches(
     resize: Resize,
     num_workers: int,
     pin_memory: bool = False,
-) -> Iterator[ImageBatch]:
+) -> Generator[ImageBatch, None, None]:
     """The batches asked for, in their order; each is up to batch_size rows of the source.
 
     num_workers: decoding processes, 0 to decode in this one; they are gone when the iterator ends or is closed.

@@ -39,6 +39,9 @@ NETWORKS = {
 class FeatureNetwork(nn.Module):
     """Feature maps of a frozen network: images [b, 3, h, w] in [-1, 1] to a list of [b, c, h, w], float32."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, layers: nn.Sequential, taps: tuple[int, ...], channel_weights: list[Tensor] | None) -> None:
         super().__init__()
         self.layers = layers[: max(taps) + 1]

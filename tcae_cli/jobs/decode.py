@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from tcae_cli.checkpoint import load_autoencoder, read_header
-from tcae_cli.data.image_file import draw_grid, encode_image
+from tcae_cli.data.image_file import ImageFormat, draw_grid, encode_image
 from tcae_cli.data.loader import load_batches
 from tcae_cli.data.source import load_source
 from tcae_cli.data.transform import to_uint8
@@ -109,7 +109,7 @@ def _decode(model: TCAE, store: LatentStore, rows: list[int]) -> Iterator[tuple[
         yield batch, to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _write(path: Path, pixels: np.ndarray, image_format: str) -> None:
+def _write(path: Path, pixels: np.ndarray, image_format: ImageFormat) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, encode_image(pixels, image_format))
 

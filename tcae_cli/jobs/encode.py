@@ -129,7 +129,7 @@ def _report(request: EncodeRequest, encoded: ShardsReport, decides: bool) -> Enc
         num_encoded_now=encoded.num_rows,
         elapsed_s=encoded.elapsed_s,
         stage_seconds=encoded.stage_seconds,
-        bytes_on_disk=sum(file.stat().st_size for file in request.store.rglob("*") if file.is_file()) if complete else 0,
+        bytes_on_disk=sum(file.stat().st_size for file in request.store.rglob("*") if file.is_file()),
         failures=failures[:_FAILURES_SHOWN],
         complete=complete,
         decides=decides,

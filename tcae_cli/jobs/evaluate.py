@@ -1,7 +1,6 @@
 """`tcae eval`: how close a model's reconstructions are to a source's images."""
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 

@@ -1,16 +1,24 @@
 """Perceptual distance: how far apart two images are in the features of a frozen network."""
 
+from typing import Protocol
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+class WeightedFeatures(Protocol):
+    """A frozen network that gives feature maps."""
+
+    channel_weights: list[Tensor] | None  # a [1, c, 1, 1] a map
+
+    def __call__(self, images: Tensor) -> list[Tensor]:
+        """Maps [b, c, h, w] of images [b, 3, h, w] in [-1, 1]."""
+
+
 class PerceptualDistance(nn.Module):
-    """LPIPS (arXiv:1801.03924) where `network` carries learnt channel weights; unweighted otherwise, and then not LPIPS.
+    """LPIPS (arXiv:1801.03924) where `network` carries learnt channel weights; unweighted, and not LPIPS, otherwise."""
 
-    `network` maps images [b, 3, h, w] in [-1, 1] to a list of feature maps and has `channel_weights`, a list or None.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: "WeightedFeatures") -> None:
         super().__init__()
         self.network = network
 

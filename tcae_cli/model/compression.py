@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class TokenCompression(nn.Module):
-    """Merges 2x2 tokens into one with two convolutions (TC-AE's staged token compression); [b, h, w, d] to [b, h/2, w/2, d]."""
+    """Merges 2x2 tokens into one with two convolutions (staged compression); [b, h, w, d] to [b, h/2, w/2, d]."""
 
     def __init__(self, width: int) -> None:
         super().__init__()

@@ -15,7 +15,7 @@ _NOT_IN_THE_HASH = {"image_size"}  # positions are resized, so any size runs thr
 
 
 def encoder_hash(tensors: Mapping[str, Tensor], spec: ModelSpec) -> str:
-    """SHA-256 (hex) of the tensors `encode` reads, exactly as stored, and of the spec fields that shape it (DESIGN 3)."""
+    """SHA-256 (hex) of the tensors `encode` reads, exactly as stored, and of the spec fields that shape it."""
     return _digest({k: v for k, v in tensors.items() if k.startswith(_ENCODER_PARTS)}, spec)
 
 

@@ -3,13 +3,9 @@
 Axes: b batch, h w grid rows and columns, n tokens, d width.
 """
 
-from functools import partial
-
 import torch
-from timm.layers import Attention, Mlp, resample_abs_pos_embed_nhwc
+from timm.layers import Attention, LayerNorm, Mlp, resample_abs_pos_embed_nhwc
 from torch import Tensor, nn
-
-LayerNorm = partial(nn.LayerNorm, eps=1e-6)  # as in ViT and DINO
 
 
 class Block(nn.Module):

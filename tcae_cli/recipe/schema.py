@@ -1,4 +1,4 @@
-"""Every knob of a recipe: its unit, default and check. Unknown keys are refused; a key that does nothing does not exist."""
+"""Every knob of a recipe: unit, default and check. Unknown keys are refused; a key that does nothing does not exist."""
 
 from typing import Annotated, Any, Literal, Self
 

@@ -20,14 +20,15 @@ from tcae_cli.runtime import distributed
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
+Merged = TypeVar("Merged")
 Job = Callable[[Request, Progress], Result]
 
 _END = ("end", ())
 
 
 def on_gpus(
-    job: Job[Request, Result], merge: Callable[[Sequence[Result]], Result], gpus: int, device: str | None
-) -> Job[Request, Result]:
+    job: Job[Request, Result], merge: Callable[[Sequence[Result]], Merged], gpus: int, device: str | None
+) -> Job[Request, Merged]:
     """A job that runs `job` on so many GPUs of this machine, a process each, and gives the merged report.
 
     Raises UsageError if that cannot work.

@@ -90,15 +90,14 @@ class LatentStore:
         """Row, path, stage and error of each failed row, once the store is complete."""
         if not self.complete:
             return []
-        table = zarr.open_group(self.path / "failures", mode="r")
-        columns = {name: table[name][:].tolist() for name in ("row", "path", "stage", "error")}
+        columns = {name: self._column(f"failures/{name}").tolist() for name in ("row", "path", "stage", "error")}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
     @cached_property
     def _normalisation(self) -> tuple[np.ndarray, np.ndarray]:
         if self.summary is None:
             raise StoreError(f"{self.path} has no statistics yet; finish it by repeating tcae encode-dataset")
-        mean, std = (np.array(self.summary[name], np.float32)[:, None, None] for name in ("channel_mean", "channel_std"))
+        mean, std = (np.array(self.summary[f"channel_{name}"], np.float32)[:, None, None] for name in ("mean", "std"))
         return mean, np.maximum(std, np.finfo(np.float32).tiny)
 
     @cached_property
@@ -110,5 +109,4 @@ class LatentStore:
         return [str(value) for value in values[np.asarray(rows, np.int64)]]
 
     def _column(self, name: str) -> np.ndarray:
-        column: np.ndarray = zarr.open_group(self.path, mode="r")[name][:]
-        return column
+        return np.asarray(zarr.open_array(self.path / name, mode="r")[:])

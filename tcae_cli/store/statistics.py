@@ -73,11 +73,12 @@ class LatentMoments:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "LatentMoments":
         """What as_json gave."""
-        parts = {
-            name: Moments(**{key: value if key == "count" else np.array(value) for key, value in data[name].items()})
-            for name in ("channel", "position")
-        }
-        return cls(data["num_rows"], **parts)
+        return cls(data["num_rows"], *(_from_json(data[name]) for name in ("channel", "position")))
+
+
+def _from_json(data: dict[str, Any]) -> Moments:
+    arrays = {name: np.array(values, np.float64) for name, values in data.items() if name != "count"}
+    return Moments(data["count"], **arrays)
 
 
 def _moments(values: np.ndarray, axes: tuple[int, ...]) -> Moments:

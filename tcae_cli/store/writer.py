@@ -41,7 +41,7 @@ class StoreWriter:
     def __init__(self, path: Path) -> None:
         self.path, self.spec = path, read_spec(path)
         self.codec = chunk_codec(self.spec.codec)
-        self.group = zarr.open_group(path, mode="r+")
+        self.arrays = {name: zarr.open_array(path / name, mode="r+") for name in self.chunk_paths(0)}
 
     def committed(self, shards: Sequence[int]) -> set[int]:
         """Those of the shards that need no more work."""
@@ -135,7 +135,7 @@ class ShardInProgress:
     def _write_side(self, name: str) -> FileRecord:
         path = self._paths[name]
         with disk_errors(path):
-            self._writer.group[name][self._rows.start : self._rows.stop] = self._side[name]
+            self._writer.arrays[name][self._rows.start : self._rows.stop] = self._side[name]
             sync(path)
             sync(path.parent)
             return FileRecord(size=path.stat().st_size, crc32c=crc32c_of(path))

@@ -1,12 +1,15 @@
 """The moving average of the weights: what ships."""
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def averaged_copy(model: nn.Module) -> nn.Module:
+
+def averaged_copy(model: Model) -> Model:
     """A copy of the model to average into; it needs no gradients."""
     return copy.deepcopy(model).requires_grad_(False).eval()
 

@@ -51,7 +51,7 @@ def start_from_pca(model: TCAE, pca: BlockPca) -> None:
     of full PCA range would drown the fine channels in the decoder, whitened ones would amplify their noise.
     """
     shortcut_in, shortcut_out = model.shortcut_in, model.shortcut_out
-    assert shortcut_in is not None and shortcut_out is not None
+    assert shortcut_in and shortcut_out and shortcut_in.bias is not None and shortcut_out.bias is not None
     scale = pca.std.sqrt()[:, None]
     shift = pca.mean.repeat_interleave(pca.components.shape[1] // 3)
     forward = pca.components / scale
@@ -60,5 +60,5 @@ def start_from_pca(model: TCAE, pca: BlockPca) -> None:
     shortcut_out.weight.copy_((pca.components * scale).view_as(shortcut_out.weight))
     shortcut_out.bias.copy_(pca.mean)
     for output in (model.to_latents.mlp.fc2, model.decoder.to_pixels):
-        torch.nn.init.zeros_(output.weight)
-        torch.nn.init.zeros_(output.bias)
+        for parameter in output.parameters():
+            parameter.zero_()

@@ -2,12 +2,13 @@ import pytest
 import safetensors.torch
 import torch
 import torchvision
-from tcae_cli.features.backbone import FeatureNetwork, load_feature_network
+from torch import nn
+
 from tcae_cli.errors import WeightsError
+from tcae_cli.features.backbone import FeatureNetwork, load_feature_network
 from tcae_cli.losses.perceptual import PerceptualDistance
 from tcae_cli.losses.reconstruction import reconstruction_terms, weighted_sum
 from tcae_cli.recipe.schema import LossSpec, PerceptualSpec
-from torch import nn
 
 
 @pytest.fixture

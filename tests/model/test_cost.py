@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from tcae_cli.model.tcae import TCAE
-from tcae_cli.recipe.schema import ModelSpec
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+
+from tcae_cli.model.tcae import TCAE
+from tcae_cli.recipe.schema import ModelSpec
 
 COSTS = [  # preset, patch, staged, encoder GMACs, encoder + decoder GMACs, millions of parameters
     ("S", 8, True, 23.9, 47.7, 53.9),

@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from tcae_cli.model.identity import decoder_hash, encoder_hash
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import ModelSpec
