@@ -17,8 +17,8 @@ from tcae_cli.report import EncodeReport, EncodeRequest, Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, default_precision
 from tcae_cli.store import layout
-from tcae_cli.store.commit import finalise, reopen_if_damaged
-from tcae_cli.store.lease import exclusive, join_store
+from tcae_cli.store.commit import finalise, reopen_unless_whole
+from tcae_cli.store.lease import join_store
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.writer import StoreWriter
 
@@ -50,8 +50,7 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
         mine = shards_of_rank(writer.spec.num_shards, rank, world_size)
         encoded = encode_shards(request, writer, mine, device, progress)
 
-        with exclusive(request.store, "finalise"):
-            finished = not layout.is_complete(request.store) and finalise(request.store)
+        finished = not was_complete and finalise(request.store)
     return _report(request, encoded, decides=finished or (was_complete and rank == 0))
 
 
@@ -63,7 +62,7 @@ def _create_or_check(request: EncodeRequest, header: CheckpointHeader, device: t
         is_new = not layout.is_store(request.store)
         if not is_new:
             _refuse_differences(request, wanted)
-            reopen_if_damaged(request.store)
+            reopen_unless_whole(request.store)
         copy_index(Path(scratch), _index(request))  # for an old store too: the images may have moved
         if is_new:
             layout.create_store(request.store, wanted)

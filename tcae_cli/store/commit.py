@@ -4,9 +4,11 @@ Order of a shard: latents, side arrays, status, record (DESIGN section 5). Whate
 status says ok has its latents, and a shard without a record is written again.
 """
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import zarr
@@ -19,6 +21,7 @@ from tcae_cli.store.statistics import LatentMoments, Moments
 
 PARTS_FOLDER = f"{PRIVATE_FOLDER}/part"  # files that have no name yet
 _RECORDS_FOLDER = f"{PRIVATE_FOLDER}/commits"
+_FINISHED = f"{PRIVATE_FOLDER}/finished"  # created by the process that completes the store
 _CHUNK_ROWS = 65_536  # of the failures table
 
 
@@ -83,9 +86,9 @@ def read_record(store: Path, shard: int) -> ShardRecord | None:
 
 
 def finalise(store: Path) -> bool:
-    """Write statistics, the failures table and, last, `complete`; False if some shard is not committed yet.
+    """Write statistics, the failures table and, last, `complete`; True for the one process that completes the store.
 
-    Idempotent: whoever calls it, in whatever order, writes the same.
+    False if some shard is not committed yet, or another process is first. Whoever calls it writes the same.
     """
     spec = read_spec(store)
     moments: LatentMoments | None = None
@@ -99,10 +102,12 @@ def finalise(store: Path) -> bool:
             of_shard = LatentMoments.from_json(record.statistics)
             moments = moments.merge(of_shard) if moments else of_shard
     with disk_errors(store):
-        _write_statistics(store / "statistics", moments)
-        _write_failures(store / "failures", failures)
-        for name in ("statistics", "failures"):
-            _sync_tree(store / name)
+        _put_in_place(store / "statistics", lambda path: _write_statistics(path, moments))
+        _put_in_place(store / "failures", lambda path: _write_failures(path, failures))
+        try:
+            (store / _FINISHED).touch(exist_ok=False)
+        except FileExistsError:
+            return False
         for leftover in _leftovers(store):
             leftover.unlink(missing_ok=True)
     result = {
@@ -125,11 +130,20 @@ def _summary(moments: LatentMoments) -> dict[str, Any]:
     }
 
 
-def reopen_if_damaged(store: Path) -> None:
-    """Take `complete` back from a store that has lost files, so that repeating the command mends it."""
+def reopen_unless_whole(store: Path) -> None:
+    """Take back what finishing wrote, if it was cut short or the store has lost files since: the command mends it.
+
+    For one process, before others begin.
+    """
     attributes, spec = read_attributes(store), read_spec(store)
-    if attributes["complete"] and not all(read_record(store, shard) for shard in range(spec.num_shards)):
+    if attributes["complete"]:
+        if all(read_record(store, shard) for shard in range(spec.num_shards)):
+            return
         write_attributes(store, {**attributes, "complete": False})
+    with disk_errors(store):
+        for name in ("statistics", "failures"):
+            shutil.rmtree(store / name, ignore_errors=True)
+        (store / _FINISHED).unlink(missing_ok=True)
 
 
 def _overall(moments: LatentMoments) -> Moments:
@@ -170,12 +184,23 @@ def _leftovers(store: Path) -> Iterator[Path]:
     yield from store.glob("*/*.partial")  # zarr-python's
     yield from store.glob("*/.*.partial")
     yield from store.glob(f"{_RECORDS_FOLDER}/.*.partial")
-    yield from store.glob(f"{PARTS_FOLDER}/*")
+    yield from (path for path in store.glob(f"{PARTS_FOLDER}/*") if path.is_file())
 
 
-def _sync_tree(folder: Path) -> None:
-    for path in [*folder.rglob("*"), folder, folder.parent]:
+def _put_in_place(final: Path, write: Callable[[Path], None]) -> None:
+    """Write a group under another name and move it here, whole; another process may have been first with the same."""
+    scratch = final.parent / PARTS_FOLDER / f"{final.name}.{uuid4().hex[:12]}"
+    scratch.mkdir(parents=True)
+    write(scratch)
+    for path in [*scratch.rglob("*"), scratch]:
         sync(path)
+    try:
+        scratch.rename(final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        shutil.rmtree(scratch)
+    sync(final.parent)
 
 
 def _size(path: Path) -> int | None:

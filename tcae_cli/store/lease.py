@@ -24,7 +24,8 @@ _STALE_S = 60.0
 _PATIENCE_S = 600.0  # a rank waits for rank 0 to scan the source
 _POLL_S = 0.05
 
-_JOINED, _READY, _DONE = "joined", "ready", "done"
+_THIS_PROCESS = uuid4().hex
+_JOINED, _SETTLED, _READY, _DONE = "joined", "settled", "ready", "done"
 
 
 @contextmanager
@@ -39,9 +40,7 @@ def join_store(store: Path, launch: str, rank: int, world_size: int) -> Iterator
         folder.mkdir(parents=True, exist_ok=True)
     lease = Lease(folder, launch, rank, world_size)
     try:
-        with exclusive(store, "join"):
-            lease.refuse_if_taken(store)
-            lease.write(_JOINED)
+        lease.take(store)
         with _kept_fresh(lease.path):
             yield lease
             lease.leave(_DONE)
@@ -79,20 +78,40 @@ class Lease:
             time.sleep(_POLL_S)
         raise StoreError(f"rank 0 of this launch did not begin within {_PATIENCE_S:.0f} s; see its own message")
 
-    def refuse_if_taken(self, store: Path) -> None:
-        """Raise StoreError if somebody else's live claim is there; remove stale ones of other launches."""
-        probe = _touch(self.path.with_name(f".{uuid4().hex}.probe"))
+    def take(self, store: Path) -> None:
+        """Become the launch that works on the store. Raises StoreError if another one is, and lives.
+
+        Everybody writes a claim first and looks second, so of two that come together at least one sees the other. One
+        that is settled stays; of two that are not, the smaller name waits to see whether the other had looked before.
+        """
+        if self.path.exists() and not self._is_stale(self.path):
+            raise _taken(store, self.path)
+        self.write(_JOINED)
+        for path in self.path.parent.glob("*.json"):
+            if _launch_of(path) == self._launch:
+                continue
+            while not self._is_stale(path):
+                if _state(path) != _JOINED or _launch_of(path) < self._launch:
+                    raise _taken(store, path)
+                time.sleep(_POLL_S)
+            path.unlink(missing_ok=True)
+        self.write(_SETTLED)
+
+    def _is_stale(self, path: Path) -> bool:
+        """Whether nobody is behind a claim any more."""
+        claim = _read(path)
+        if claim.get("state") == _DONE or not path.exists():
+            return True
+        here = claim.get("host") == socket.gethostname() and claim.get("processes") == _processes()
+        pid = claim.get("pid")
+        if here and isinstance(pid, int) and (_is_reused(pid, claim) or not _is_alive(pid)):
+            return True
+        probe = self.path.with_name(f".{uuid4().hex}.probe")
+        probe.touch()
         try:
-            for path in self.path.parent.glob("*.json"):
-                is_ours = path.name.rpartition(".json")[0].rpartition(".")[0] == self._launch
-                if is_ours and path != self.path:
-                    continue
-                if _state(path) != _DONE and not _is_stale(path, probe):
-                    raise StoreError(
-                        f"{store} is being written by {_holder_words(path)}; wait for it to end, or stop it "
-                        f"(a machine that died counts as gone after {_STALE_S:.0f} s)"
-                    )
-                path.unlink(missing_ok=True)
+            return _age_s(path, probe) > _STALE_S
+        except FileNotFoundError:
+            return True
         finally:
             probe.unlink()
 
@@ -107,43 +126,6 @@ class Lease:
                 self.path.unlink(missing_ok=True)
         elif self._world_size > 1 and self.path.name == f"{self._launch}.0.json":
             self.write(state)
-
-
-@contextmanager
-def exclusive(store: Path, name: str) -> Iterator[None]:
-    """Hold the lock `name` of a store, waiting for whoever holds it."""
-    path = store / PRIVATE_FOLDER / f"{name}.lock"
-    while not _acquire(path):
-        time.sleep(_POLL_S)
-    with _kept_fresh(path):
-        try:
-            yield
-        finally:
-            path.unlink(missing_ok=True)
-
-
-def _acquire(path: Path) -> bool:
-    """Create a lock file; a stale one is moved away first."""
-    claim = _claim(_JOINED)
-    with disk_errors(path):
-        for _ in range(2):
-            try:
-                descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY)
-            except FileExistsError:
-                probe = _touch(path.with_name(f".{uuid4().hex}.probe"))
-                stale = _is_stale(path, probe)
-                probe.unlink()
-                if not stale:
-                    return False
-                aside = path.with_name(f".{uuid4().hex}.stale")
-                with suppress(FileNotFoundError):  # somebody was quicker
-                    path.rename(aside)
-                aside.unlink(missing_ok=True)
-            else:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(claim)
-                return True
-    return False
 
 
 @contextmanager
@@ -167,7 +149,7 @@ def _kept_fresh(path: Path) -> Iterator[None]:
 
 def _claim(state: str) -> bytes:
     holder = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "processes": _processes()}
-    return json.dumps(holder).encode()
+    return json.dumps(holder | {"process": _THIS_PROCESS}).encode()
 
 
 def _processes() -> str:
@@ -191,22 +173,21 @@ def _state(path: Path) -> object:
     return _read(path).get("state")
 
 
-def _holder_words(path: Path) -> str:
+def _taken(store: Path, path: Path) -> StoreError:
     claim = _read(path)
-    return f"process {claim.get('pid')} on {claim.get('host')}"
+    return StoreError(
+        f"{store} is being written by process {claim.get('pid')} on {claim.get('host')}; wait for it to end, "
+        f"or stop it (a machine that died counts as gone after {_STALE_S:.0f} s)"
+    )
 
 
-def _is_stale(path: Path, probe: Path) -> bool:
-    """Whether nobody is behind a claim any more; `probe` is a file touched just now."""
-    claim = _read(path)
-    here = claim.get("host") == socket.gethostname() and claim.get("processes") == _processes()
-    pid = claim.get("pid")
-    if here and isinstance(pid, int) and (pid == os.getpid() or not _is_alive(pid)):
-        return True
-    try:
-        return _age_s(path, probe) > _STALE_S
-    except FileNotFoundError:
-        return True
+def _launch_of(path: Path) -> str:
+    return path.name.removesuffix(".json").rpartition(".")[0]
+
+
+def _is_reused(pid: int, claim: dict[str, object]) -> bool:
+    """Whether the number is this process's own now: containers give the same numbers again and again."""
+    return pid == os.getpid() and claim.get("process") != _THIS_PROCESS
 
 
 def _is_alive(pid: int) -> bool:
@@ -222,8 +203,3 @@ def _is_alive(pid: int) -> bool:
 def _age_s(path: Path, newer: Path) -> float:
     """How much older one file is than another, by the file system's own clock."""
     return newer.stat().st_mtime - path.stat().st_mtime
-
-
-def _touch(path: Path) -> Path:
-    path.touch()
-    return path
