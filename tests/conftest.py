@@ -31,6 +31,17 @@ def photos(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def many_photos(photos, tmp_path_factory) -> Path:
+    """240 of them, no two alike, without classes: 15 shards."""
+    folder = tmp_path_factory.mktemp("many")
+    for index, path in enumerate(sorted(photos.rglob("*.jpg"))):
+        with Image.open(path) as picture:
+            for turn in range(10):
+                picture.rotate(turn * 9).save(folder / f"{index:02d}-{turn}.jpg", quality=92)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory) -> Path:
     """A small model with random weights."""
     torch.manual_seed(0)

@@ -241,6 +241,5 @@ def _create_side_array(path: Path, shape: tuple[int, ...], dtype: str, rows: int
         chunks=(rows, *shape[1:]),
         fill_value=fill_value,
         chunk_key_encoding={"name": "default", "separator": "."},
-        config={"write_empty_chunks": True},
         overwrite=True,
     )

@@ -41,7 +41,9 @@ class StoreWriter:
     def __init__(self, path: Path) -> None:
         self.path, self.spec = path, read_spec(path)
         self.codec = chunk_codec(self.spec.codec)
-        self.arrays = {name: zarr.open_array(path / name, mode="r+") for name in self.chunk_paths(0)}
+        # A chunk of nothing but the fill value is a file too: what is absent is not written yet.
+        config = {"write_empty_chunks": True}
+        self.arrays = {name: zarr.open_array(path / name, mode="r+", config=config) for name in self.chunk_paths(0)}
 
     def committed(self, shards: Sequence[int]) -> set[int]:
         """Those of the shards that need no more work."""
