@@ -1,12 +1,16 @@
 """Rows to batches of pixels, in worker processes; an image that cannot be read costs its row and nothing else."""
 
 import multiprocessing
+import os
 import signal
+import sys
+import threading
 import time
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from multiprocessing.context import BaseContext
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -78,7 +82,24 @@ def worker_context() -> BaseContext:
 def start_worker(_: int) -> None:
     """Settle a new worker: one thread, and Ctrl-C left to the parent, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _say_unless_the_parent_has_left
+    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
     torch.set_num_threads(1)
+
+
+def _leave_with_the_parent() -> None:
+    # A kill -9 of the parent would leave the server that forked this worker, and so this worker, waiting for ever.
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)
+
+
+def _say_unless_the_parent_has_left(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    # A worker's own errors reach the parent; here arrives what breaks in the thread that hands batches over.
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, traceback)
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ class StoreWriter:
         self.path, self.spec = path, read_spec(path)
         self.codec = chunk_codec(self.spec.codec)
         # A chunk of nothing but the fill value is a file too: what is absent is not written yet.
-        config = {"write_empty_chunks": True}
-        self.arrays = {name: zarr.open_array(path / name, mode="r+", config=config) for name in self.chunk_paths(0)}
+        arrays = {name: zarr.open_array(path / name, mode="r+") for name in self.chunk_paths(0)}
+        self.arrays = {name: array.with_config({"write_empty_chunks": True}) for name, array in arrays.items()}
 
     def committed(self, shards: Sequence[int]) -> set[int]:
         """Those of the shards that need no more work."""

@@ -58,7 +58,7 @@ def test_the_summary_names_the_slowest_stage(photos, tmp_path, encode):
     report = encode(photos, tmp_path / "store.zarr")
 
     assert report.stage_seconds.keys() == {"read", "encode", "write"}
-    assert all(0 < seconds for seconds in report.stage_seconds.values())
+    assert all(seconds > 0 for seconds in report.stage_seconds.values())
     assert report.stage_seconds[report.slowest_stage] == max(report.stage_seconds.values())
     assert report.bytes_on_disk > 24 * 8 * 4
 
@@ -118,7 +118,7 @@ def test_a_rank_that_fails_ends_the_launch_with_one_sentence(photos, tmp_path, s
 
     assert launch.returncode != 0
     assert stderr.count("Error: --size 50 is not a multiple of 32") == 1
-    assert not (tmp_path / "out.zarr").exists()
+    assert not list((tmp_path / "out.zarr").glob("zarr.json"))
 
 
 def test_unreadable_images_cost_their_rows_and_are_listed(photos, tmp_path, encode):
@@ -151,7 +151,7 @@ def test_it_stops_when_most_of_the_first_images_fail(many_photos, tmp_path, enco
     names = [path.name for path in sorted(many_photos.iterdir())]
     source = broken_copy(many_photos, tmp_path / "photos", *names[:150])
 
-    with pytest.raises(SourceError, match=r"of the first \d+ images failed, 00-\d\.jpg because: .*; put the source"):
+    with pytest.raises(SourceError, match=r"of the first \d+ images failed, \d\d-\d\.jpg because: .*; put the source"):
         encode(source, tmp_path / "store.zarr")
     assert 0 < len(list((tmp_path / "store.zarr" / ".tcae" / "commits").iterdir())) < 10
 
@@ -229,7 +229,7 @@ def test_sources_that_cannot_work_leave_nothing_behind(tmp_path, encode):
     (tmp_path / "empty").mkdir()
     with pytest.raises(NotFoundError, match="nowhere does not exist; give a folder of images"):
         encode(tmp_path / "nowhere", tmp_path / "store.zarr")
-    with pytest.raises(SourceError, match="empty holds no images"):
+    with pytest.raises(SourceError, match="empty is empty; images are files ending in"):
         encode(tmp_path / "empty", tmp_path / "store.zarr")
     assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
