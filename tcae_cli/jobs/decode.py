@@ -89,11 +89,17 @@ def file_name(key: str) -> Path:
 def _load_decoder(request: DecodeRequest, store: LatentStore) -> TCAE:
     encoder = store.spec.encoder
     name = request.model or encoder.name
-    found = read_header(name).encoder_hash
+    header, latent = read_header(name), store.spec.latent
+    found = header.encoder_hash
     if found != encoder.hash and not request.force:
         raise StoreError(
             f"{request.store} was made with encoder {encoder.hash[:12]} ({encoder.name}), {name} has {found[:12]}; "
             f"pass --model with the first, or --force to decode all the same"
+        )
+    if header.spec.latent_channels != latent.channels:
+        raise StoreError(
+            f"{request.store} holds latents of {latent.channels} channels, {name} decodes "
+            f"{header.spec.latent_channels}; pass another --model"
         )
     return load_autoencoder(name)
 

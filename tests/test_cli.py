@@ -1,0 +1,139 @@
+"""The command line: help, exit codes, one sentence an error."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import zarr
+
+from tcae_cli.cli import main
+
+
+@pytest.fixture
+def tcae(monkeypatch, capsys):
+    """Runs the command line in this process; gives exit code, stdout and stderr."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tcae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        printed = capsys.readouterr()
+        return int(left.value.code), printed.out, printed.err
+
+    return run
+
+
+@pytest.mark.parametrize("command", ["train", "encode-dataset", "decode", "eval"])
+def test_each_command_has_help(tcae, command):
+    code, stdout, _ = tcae(command, "--help")
+    assert code == 0
+    assert stdout.startswith(f"Usage: tcae {command}")
+    assert command in tcae("--help")[1]
+
+
+def test_help_and_recipe_errors_import_neither_torch_nor_zarr(tmp_path):
+    script = "import sys; from tcae_cli.cli import main; sys.argv = ['tcae', *sys.argv[1:]]\ntry: main()\n"
+    script += "except SystemExit: print({'torch', 'zarr', 'timm'} & set(sys.modules))"
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("train: {steps: x}")
+    for arguments in (["--help"], ["encode-dataset", "--help"], ["train", str(recipe), "--data", "."]):
+        done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
+        assert done.stdout.splitlines()[-1] == "set()"
+
+
+def test_encode_decode_and_eval_from_the_command_line(tcae, photos, tmp_path, small_checkpoint):
+    store = tmp_path / "out.zarr"
+    model = ["--device", "cpu", "--model", small_checkpoint]
+    code, stdout, stderr = tcae("encode-dataset", photos, store, "--workers", 0, *model)
+    assert code == 0, stderr
+    assert "is complete: 24 rows ok, 0 failed" in stdout and "<- slowest" in stdout
+    assert "encode: 24 of 24 images" in stderr  # plain lines where there is no terminal
+
+    code, stdout, _ = tcae("encode-dataset", photos, store, "--workers", 0, *model)
+    assert code == 0 and "24 rows ok, 0 failed; nothing to do" in stdout
+
+    code, stdout, _ = tcae("decode", store, tmp_path / "recon", "--rows", "0:4", "--grid", 2, "--device", "cpu")
+    assert code == 0 and "4 images written" in stdout and "grid.png" in stdout
+
+    metrics = ["--metric", "psnr", "--metric", "ssim", "--workers", 0, "--device", "cpu"]
+    code, stdout, _ = tcae("eval", small_checkpoint, "--data", photos, *metrics)
+    assert code == 0 and "psnr" in stdout and "dB" in stdout
+    code, stdout, _ = tcae("eval", small_checkpoint, "--data", photos, *metrics, "--json")
+    report = json.loads(stdout)
+    assert report["num_images"] == 24 and report["values"].keys() == {"psnr", "ssim"}
+
+
+def test_train_from_the_command_line(tcae, photos, tmp_path):
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(
+        "model: {image_size: 64, latent_channels: 8, width: 32, depths: [1, 1], num_heads: 2}\n"
+        "data: {resize_min: 64, resize_max: 80}\nloss: {perceptual: none}\n"
+        "train: {steps: 2, batch_size: 4, precision: fp32}\n"
+    )
+    run = ["train", recipe, "--data", photos, "--out", tmp_path / "run", "--workers", 0, "--device", "cpu"]
+    code, stdout, _ = tcae(*run)
+    assert code == 0 and "step 2" in stdout
+    code, _, stderr = tcae(*run)
+    assert code == 2 and "run exists; continue it with --resume, or give another --out" in stderr
+
+
+def test_wrong_use_is_one_sentence_and_exit_code_2(tcae, tmp_path, photos, small_checkpoint):
+    store = tmp_path / "out.zarr"
+    encode = ["encode-dataset", photos, store, "--model", small_checkpoint, "--device", "cpu"]
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("train: {steps: 1}\nmodel: {patch_szie: 8}")
+    for arguments, sentence in [
+        (["encode-dataset", tmp_path / "nowhere", store], "nowhere does not exist; give a folder of images"),
+        (["encode-dataset", photos, store, "--model", "nobody"], "no model at nobody; give a file, a run folder"),
+        ([*encode, "--size", 100], "--size 100 is not a multiple of 32"),
+        ([*encode, "--max-failures", "some"], "--max-failures some is neither a share like 1% nor a count like 12"),
+        ([*encode, "--gpus", 2], "--gpus and --device cpu exclude each other"),
+        (["encode-dataset", photos, store, "--device", "tpu9"], "--device tpu9 is not a device"),
+        (["train", recipe, "--data", photos], "unknown key model.patch_szie; did you mean model.patch_size?"),
+        (["train", recipe, "--data", photos, "--weights", "vgg"], "unknown key"),
+        (["eval", "--data", photos, "--metric", "beauty"], "--metric beauty is not one of psnr, ssim"),
+    ]:
+        code, stdout, stderr = tcae(*arguments)
+        assert (code, stdout) == (2, ""), arguments
+        assert stderr.startswith("Error: ") and sentence in stderr and stderr.count("\n") == 1, stderr
+    assert not store.exists()
+
+
+def test_contents_that_cannot_work_are_one_sentence_and_exit_code_1(tcae, tmp_path, photos, small_checkpoint):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.md").write_text("no image")
+    (tmp_path / "not.safetensors").write_bytes(b"nonsense")
+    zarr.create_group(tmp_path / "other.zarr")
+    store = tmp_path / "out.zarr"
+    for arguments, sentence in [
+        (["encode-dataset", tmp_path / "empty", store], "empty is empty; images are files ending in"),
+        (["encode-dataset", tmp_path / "texts", store], "holds no images"),
+        (["encode-dataset", photos, store, "--model", tmp_path / "not.safetensors"], "is not a safetensors file"),
+        (["encode-dataset", photos, tmp_path / "other.zarr"], "is a Zarr group of something else"),
+        (["encode-dataset", photos, tmp_path / "texts"], "is not a store of latents and is not empty"),
+        (["decode", tmp_path / "nowhere.zarr", tmp_path / "out"], "nowhere.zarr is not a store of latents"),
+        (["encode-dataset", photos, store, "--device", "cuda:99"], "--device cuda:99: "),
+    ]:
+        code, stdout, stderr = tcae(*arguments)
+        assert (code, stdout) == (1, ""), (arguments, stderr)
+        assert stderr.startswith("Error: ") and sentence in stderr and stderr.count("\n") == 1, stderr
+    assert not store.exists()
+
+
+def test_debug_shows_the_traceback_wherever_it_stands(tcae, tmp_path):
+    for arguments in (
+        ["--debug", "eval", "--data", tmp_path / "nowhere", "--metric", "psnr"],
+        ["eval", "--data", tmp_path / "nowhere", "--metric", "psnr", "--debug"],
+    ):
+        code, _, stderr = tcae(*arguments)
+        assert code == 2 and "Traceback" in stderr and "NotFoundError" in stderr
+
+
+def test_a_store_may_be_named_by_json(tcae, photos, tmp_path, small_checkpoint):
+    options = ["--model", small_checkpoint, "--device", "cpu", "--workers", 0, "--json"]
+    code, stdout, _ = tcae("encode-dataset", photos, tmp_path / "out.zarr", *options)
+    report = json.loads(stdout)
+    assert code == 0
+    assert (report["num_ok"], report["complete"], report["store"]) == (24, True, str(tmp_path / "out.zarr"))
