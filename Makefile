@@ -35,5 +35,5 @@ lint: install ## format, lint, types and layers
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: install ## speed of the pipeline, the store and the loader on this machine
+bench: install ## speed of the pipeline on this machine, with IMAGES=FOLDER on your images
 	$(BIN)/python -m pytest tests/benchmarks --override-ini norecursedirs= -s

@@ -7,7 +7,7 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from tcae_cli.data.image_file import decode_image, encode_image
+from tcae_cli.data.image_file import decode_image, encode_image, resize_image
 from tcae_cli.errors import NotFoundError
 
 # Bundled in the installed package; pictures that scikit-image downloads, drawings and grey images are not among them.
@@ -22,6 +22,7 @@ _PHOTOGRAPHS = (
     "rocket.jpg",
 )
 _WINDOW = 256  # pixels
+_SHORT_SIDE = 512  # pixels, of a photograph at most: about as many windows of each
 
 
 def write_sample_windows(folder: Path) -> int:
@@ -35,6 +36,9 @@ def write_sample_windows(folder: Path) -> int:
     count = 0
     for name in _PHOTOGRAPHS:
         pixels = decode_image((Path(package.origin).parent / "data" / name).read_bytes())
+        height, width = pixels.shape[:2]
+        scale = min(1.0, _SHORT_SIDE / min(height, width))
+        pixels = resize_image(pixels, round(height * scale), round(width * scale), "bicubic")
         target = folder / Path(name).stem
         target.mkdir(parents=True, exist_ok=True)
         for top in range(0, pixels.shape[0] - _WINDOW + 1, _WINDOW):

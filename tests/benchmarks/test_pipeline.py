@@ -1,0 +1,126 @@
+"""How much of the machine `encode-dataset` uses: against its stages run alone, in the same run."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tcae_cli.checkpoint import load_autoencoder
+from tcae_cli.data.loader import ImageBatch, load_batches
+from tcae_cli.data.partition import batches_of_shard
+from tcae_cli.data.source import Source, open_source
+from tcae_cli.data.transform import to_float
+from tcae_cli.jobs.encode import encode_dataset
+from tcae_cli.model.tcae import TCAE
+from tcae_cli.report import EncodeReport, EncodeRequest, Silent
+from tcae_cli.store.layout import create_store
+from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.writer import EncodedRows, StoreWriter
+
+
+def encode(images: Path, store: Path, **options) -> EncodeReport:
+    return encode_dataset(EncodeRequest(source=str(images), store=store, **options), Silent())
+
+
+def read_all(source: Source, batch_size: int, num_workers: int) -> list[ImageBatch]:
+    rows = batches_of_shard(0, len(source), batch_size)
+    return list(load_batches(source, rows, batch_size=batch_size, size=256, resize="torch", num_workers=num_workers))
+
+
+def write_all(batches: list[ImageBatch], latents: list[np.ndarray], source: Source, like: Path, path: Path) -> None:
+    create_store(path, LatentStore(like).spec)
+    writer = StoreWriter(path)
+    pairs = zip(batches, latents, strict=True)
+    for shard in range(writer.spec.num_shards):
+        rows = writer.spec.rows_of_shard(shard)
+        labels = source.labels(rows.start, rows.stop)
+        in_progress = writer.begin(shard, keys=source.keys(rows), labels=labels, captions=None)
+        for _ in batches_of_shard(rows.start, rows.stop, writer.spec.compute.batch_size):
+            batch, values = next(pairs)
+            fields = (batch.original_sizes, batch.crops, batch.content_hashes, batch.failures)
+            in_progress.add(EncodedRows(batch.rows, values[: len(batch.rows)], *fields))
+        in_progress.commit()
+
+
+class CpuSeconds:
+    """CPU time of this process inside the block."""
+
+    def __enter__(self) -> "CpuSeconds":
+        self._started = time.process_time()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.seconds = time.process_time() - self._started
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="of the CPU")
+def test_wall_time_is_near_the_cpu_time_of_the_stages_over_the_cores(images, tmp_path, show):
+    report = encode(images, tmp_path / "whole.zarr", device="cpu")
+
+    # Each stage alone, on one thread, where no thread spins while it waits for another.
+    source = open_source(str(images), tmp_path / "index")
+    batch_size = LatentStore(tmp_path / "whole.zarr").spec.compute.batch_size
+    model, threads = load_autoencoder(), torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with CpuSeconds() as read:
+            batches = read_all(source, batch_size, num_workers=0)
+        with CpuSeconds() as encoded, torch.inference_mode():
+            latents = [model.encode(to_float(batch.images)).numpy().astype(np.float16) for batch in batches]
+        with CpuSeconds() as write:
+            write_all(batches, latents, source, tmp_path / "whole.zarr", tmp_path / "alone.zarr")
+    finally:
+        torch.set_num_threads(threads)
+
+    cores = len(os.sched_getaffinity(0))
+    ideal_s = (read.seconds + encoded.seconds + write.seconds) / cores
+    stages = f"read {read.seconds:.1f}, encode {encoded.seconds:.1f}, write {write.seconds:.1f} CPU s"
+    show(f"{report.num_ok} images in {report.elapsed_s:.1f} s; {stages} on {cores} cores: {report.elapsed_s / ideal_s:.2f}")
+    assert report.elapsed_s <= 1.25 * ideal_s
+
+
+def test_reading_encoding_and_writing_overlap(images, tmp_path, show, monkeypatch):
+    source = open_source(str(images), tmp_path / "index")
+    decode_s = sum(batch.decode_s for batch in read_all(source, 16, num_workers=1))
+    num_batches = len(batches_of_shard(0, len(source), 16))
+
+    def encode_as_long_as_decoding_takes(self: TCAE, pixels: torch.Tensor) -> torch.Tensor:
+        time.sleep(decode_s / num_batches)
+        return torch.zeros(len(pixels), 128, 8, 8)
+
+    monkeypatch.setattr(TCAE, "encode", encode_as_long_as_decoding_takes)
+    report = encode(images, tmp_path / "out.zarr", device="cpu", num_workers=1, batch_size=16)
+
+    ratio = report.elapsed_s / decode_s
+    show(f"read {decode_s:.1f} s, encode (asleep) {decode_s:.1f} s; together {report.elapsed_s:.1f} s: {ratio:.2f}")
+    assert ratio <= 1.15
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu_is_as_fast_as_the_slower_of_reading_and_encoding(images, tmp_path, show):
+    report = encode(images, tmp_path / "out.zarr", device="cuda")
+    source = open_source(str(images), tmp_path / "index")
+    num_workers = len(os.sched_getaffinity(0))
+    batch_size = LatentStore(tmp_path / "out.zarr").spec.compute.batch_size
+
+    started = time.perf_counter()
+    batches = read_all(source, batch_size, num_workers)
+    read_per_s = len(source) / (time.perf_counter() - started)
+    model = load_autoencoder(device="cuda")
+    pixels = to_float(batches[0].images.cuda())
+    with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
+        for repeat in range(60):
+            if repeat == 10:
+                torch.cuda.synchronize()
+                started = time.perf_counter()
+            model.encode(pixels)
+        torch.cuda.synchronize()
+    encode_per_s = 50 * batch_size / (time.perf_counter() - started)
+
+    images_per_s = report.num_ok / report.elapsed_s
+    share = images_per_s / min(read_per_s, encode_per_s)
+    show(f"{images_per_s:.0f} images/s; bare read {read_per_s:.0f}, bare encode {encode_per_s:.0f}: {share:.2f}")
+    assert share >= 0.85
