@@ -17,6 +17,7 @@ from tcae_cli.jobs.encoder import Encoded, LatentEncoder, storable
 from tcae_cli.jobs.pipeline import run_pipeline
 from tcae_cli.report import EncodeRequest, Progress
 from tcae_cli.runtime import distributed
+from tcae_cli.runtime.device import threads_for_whole_batches
 from tcae_cli.store.layout import INDEX_FOLDER
 from tcae_cli.store.writer import EncodedRows, ShardInProgress, StoreWriter
 
@@ -64,7 +65,8 @@ def encode_shards(
     try:
         first = next(batches)  # start-up ends here
         started = time.perf_counter()
-        run_pipeline(chain([first], batches), encoder, sink.write)
+        with threads_for_whole_batches(device) as num_threads:
+            run_pipeline(chain([first], batches), encoder, sink.write, num_threads)
         report.elapsed_s = time.perf_counter() - started
     finally:
         batches.close()

@@ -43,6 +43,8 @@ class LatentEncoder:
     @torch.inference_mode()
     def __call__(self, batch: ImageBatch) -> Encoded:
         """Start on a batch. On a GPU this returns at once: copies in and out are asynchronous, from pinned memory."""
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)  # of this thread
         started = self._now()
         with naming_the_batch_size(len(batch.images)):
             images = to_float(batch.images.to(self._device, non_blocking=True))

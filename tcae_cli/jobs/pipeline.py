@@ -1,43 +1,44 @@
-"""Read, compute and write at the same time: bounded stages, and the seconds each was busy."""
+"""Read, compute and write at the same time, in bounded stages."""
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Event
 from typing import TypeVar
 
 Read = TypeVar("Read")
 Computed = TypeVar("Computed")
 
-_IN_FLIGHT = 3  # computed batches that may wait for the writer: memory does not grow with the run
+_WAITING = 2  # batches more than are computed at once: memory does not grow with the run
 
 
 def run_pipeline(
-    batches: Iterable[Read], compute: Callable[[Read], Computed], write: Callable[[Computed], None]
+    batches: Iterable[Read],
+    compute: Callable[[Read], Computed],
+    write: Callable[[Computed], None],
+    num_threads: int = 1,
 ) -> None:
-    """Feed every batch through compute (this thread) and write (one thread, in order).
+    """Feed every batch through compute (so many threads) and write (one thread, in the order of the batches).
 
     Reading overlaps both when `batches` is made elsewhere, as a loader with workers does. An error in any stage ends
-    the run and is raised here; what was handed to the writer before it is still written.
+    the run and is raised here; nothing is written after it.
     """
-    with ThreadPoolExecutor(1, thread_name_prefix="writer") as writer:
+    stopped = Event()
+
+    def write_computed(computed: Future[Computed]) -> None:
+        if stopped.is_set():
+            return
+        try:
+            write(computed.result())
+        except BaseException:
+            stopped.set()
+            raise
+
+    with ThreadPoolExecutor(num_threads, "compute") as computing, ThreadPoolExecutor(1, "write") as writing:
         in_flight: deque[Future[None]] = deque()
         for batch in batches:
-            in_flight.append(writer.submit(write, compute(batch)))
-            if len(in_flight) > _IN_FLIGHT:
+            in_flight.append(writing.submit(write_computed, computing.submit(compute, batch)))
+            if len(in_flight) >= num_threads + _WAITING:
                 in_flight.popleft().result()
         for future in in_flight:
             future.result()
-
-
-class Stopwatch:
-    """Adds up the seconds spent inside `with` blocks."""
-
-    def __init__(self) -> None:
-        self.seconds = 0.0
-
-    def __enter__(self) -> None:
-        self._started = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.seconds += time.perf_counter() - self._started

@@ -89,12 +89,13 @@ class ShardInProgress:
 
     def add(self, encoded: EncodedRows) -> None:
         """Append the next rows."""
+        latents = np.ascontiguousarray(encoded.latents)
         ok = [slot for slot, row in enumerate(encoded.rows) if row not in encoded.failures]
         for slot, row in enumerate(encoded.rows):
             failed = row in encoded.failures
-            self._file.append(None if failed else self._writer.codec.encode(encoded.latents[slot : slot + 1]))
+            self._file.append(None if failed else self._writer.codec.encode(latents[slot]))
         if ok:
-            moments = LatentMoments.of(encoded.latents[ok])
+            moments = LatentMoments.of(latents[ok])
             self._moments = self._moments.merge(moments) if self._moments else moments
         self._added.append(replace(encoded, latents=encoded.latents[:0]))  # the file has them
 
