@@ -47,7 +47,7 @@ def resize_and_crop(image: np.ndarray, size: int, resize: Resize) -> View:
 
 def to_float(images: Tensor) -> Tensor:
     """Images as the model takes them, float32, in [-1, 1]; images: uint8."""
-    return images.float() / 127.5 - 1
+    return images.float().div_(127.5).sub_(1)
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
 def threads_for_whole_batches(device: torch.device) -> Iterator[int]:
     """How many threads should each compute batches of their own.
 
-    On the CPU, as many as torch would share a batch among, and it shares none meanwhile: that wastes less. On a GPU one.
+    On the CPU as many as torch would share a batch among, and meanwhile it shares none: that wastes less. On a GPU one.
     """
     if device.type != "cpu":
         yield 1

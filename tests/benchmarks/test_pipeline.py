@@ -79,8 +79,9 @@ def test_wall_time_is_near_the_cpu_time_of_the_stages_over_the_cores(images, tmp
     cores = len(os.sched_getaffinity(0))
     ideal_s = (read.seconds + encoded.seconds + write.seconds) / cores
     stages = f"read {read.seconds:.1f}, encode {encoded.seconds:.1f}, write {write.seconds:.1f} CPU s"
-    show(f"{report.num_ok} images in {report.elapsed_s:.1f} s; {stages} on {cores} cores: {report.elapsed_s / ideal_s:.2f}")
-    assert report.elapsed_s <= 1.25 * ideal_s
+    ratio = report.elapsed_s / ideal_s
+    show(f"{report.num_ok} images in {report.elapsed_s:.1f} s; {stages} on {cores} cores: {ratio:.2f}")
+    assert ratio <= 1.25
 
 
 def test_reading_encoding_and_writing_overlap(images, tmp_path, show, monkeypatch):
@@ -98,8 +99,11 @@ def test_reading_encoding_and_writing_overlap(images, tmp_path, show, monkeypatc
     monkeypatch.setattr(TCAE, "encode", encode_as_long_as_decoding_takes)
     report = encode(images, tmp_path / "out.zarr", device="cpu", num_workers=1, batch_size=16)
 
-    ratio = report.elapsed_s / decode_s
-    show(f"read {decode_s:.1f} s, encode (asleep) {decode_s:.1f} s; together {report.elapsed_s:.1f} s: {ratio:.2f}")
+    # Reading is slower beside other work where cores share their parts, so the slowest stage is that of the same run.
+    read_s, wall_s = report.stage_seconds["read"], report.elapsed_s
+    ratio = wall_s / max(read_s, decode_s)
+    stages = f"read {read_s:.1f} s (alone {decode_s:.1f} s), encode (asleep) {decode_s:.1f} s"
+    show(f"{stages}; together {wall_s:.1f} s: {ratio:.2f}")
     assert ratio <= 1.15
 
 
