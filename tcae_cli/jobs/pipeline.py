@@ -26,13 +26,10 @@ def run_pipeline(
     stopped = Event()
 
     def write_computed(computed: Future[Computed]) -> None:
-        if stopped.is_set():
-            return
-        try:
+        if not stopped.is_set():
+            stopped.set()  # and so it stays if this raises
             write(computed.result())
-        except BaseException:
-            stopped.set()
-            raise
+            stopped.clear()
 
     with ThreadPoolExecutor(num_threads, "compute") as computing, ThreadPoolExecutor(1, "write") as writing:
         in_flight: deque[Future[None]] = deque()
