@@ -25,6 +25,7 @@ from rich.text import Text
 from tcae_cli.report import DecodeReport, EncodeReport, EvalReport, Report, TrainReport
 
 _LINE_EVERY_S = 10.0
+_WIDE = 400  # characters
 
 
 class _Rate(ProgressColumn):
@@ -66,8 +67,8 @@ class ConsoleProgress:
                 TextColumn(unit),
                 _Rate(),
                 TimeElapsedColumn(),
-                TextColumn("left"),
                 TimeRemainingColumn(),
+                TextColumn("left"),
                 TextColumn("{task.fields[note]}"),
                 console=self._console,
             )
@@ -106,6 +107,8 @@ def show_report(report: Report, as_json: bool) -> None:
         print(json.dumps(report.as_dict(), ensure_ascii=False))
         return
     console = Console(highlight=False, soft_wrap=True, markup=False)
+    if not console.is_terminal:
+        console.width = _WIDE  # a line a row, for whoever greps
     match report:
         case EncodeReport():
             _show_encoding(console, report)

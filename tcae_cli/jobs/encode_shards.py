@@ -61,7 +61,7 @@ def encode_shards(
     )
     num_before = sum(len(spec.rows_of_shard(shard)) for shard in committed)
     progress.start(_label(), num_before + sum(map(len, todo)), done=num_before)
-    sink = _Sink(writer, source, encoder, max(1, num_workers), report, progress)
+    sink = _Sink(writer, source, encoder, report, progress)
     try:
         first = next(batches)  # start-up ends here
         started = time.perf_counter()
@@ -71,6 +71,9 @@ def encode_shards(
     finally:
         batches.close()
         sink.close()
+    # Those work side by side, so a stage is busy when all of its own are.
+    report.stage_seconds["read"] /= max(1, num_workers)
+    report.stage_seconds["encode"] /= num_threads
     return report
 
 
@@ -82,11 +85,10 @@ class _Sink:
         writer: StoreWriter,
         source: Source,
         encoder: LatentEncoder,
-        num_workers: int,
         report: ShardsReport,
         progress: Progress,
     ) -> None:
-        self._writer, self._source, self._encoder, self._num_workers = writer, source, encoder, num_workers
+        self._writer, self._source, self._encoder = writer, source, encoder
         self._report, self._progress = report, progress
         self._stages = report.stage_seconds
         self._stages |= {"read": 0.0, "encode": 0.0, "write": 0.0}
@@ -110,7 +112,7 @@ class _Sink:
             self._shard.commit()
             self._shard = None
         self._progress.advance(len(batch.rows), len(failures))
-        self._stages["read"] += batch.decode_s / self._num_workers  # which decode side by side
+        self._stages["read"] += batch.decode_s
         self._stages["encode"] += encode_s
         self._stages["write"] += time.perf_counter() - started
 

@@ -67,7 +67,9 @@ def _set(settings: dict[str, Any], override: str) -> None:
         raise RecipeError(f"--set {override} is not of the form key=value, as in --set train.steps=1000")
     *sections, key = name.split(".")
     for section in sections:
-        settings = settings.setdefault(section, {})
+        if settings.get(section) in (None, "none"):
+            settings[section] = {}
+        settings = settings[section]
         if not isinstance(settings, dict):
             raise RecipeError(f"--set {override}: {section} is not a section")
     try:

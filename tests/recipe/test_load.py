@@ -44,6 +44,8 @@ def test_overrides_change_keys(tmp_path):
     recipe = load_recipe(path, ["train.steps=20", "optimizer.lr=4e-4", "loss.perceptual=none", "model.preset=S"])
     assert (recipe.train.steps, recipe.optimizer.lr, recipe.loss.perceptual) == (20, 4e-4, None)
     assert recipe.model.width == 384
+    off = write(tmp_path, "train: {steps: 10}\nloss: {perceptual: none}")
+    assert load_recipe(off, ["loss.perceptual.weight=0.5"]).loss.perceptual.weight == 0.5
 
 
 @pytest.mark.parametrize(
