@@ -16,6 +16,7 @@ from tcae_cli.jobs.encode_shards import ShardsReport, encode_shards
 from tcae_cli.report import EncodeReport, EncodeRequest, Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, default_precision
+from tcae_cli.runtime.files import tree_bytes
 from tcae_cli.store import layout
 from tcae_cli.store.commit import finalise, reopen_unless_whole
 from tcae_cli.store.lease import join_store
@@ -128,7 +129,7 @@ def _report(request: EncodeRequest, encoded: ShardsReport, decides: bool) -> Enc
         num_encoded_now=encoded.num_rows,
         elapsed_s=encoded.elapsed_s,
         stage_seconds=encoded.stage_seconds,
-        bytes_on_disk=sum(file.stat().st_size for file in request.store.rglob("*") if file.is_file()),
+        bytes_on_disk=tree_bytes(request.store),
         failures=failures[:_FAILURES_SHOWN],
         complete=complete,
         decides=decides,
