@@ -19,7 +19,7 @@ from tcae_cli.errors import SourceError, StoreError, UsageError
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.report import DecodeReport, DecodeRequest, Progress
 from tcae_cli.runtime.device import choose_device, naming_the_batch_size
-from tcae_cli.runtime.files import write_atomic
+from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.store.layout import INDEX_FOLDER
 from tcae_cli.store.reader import LatentStore
 
@@ -43,7 +43,7 @@ def decode_store(request: DecodeRequest, progress: Progress) -> DecodeReport:
     }
     todo = [row for row in ok if not files[row].exists()]
 
-    request.out_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(request.out_dir)
     progress.start("decode", len(ok), done=len(ok) - len(todo))
     with ThreadPoolExecutor() as writers:
         for rows, images in _decode(model, store, todo):
@@ -116,7 +116,7 @@ def _decode(model: TCAE, store: LatentStore, rows: list[int]) -> Iterator[tuple[
 
 
 def _write(path: Path, pixels: np.ndarray, image_format: ImageFormat) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomic(path, encode_image(pixels, image_format))
 
 

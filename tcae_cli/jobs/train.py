@@ -22,7 +22,7 @@ from tcae_cli.recipe.load import dump_recipe
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.report import Progress, TrainReport, TrainRequest
 from tcae_cli.runtime.device import autocast, choose_device, naming_the_batch_size
-from tcae_cli.runtime.files import write_atomic
+from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.tracking import MetricsLog
 from tcae_cli.training.ema import averaged_copy
 from tcae_cli.training.optim import build_optimizers
@@ -132,7 +132,7 @@ def _prepare_folder(run: Path, resume: bool) -> None:
         raise UsageError(f"{run} is a file; give --out a folder")
     if not resume and run.exists() and any(run.iterdir()):
         raise UsageError(f"{run} exists; continue it with --resume, or give another --out")
-    run.mkdir(parents=True, exist_ok=True)
+    make_folder(run)
 
 
 def _start(request: TrainRequest, source: Source, progress: Progress) -> _Run:

@@ -16,6 +16,8 @@ _CAUSES = {
     errno.EACCES: "permission is denied",
     errno.EPERM: "permission is denied",
     errno.ENOENT: "it was removed while in use",
+    errno.EEXIST: "a file of that name is in the way",
+    errno.ENOTDIR: "a file is where a folder should be",
 }
 
 
@@ -29,6 +31,12 @@ def write_atomic(path: Path, data: bytes) -> None:
             rename_durably(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, where they are missing. Raises DiskError."""
+    with disk_errors(path):
+        path.mkdir(parents=True, exist_ok=True)
 
 
 def temporary_beside(path: Path) -> Path:

@@ -7,7 +7,7 @@ from PIL import Image
 
 from tcae_cli.checkpoint import load_autoencoder
 from tcae_cli.data.transform import to_uint8
-from tcae_cli.errors import StoreError, UsageError
+from tcae_cli.errors import DiskError, StoreError, UsageError
 from tcae_cli.jobs.decode import decode_store, file_name
 from tcae_cli.report import DecodeRequest, Silent
 from tcae_cli.store.reader import LatentStore
@@ -106,6 +106,13 @@ def test_failed_rows_are_counted_and_not_drawn(photos, tmp_path, encode):
 
     assert (report.num_written, report.num_not_ok) == (23, 1)
     assert not (tmp_path / "out" / "animal" / "1.jpg.png").exists()
+
+
+def test_a_file_where_the_folder_should_be_is_left_alone(store, tmp_path):
+    (tmp_path / "out").write_text("mine")
+    with pytest.raises(DiskError, match="out cannot be written: a file of that name is in the way"):
+        decode(store, tmp_path / "out")
+    assert (tmp_path / "out").read_text() == "mine"
 
 
 def test_another_encoder_is_refused_unless_forced(store, tmp_path):
