@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tcae_cli.errors import SourceError
-from tcae_cli.runtime.files import write_atomic
+from tcae_cli.runtime.files import make_folder, write_atomic
 
 INDEX_VERSION = 1
 SUMMARY_FILE = "source.json"  # written last: an index without it does not exist
@@ -97,7 +97,7 @@ def write_index(index_dir: Path, listing: Listing) -> None:
     Raises SourceError if a key appears twice: rows are known by their keys.
     """
     _refuse_repeated_keys(listing)
-    index_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(index_dir)
     entries = listing.entries
     _save_strings(index_dir, "keys", [os.fsencode(entry.key) for entry in entries])
     _save(index_dir, "labels", np.array([entry.label for entry in entries], np.int64))
@@ -121,7 +121,7 @@ def write_index(index_dir: Path, listing: Listing) -> None:
 
 def copy_index(index_dir: Path, target_dir: Path) -> None:
     """Put a copy of an index into another folder, over one that may be there and in use."""
-    target_dir.mkdir(parents=True, exist_ok=True)
+    make_folder(target_dir)
     for path in sorted(index_dir.iterdir(), key=lambda path: path.name == SUMMARY_FILE):
         write_atomic(target_dir / path.name, path.read_bytes())
 

@@ -15,7 +15,7 @@ import zarr
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tcae_cli.errors import StoreError
-from tcae_cli.runtime.files import disk_errors, sync, write_atomic
+from tcae_cli.runtime.files import disk_errors, make_folder, sync, write_atomic
 from tcae_cli.store.layout import PRIVATE_FOLDER, read_attributes, read_spec, write_attributes
 from tcae_cli.store.statistics import LatentMoments, Moments
 
@@ -68,8 +68,7 @@ def record_path(store: Path, shard: int) -> Path:
 def write_record(store: Path, record: ShardRecord) -> None:
     """Commit a shard."""
     path = record_path(store, record.shard)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     write_atomic(path, record.model_dump_json().encode())
 
 

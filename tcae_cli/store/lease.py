@@ -15,7 +15,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from tcae_cli.errors import StoreError
-from tcae_cli.runtime.files import disk_errors, write_atomic
+from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.store.layout import PRIVATE_FOLDER
 
 _LEASES_FOLDER = f"{PRIVATE_FOLDER}/leases"
@@ -36,8 +36,7 @@ def join_store(store: Path, launch: str, rank: int, world_size: int) -> Iterator
     """
     folder = store / _LEASES_FOLDER
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    with disk_errors(store):
-        folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     lease = Lease(folder, launch, rank, world_size)
     try:
         lease.take(store)
