@@ -122,8 +122,9 @@ def show_report(report: Report, as_json: bool) -> None:
 
 
 def _show_encoding(console: Console, report: EncodeReport) -> None:
-    if not report.complete:
-        console.print(f"{report.store}: this rank has finished; others are still at work")
+    if not report.decides:
+        others = "" if report.complete else "; others are still at work, or yet to be started"
+        console.print(f"{report.store}: this process has done its part{others}")
     elif not report.num_encoded_now:
         console.print(
             f"{report.store} is complete: {report.num_ok:,} rows ok, {report.num_failed:,} failed; nothing to do"
@@ -139,6 +140,8 @@ def _show_encoding(console: Console, report: EncodeReport) -> None:
             mark = "  <- slowest" if stage == report.slowest_stage else ""
             table.add_row(stage, f"{seconds:,.1f} s", f"{seconds / report.elapsed_s:.0%}{mark}")
         console.print(table)
+    if report.num_clipped:
+        console.print(f"{report.num_clipped:,} values were beyond the int8 scales and are clipped")
     if report.failures:
         table = Table("failed", "stage", "reason", box=None, pad_edge=False)
         for failure in report.failures:

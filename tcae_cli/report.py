@@ -75,24 +75,35 @@ class EncodeRequest:
     """`tcae encode-dataset`."""
 
     source: str
-    store: Path
+    store: str
     model: str = "tcae-tiny"
     device: str | None = None  # a GPU where there is one
     precision: Literal["bf16", "fp32"] | None = None  # bf16 on a GPU, fp32 on the CPU
     batch_size: int = 64
     num_workers: int | None = None  # by the number of cores
-    size: int | None = None  # pixels; the model's
+    sizes: tuple[int, ...] = ()  # pixels, a view each; the model's
+    flip: bool = False  # the mirrored images too
     resize: Literal["torch", "adm"] = "torch"
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: Literal["float16", "float32", "int8"] = "float16"
     codec: Literal["zstd", "none", "lz4-bitshuffle"] = "zstd"
+    append: bool = False  # rows for images that are new in the source
+    retry_failed: bool = False
+    num_parts: int = 1
+    part: int = 0  # of the parts, from 0: the shards this launch fills
     max_failures: Tolerance = Tolerance(0.01, is_share=True)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.part < self.num_parts:
+            raise UsageError(
+                f"--part {self.part} of --num-parts {self.num_parts}: parts are numbered from 0; correct it"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeReport(Report):
     """What the store holds after a run, and what this process did for it."""
 
-    store: Path
+    store: str
     num_rows: int
     num_ok: int
     num_failed: int
@@ -100,6 +111,7 @@ class EncodeReport(Report):
     elapsed_s: float  # from the first batch to the last commit, by this process
     stage_seconds: dict[str, float]  # each stage's busy time, by this process
     bytes_on_disk: int
+    num_clipped: int  # values beyond what int8 holds
     failures: list[dict[str, Any]]  # the first few: row, path, stage, error
     complete: bool
     decides: bool  # whether this process saw the store complete: one of a launch, and only it may exit with 3
@@ -132,8 +144,9 @@ class EncodeReport(Report):
 class DecodeRequest:
     """`tcae decode`."""
 
-    store: Path
+    store: str
     out_dir: Path
+    view: str = "latents"
     model: str | None = None  # the one the store was made with
     rows: str | None = None  # all
     format: Literal["png", "jpg", "webp"] = "png"

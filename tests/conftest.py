@@ -1,9 +1,14 @@
-"""Real photographs at test size, and a small model to encode them with."""
+"""Real photographs at test size, a small model to encode them with, and an object store on this machine."""
 
+import logging
+import os
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
+import s3fs
 import torch
 from PIL import Image
 
@@ -50,3 +55,31 @@ def small_checkpoint(tmp_path_factory) -> Path:
     statistics = LatentStatistics(mean=[0.0] * 8, std=[1.0] * 8, num_images=1)
     save_checkpoint(path, TCAE(spec).state_dict(), spec=spec, statistics=statistics, recipe={}, step=0)
     return path
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[str]:
+    """The URL of an S3 server; s3:// leads there while the session lasts, in processes that tests start too."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv("AWS_ACCESS_KEY_ID", "test")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        s3fs.S3FileSystem.clear_instance_cache()
+        yield os.environ["AWS_ENDPOINT_URL"]
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+
+
+@pytest.fixture
+def bucket(object_store: str) -> str:
+    """A new bucket, as "s3://name"; what is put there can be read by anyone at {object_store}/name too, if public."""
+    name = f"bucket-{uuid4().hex}"
+    s3fs.S3FileSystem().mkdir(name)
+    return f"s3://{name}"

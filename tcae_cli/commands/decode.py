@@ -11,9 +11,10 @@ from tcae_cli.report import DecodeRequest
 
 
 @click.command()
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store")
 @click.argument("out_dir", type=click.Path(path_type=Path))
 @click.option("--model", help="Model to decode with.  [default: the one the store was made with]")
+@click.option("--view", default="latents", show_default=True, help="Which latents: latents_flip, latents_512, ...")
 @click.option("--rows", metavar="A:B", help="Rows to decode: 7, 0:100, 100: or :100.  [default: all]")
 @click.option("--format", type=click.Choice(["png", "jpg", "webp"]), default="png", show_default=True)
 @click.option(

@@ -1,6 +1,5 @@
 """`tcae encode-dataset SOURCE STORE`."""
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -12,7 +11,7 @@ from tcae_cli.report import EncodeReport, EncodeRequest, Tolerance
 
 @click.command("encode-dataset")
 @click.argument("source")
-@click.argument("store", type=click.Path(path_type=Path))
+@click.argument("store")
 @click.option(
     "--model", default="tcae-tiny", show_default=True, help="File, run folder, hf://org/name or built-in name."
 )
@@ -21,16 +20,31 @@ from tcae_cli.report import EncodeReport, EncodeRequest, Tolerance
 @click.option("--precision", type=click.Choice(["bf16", "fp32"]), help="[default: bf16 on a GPU, fp32 on the CPU]")
 @_options.batch_size
 @_options.workers
-@click.option("--size", type=click.IntRange(min=1), metavar="PIXELS", help="Square to encode.  [default: the model's]")
+@click.option(
+    "--size",
+    "sizes",
+    type=click.IntRange(min=1),
+    multiple=True,
+    metavar="PIXELS",
+    help="Square to encode; repeat for more views of each image.  [default: the model's]",
+)
+@click.option("--flip", is_flag=True, help="Encode the mirrored images too.")
 @click.option("--resize", type=click.Choice(["torch", "adm"]), default="torch", show_default=True)
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16", show_default=True)
+@click.option("--dtype", type=click.Choice(["float16", "float32", "int8"]), default="float16", show_default=True)
 @click.option("--codec", type=click.Choice(["zstd", "none", "lz4-bitshuffle"]), default="zstd", show_default=True)
+@click.option("--append", is_flag=True, help="Add rows for images that are new in SOURCE.")
+@click.option("--retry-failed", is_flag=True, help="Try the failed rows again.")
 @click.option("--max-failures", default="1%", show_default=True, help="Images that may fail before the exit code is 3.")
+@click.option(
+    "--num-parts", type=click.IntRange(min=1), default=1, metavar="N", help="Split the work among N separate commands."
+)
+@click.option("--part", type=click.IntRange(min=0), default=0, metavar="P", help="Which of them this is, from 0.")
 @_options.as_json
 def encode_dataset(gpus: int | None, max_failures: str, as_json: bool, **options: Any) -> int:
     """Encode SOURCE into the Zarr store STORE; repeat the command to go on where it stopped.
 
-    SOURCE is a folder of images, tar shards like "shards/{000..127}.tar", or a text file with an image a line.
+    SOURCE is a folder of images, tar shards like "shards/{000..127}.tar", or a text file with an image a line: here, or
+    at s3://, gs://, hf:// or https://. STORE is a path here, or at s3:// or gs://.
     """
     request = EncodeRequest(max_failures=Tolerance.parse(max_failures), **options)
     from tcae_cli.jobs.encode import encode_dataset as job

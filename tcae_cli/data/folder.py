@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -10,12 +10,16 @@ from tcae_cli.data.index import (
     Entry,
     Listing,
     caption_of,
+    counted,
+    ignore,
     image_suffixes,
     is_image_name,
     parse_metadata,
     parse_text,
 )
-from tcae_cli.errors import SourceError
+from tcae_cli.data.storage import Storage
+from tcae_cli.errors import NotFoundError, SourceError
+from tcae_cli.runtime.remote import is_remote
 
 METADATA_NAME = "metadata.jsonl"
 
@@ -25,30 +29,35 @@ class _File(NamedTuple):
     size_bytes: int
 
 
-def scan(uri: str) -> Listing:
+class _Text(NamedTuple):
+    caption: str = ""
+    problem: str = ""  # why it cannot be used; "": nothing
+
+
+def scan(uri: str, heard: Callable[[int], None] = ignore) -> Listing:
     """Every image under a folder, by sorted relative path; hidden names are skipped, links to folders followed.
 
     The first folder of an image's path is its class; classes are numbered by sorted name, over those that hold images.
-    An image directly in the folder has label -1. Raises SourceError if there is no image.
+    An image directly in the folder has label -1. heard: told now and then how many files were found.
+    Raises SourceError if there is no image, NotFoundError if there is nothing at all in a remote place.
     """
-    root = Path(os.path.abspath(uri))
-    files = sorted(_walk(root, "", ()))
+    storage = Storage((uri if is_remote(uri) else os.path.abspath(uri)).rstrip("/") + "/")
+    found = _find(storage, uri) if storage.is_remote else _walk(Path(storage.root), "", ())
+    files = sorted(counted(found, heard))
     images = [file for file in files if is_image_name(file.name)]
     if not images:
         raise SourceError(_no_images(uri, files))
     class_names = sorted({file.name.split("/")[0] for file in images if "/" in file.name})
     labels = {name: label for label, name in enumerate(class_names)}
-    captions = _captions(root, [file.name for file in files])
-    entries = [
-        Entry(
-            key=file.name,
-            size_bytes=file.size_bytes,
-            label=labels[file.name.split("/")[0]] if "/" in file.name else -1,
-            caption=captions.get(os.path.splitext(file.name)[0]) or captions.get(file.name, ""),
-        )
-        for file in images
-    ]
-    return Listing(uri, root, entries, tuple(class_names))
+    names = [file.name for file in files]
+    captions, texts = _metadata_captions(storage, names), _texts_beside(storage, names)
+    entries = []
+    for name, size_bytes in images:
+        label = labels[name.split("/")[0]] if "/" in name else -1
+        text = texts.get(os.path.splitext(name)[0], _Text())
+        caption = text.caption or captions.get(name, "")
+        entries.append(Entry(name, size_bytes, label, caption, problem=text.problem))
+    return Listing(uri, storage.root, entries, tuple(class_names))
 
 
 def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[_File]:
@@ -70,29 +79,47 @@ def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> 
             yield _File(name, entry.stat().st_size)
 
 
-def _captions(root: Path, names: list[str]) -> dict[str, str]:
-    """Captions by image name (from metadata.jsonl) and by name without suffix (from .txt beside the image).
+def _find(storage: Storage, uri: str) -> Iterator[_File]:
+    """Files below a remote folder. Raises NotFoundError if there are none: such a folder does not exist."""
+    is_empty = True
+    for name, size_bytes in storage.find():
+        is_empty = False
+        if not any(part.startswith(".") for part in name.split("/")):
+            yield _File(name, size_bytes)
+    if is_empty:
+        raise NotFoundError(f"{uri} does not exist, or holds nothing; give a folder of images, tars or an image list")
 
-    The text beside an image is the one asked for first.
-    """
-    stems = {os.path.splitext(name)[0] for name in names if is_image_name(name)}
+
+def _metadata_captions(storage: Storage, names: list[str]) -> dict[str, str]:
+    """Captions by image name, from the lines of metadata files, whose names are relative to their folder."""
     captions: dict[str, str] = {}
     for name in names:
-        stem, suffix = os.path.splitext(name)
-        if os.path.basename(name) == METADATA_NAME:
-            captions.update(_metadata_captions(root, name))
-        elif suffix == ".txt" and stem in stems:
-            captions[stem] = parse_text((root / name).read_bytes(), str(root / name))
+        if os.path.basename(name) != METADATA_NAME:
+            continue
+        parent = PurePosixPath(name).parent
+        for number, line in enumerate(storage.read(name).splitlines(), start=1):
+            if line.strip():
+                metadata = parse_metadata(line, f"{storage.root}{name}, line {number}")
+                captions[str(parent / str(metadata.get("file_name", "")))] = caption_of(metadata)
     return captions
 
 
-def _metadata_captions(root: Path, name: str) -> Iterator[tuple[str, str]]:
-    """Image name and caption of each line of a metadata file, whose names are relative to its folder."""
-    parent = PurePosixPath(name).parent
-    for number, line in enumerate((root / name).read_bytes().splitlines(), start=1):
-        if line.strip():
-            metadata = parse_metadata(line, f"{root / name}, line {number}")
-            yield str(parent / str(metadata.get("file_name", ""))), caption_of(metadata)
+def _texts_beside(storage: Storage, names: list[str]) -> dict[str, _Text]:
+    """What the .txt beside an image says, by the name both have without their suffix."""
+    stems = {os.path.splitext(name)[0] for name in names if is_image_name(name)}
+    texts = [name for name in names if name.endswith(".txt") and name.removesuffix(".txt") in stems]
+    found = storage.in_order(lambda name: _read_text(storage, name), texts)
+    return {name.removesuffix(".txt"): text for name, text in zip(texts, found, strict=True)}
+
+
+def _read_text(storage: Storage, name: str) -> _Text:
+    where = storage.root + name
+    try:
+        return _Text(caption=parse_text(storage.read(name), where))
+    except SourceError as error:
+        return _Text(problem=str(error))
+    except OSError as error:
+        return _Text(problem=f"{where} cannot be read ({error.strerror}); make it readable or remove it")
 
 
 def _no_images(uri: str, files: list[_File]) -> str:

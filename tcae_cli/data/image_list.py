@@ -1,43 +1,71 @@
-"""An image list: a text file with one path a line and, after a tab, perhaps its class number."""
+"""An image list: a text file with one path or URL a line and, after a tab, perhaps its class number."""
 
 import os
-from pathlib import Path
+import posixpath
+from collections.abc import Callable
 
-from tcae_cli.data.index import Entry, Listing, parse_label, parse_text
+from tcae_cli.data.index import Entry, Listing, counted, ignore, parse_label, parse_text
+from tcae_cli.data.storage import Storage, common_root
 from tcae_cli.errors import SourceError
+from tcae_cli.runtime.remote import is_remote
 
 
-def scan(uri: str) -> Listing:
-    """The listed images by sorted path; a file that is not there is a row that fails when read.
+def scan(uri: str, heard: Callable[[int], None] = ignore) -> Listing:
+    """The listed images by sorted name; a file that is not there is a row that fails when read.
 
-    Paths are absolute or relative to the list's folder. Keys are relative to that folder, or, when an image lies
-    outside of it, to the deepest folder that holds them all. Raises SourceError if nothing is listed.
+    Names are absolute or relative to the list's folder, and all of one protocol. Keys are relative to that folder, or,
+    when an image lies outside of it, to the deepest folder that holds them all. Sizes at a URL are not asked for: 0.
+    heard: told now and then how many were found. Raises SourceError if nothing is listed.
     """
-    list_path = Path(os.path.abspath(uri))
-    labels: dict[Path, int] = {}
-    for number, line in enumerate(parse_text(list_path.read_bytes(), uri).splitlines(), start=1):
+    folder, _, list_name = (uri if is_remote(uri) else os.path.abspath(uri)).rpartition("/")
+    folder += "/"
+    lines = parse_text(Storage(folder).read(list_name), uri).split("\n")
+    labels: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
         name, _, label = line.partition("\t")
-        path = Path(os.path.normpath(list_path.parent / name.strip()))
         if not line.strip():
             continue
-        if path in labels:
+        location = _location(folder, name.strip())
+        if location in labels:
             raise SourceError(f"{uri}, line {number}: {name} was listed before; list each image once")
-        labels[path] = parse_label(label, f"{uri}, line {number}") if label.strip() else -1
+        labels[location] = parse_label(label, f"{uri}, line {number}") if label.strip() else -1
     if not labels:
         raise SourceError(f"{uri} lists no images; write one path a line, relative to its folder or absolute")
-    root = _root(list_path.parent, list(labels))
-    entries = [Entry(path.relative_to(root).as_posix(), _size_bytes(path), label) for path, label in labels.items()]
-    return Listing(uri, root, sorted(entries))
+    _refuse_mixed(uri, list(labels))
+    root = folder if all(location.startswith(folder) for location in labels) else common_root(list(labels))
+    sorted_labels = sorted(labels.items())
+    entries = [
+        Entry(location[len(root) :], _size_bytes(location), label) for location, label in counted(sorted_labels, heard)
+    ]
+    return Listing(uri, root, entries)
 
 
-def _root(list_folder: Path, paths: list[Path]) -> Path:
-    if all(path.is_relative_to(list_folder) for path in paths):
-        return list_folder
-    return Path(os.path.commonpath([path.parent for path in paths]))
+def _location(folder: str, name: str) -> str:
+    """An absolute path or a URL."""
+    if is_remote(name):
+        return name
+    if not is_remote(folder) or name.startswith("/"):
+        return os.path.normpath(os.path.join(folder, name))
+    protocol, _, parent = folder.partition("://")
+    return f"{protocol}://{posixpath.normpath(parent + name)}"
 
 
-def _size_bytes(path: Path) -> int:
+def _refuse_mixed(uri: str, locations: list[str]) -> None:
+    protocols = sorted({_protocol(location) for location in locations})
+    if len(protocols) > 1:
+        raise SourceError(f"{uri} lists {' and '.join(protocols)}; make a list of each")
+    if is_remote(uri) and not is_remote(locations[0]):
+        raise SourceError(f"{uri} is remote but lists local paths; copy the list here, or list names beside it")
+
+
+def _protocol(location: str) -> str:
+    return f"{location.partition('://')[0]}:// names" if is_remote(location) else "local paths"
+
+
+def _size_bytes(location: str) -> int:
+    if is_remote(location):
+        return 0
     try:
-        return path.stat().st_size
+        return os.stat(location).st_size
     except OSError:
         return 0

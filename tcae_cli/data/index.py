@@ -2,21 +2,24 @@
 
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from tcae_cli.errors import SourceError
 from tcae_cli.runtime.files import make_folder, write_atomic
 
-INDEX_VERSION = 1
+INDEX_VERSION = 2
 SUMMARY_FILE = "source.json"  # written last: an index without it does not exist
 
+Item = TypeVar("Item")
+
+_HEARD_EVERY = 1000
 _IMAGE_SUFFIXES = {
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"),
     *(".tif", ".tiff", ".webp"),
@@ -32,6 +35,7 @@ class Entry(NamedTuple):
     caption: str = ""  # "": none
     tar: int = -1  # number of its tar; -1: a file of its own
     offset: int = -1  # of its bytes in that tar
+    problem: str = ""  # why it cannot be read, as far as the scan knows; "": nothing
 
 
 @dataclass(frozen=True)
@@ -39,10 +43,24 @@ class Listing:
     """Everything a scan found, in row order."""
 
     uri: str
-    root: Path  # keys of single files are relative to it
+    root: str  # of keys and tar names: an absolute path or a URL, ending in "/"
     entries: Sequence[Entry]
     class_names: tuple[str, ...] = ()
-    tar_paths: tuple[Path, ...] = ()
+    tar_names: tuple[str, ...] = ()
+
+
+def ignore(_: int) -> None:
+    """What hears nothing of how many were found."""
+
+
+def counted(items: Iterable[Item], heard: Callable[[int], None]) -> Iterator[Item]:
+    """The items; `heard` is told now and then, and at the end, how many there were."""
+    number = 0
+    for number, item in enumerate(items, start=1):
+        if number % _HEARD_EVERY == 0:
+            heard(number)
+        yield item
+    heard(number)
 
 
 def is_image_name(name: str) -> bool:
@@ -107,13 +125,17 @@ def write_index(index_dir: Path, listing: Listing) -> None:
     has_captions = any(entry.caption for entry in entries)
     if has_captions:
         _save_strings(index_dir, "captions", [entry.caption.encode(errors="replace") for entry in entries])
+    has_problems = any(entry.problem for entry in entries)
+    if has_problems:
+        _save_strings(index_dir, "problems", [entry.problem.encode(errors="backslashreplace") for entry in entries])
     summary = {
         "index_version": INDEX_VERSION,
         "uri": listing.uri,
-        "root": str(listing.root),
-        "tar_paths": [str(path) for path in listing.tar_paths],
+        "root": listing.root,
+        "tar_names": listing.tar_names,
         "class_names": listing.class_names,
         "has_captions": has_captions,
+        "has_problems": has_problems,
         "fingerprint": _fingerprint(entries),
     }
     write_atomic(index_dir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())

@@ -1,75 +1,78 @@
 """Rows to batches of pixels, in worker processes; an image that cannot be read costs its row and nothing else."""
 
 import multiprocessing
-import os
 import signal
 import sys
 import threading
-import time
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, field, replace
-from hashlib import blake2b
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import replace
 from multiprocessing.context import BaseContext
 from types import TracebackType
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
-from tcae_cli.data.image_file import decode_image
+from tcae_cli.data import watchdog
+from tcae_cli.data.image_batch import BatchRows, Decoded, Decoder, ImageBatch, failures_of
 from tcae_cli.data.source import Source
-from tcae_cli.data.transform import Resize, View, resize_and_crop
-from tcae_cli.errors import ImageError, SourceError
+from tcae_cli.data.transform import Resize
+from tcae_cli.data.watchdog import RowNotes, Stage, WorkersLost, watched
+from tcae_cli.errors import SourceError
+from tcae_cli.runtime.processes import leave_with_the_parent
 
-
-@dataclass(frozen=True)
-class ImageBatch:
-    """Images of some rows, padded to the batch size; k is the number of rows."""
-
-    rows: list[int]  # of the slots 0 ... k - 1; the slots after them are padding
-    images: Tensor  # [batch_size, 3, size, size], uint8; zero where failed or padding
-    original_sizes: np.ndarray  # [k, 2], int32: height, width
-    crops: np.ndarray  # [k, 4], int32: left, top, right, bottom
-    content_hashes: np.ndarray  # [k], uint64: BLAKE2b of the file's bytes; 0 where it could not be read
-    failures: dict[int, tuple[str, str]] = field(default_factory=dict)  # row -> stage, error
-    decode_s: float = 0.0  # seconds a worker spent on it
-
-    def pin_memory(self) -> "ImageBatch":
-        """The batch with its images in pinned memory; the DataLoader looks for this method."""
-        return replace(self, images=self.images.pin_memory())
+_TIMES_LOST_ON_NO_ROW = 3  # running
+_SHARED_MEMORY_FILE = "file </torch_"  # in what torch says when there is no room for one
 
 
 def load_batches(
     source: Source,
-    batches: Sequence[Sequence[int]],
+    batches: Iterable[BatchRows],
     *,
     batch_size: int,
-    size: int,
+    sizes: Sequence[int],
     resize: Resize,
     num_workers: int,
     pin_memory: bool = False,
 ) -> Generator[ImageBatch, None, None]:
-    """The batches asked for, in their order; each is up to batch_size rows of the source.
+    """The batches asked for, in their order; each image is decoded once, and resized to each of the sizes.
 
-    num_workers: decoding processes, 0 to decode in this one; they are gone when the iterator ends or is closed.
-    Raises SourceError if a worker is killed.
+    batches: of up to batch_size rows; taken one by one, a few ahead of what comes out.
+    num_workers: decoding processes; they are gone when the iterator ends or is closed. One that dies, or stays on a row
+    for more than HUNG_AFTER_S, costs that row, once it has happened twice; the rows beside it are read again. With 0
+    workers this process decodes, and there is no such guard: what kills or stops a worker would do so to it.
+    Raises SourceError if workers die without being on a row, or find no shared memory.
     """
-    loader = DataLoader(
-        _Batches(source, batch_size, size, resize),
-        batch_size=None,
-        sampler=batches,
-        num_workers=num_workers,
-        pin_memory=pin_memory,
-        multiprocessing_context=worker_context() if num_workers else None,
-        worker_init_fn=start_worker,
-    )
+    decoder = Decoder(source, batch_size, tuple(sizes), resize)
+    if num_workers:
+        loaded = _load_in_workers(decoder, batches, num_workers)
+    else:
+        loaded = (decoder.unpack(batch, decoder[batch]) for batch in batches)
     try:
-        yield from loader
+        for batch in loaded:
+            yield batch.pin_memory() if pin_memory else batch
     except RuntimeError as error:
-        if "exited unexpectedly" not in str(error) and "is killed by signal" not in str(error):
+        if _SHARED_MEMORY_FILE not in str(error):
             raise
-        raise SourceError(f"{source.uri}: a decoding process was killed ({error}); try fewer --workers") from error
+        fix = "try fewer --workers or a smaller --batch-size"
+        raise SourceError(f"{source.uri}: decoded images do not fit into shared memory (/dev/shm); {fix}") from error
+    finally:
+        loaded.close()
+
+
+def load_rows(
+    source: Source, rows: Sequence[int], size: int, resize: Resize
+) -> tuple[Tensor, np.ndarray, dict[int, tuple[str, str]]]:
+    """Images of any rows, read in this process: pixels, content hashes, failures.
+
+    Pixels are [k, 3, size, size], uint8, zero where failed; hashes [k], uint64; failures: row -> stage, error.
+    """
+    decoder = Decoder(source, len(rows), (size,), resize)
+    decoded = decoder.decode(rows, range(len(rows)), len(rows))
+    records = decoder.records_of(decoded)
+    return decoded.images[0], records["content_hash"].copy(), failures_of(rows, records)
 
 
 def worker_context() -> BaseContext:
@@ -83,15 +86,8 @@ def start_worker(_: int) -> None:
     """Settle a new worker: one thread, and Ctrl-C left to the parent, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _say_unless_the_parent_has_left
-    threading.Thread(target=_leave_with_the_parent, daemon=True).start()
+    threading.Thread(target=leave_with_the_parent, daemon=True).start()
     torch.set_num_threads(1)
-
-
-def _leave_with_the_parent() -> None:
-    # A kill -9 of the parent would leave the server that forked this worker, and so this worker, waiting for ever.
-    if parent := multiprocessing.parent_process():
-        parent.join()
-        os._exit(1)
 
 
 def _say_unless_the_parent_has_left(
@@ -102,34 +98,77 @@ def _say_unless_the_parent_has_left(
         sys.__excepthook__(kind, error, traceback)
 
 
-@dataclass(frozen=True)
-class _Batches(Dataset[ImageBatch]):
-    """A batch for each sequence of rows."""
+def _load_in_workers(
+    decoder: Decoder, batches: Iterable[BatchRows], num_workers: int
+) -> Generator[ImageBatch, None, None]:
+    feed, uri, lost_on_no_row = _Feed(decoder, batches), decoder.source.uri, 0
+    while True:
+        notes = RowNotes(num_workers)
+        results = watched(_data_loader(replace(decoder, notes=notes), feed, num_workers), notes)
+        try:
+            for decoded in results:
+                lost_on_no_row = 0
+                yield feed.out(decoded)
+            return
+        except WorkersLost as lost:
+            lost_on_no_row = 0 if lost.held else lost_on_no_row + 1
+            if lost_on_no_row == _TIMES_LOST_ON_NO_ROW:
+                how = f"{lost}, {lost_on_no_row} times running"
+                raise SourceError(f"{uri}: a decoding process was killed ({how}); try fewer --workers") from lost
+            feed.strike(lost.held)
+        finally:
+            results.close()
 
-    source: Source
-    batch_size: int
-    size: int  # pixels
-    resize: Resize
 
-    def __getitem__(self, rows: Sequence[int]) -> ImageBatch:
-        started = time.perf_counter()
-        count = len(rows)
-        images = torch.zeros(self.batch_size, 3, self.size, self.size, dtype=torch.uint8)
-        original_sizes, crops = np.zeros((count, 2), np.int32), np.zeros((count, 4), np.int32)
-        content_hashes = np.zeros(count, np.uint64)
-        failures: dict[int, tuple[str, str]] = {}
-        for slot, row in enumerate(rows):
-            try:
-                data = self.source.read(row)
-                content_hashes[slot] = _content_hash(data)
-                view: View = resize_and_crop(decode_image(data), self.size, self.resize)
-            except ImageError as error:
-                failures[row] = (error.stage, str(error))
+def _data_loader(decoder: Decoder, feed: "_Feed", num_workers: int) -> DataLoader[Decoded]:
+    return DataLoader(
+        decoder,
+        batch_size=None,
+        sampler=feed,
+        num_workers=num_workers,
+        timeout=watchdog.LOOK_EVERY_S,
+        multiprocessing_context=worker_context(),
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),  # of its own: a worker's death must not change what is drawn elsewhere
+    )
+
+
+class _Feed:
+    """Batches for one set of workers after another: what a lost set has not delivered is given to the next."""
+
+    def __init__(self, decoder: Decoder, batches: Iterable[BatchRows]) -> None:
+        self._decoder, self._coming = decoder, iter(batches)
+        self._under_way: deque[BatchRows] = deque()
+        self._strikes: dict[int, str] = {}  # row -> what became of the worker that was on it
+        self._given_up: dict[int, tuple[str, str]] = {}  # row -> stage, error
+
+    def __iter__(self) -> Iterator[BatchRows]:
+        for batch in list(self._under_way):
+            yield self._without_given_up(batch)
+        for batch in self._coming:
+            self._under_way.append(batch)
+            yield self._without_given_up(batch)
+
+    def strike(self, held: dict[int, tuple[Stage, str]]) -> None:
+        """Count rows that workers were lost on; the second time a row is given up."""
+        for row, (stage, fate) in held.items():
+            if row not in self._strikes:
+                self._strikes[row] = fate
                 continue
-            images[slot], original_sizes[slot], crops[slot] = view
-        elapsed_s = time.perf_counter() - started
-        return ImageBatch(list(rows), images, original_sizes, crops, content_hashes, failures, elapsed_s)
+            first = self._strikes[row]
+            fates = f"{fate}, twice" if fate == first else f"{first}, then {fate}"
+            self._given_up[row] = (stage, f"the decoding process {fates}")
 
+    def out(self, decoded: Decoded) -> ImageBatch:
+        """The batch that has come, which is the first of those under way."""
+        batch = self._decoder.unpack(self._under_way.popleft(), decoded)
+        for row in batch.todo if self._strikes else ():
+            self._strikes.pop(row, None)
+            if row in self._given_up:
+                batch.failures[row] = self._given_up[row]
+        return batch
 
-def _content_hash(data: bytes) -> int:
-    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")
+    def _without_given_up(self, batch: BatchRows) -> BatchRows:
+        if not self._given_up:
+            return batch
+        return batch._replace(todo=tuple(row for row in batch.asked() if row not in self._given_up))

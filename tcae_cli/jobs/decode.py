@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import blake2b
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
 from tcae_cli.checkpoint import load_autoencoder, read_header
 from tcae_cli.data.image_file import ImageFormat, draw_grid, encode_image
-from tcae_cli.data.loader import load_batches
+from tcae_cli.data.loader import load_rows
 from tcae_cli.data.source import load_source
 from tcae_cli.data.transform import to_uint8
 from tcae_cli.errors import SourceError, StoreError, UsageError
@@ -20,7 +21,7 @@ from tcae_cli.model.tcae import TCAE
 from tcae_cli.report import DecodeReport, DecodeRequest, Progress
 from tcae_cli.runtime.device import choose_device, naming_the_batch_size
 from tcae_cli.runtime.files import make_folder, write_atomic
-from tcae_cli.store.layout import INDEX_FOLDER
+from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore
 
 _BATCH_SIZE = 64
@@ -34,7 +35,7 @@ def decode_store(request: DecodeRequest, progress: Progress) -> DecodeReport:
     Raises StoreError if the model's encoder is not the one that made the latents, unless request.force.
     """
     started = time.perf_counter()
-    store = LatentStore(request.store)
+    store = LatentStore(request.store, request.view)
     model = _load_decoder(request, store).to(choose_device(request.device))
     chosen = range(len(store))[parse_rows(request.rows)]
     ok = [row for row in chosen if store.status()[row] == 1]
@@ -90,12 +91,8 @@ def _load_decoder(request: DecodeRequest, store: LatentStore) -> TCAE:
     encoder = store.spec.encoder
     name = request.model or encoder.name
     header, latent = read_header(name), store.spec.latent
-    found = header.encoder_hash
-    if found != encoder.hash and not request.force:
-        raise StoreError(
-            f"{request.store} was made with encoder {encoder.hash[:12]} ({encoder.name}), {name} has {found[:12]}; "
-            f"pass --model with the first, or --force to decode all the same"
-        )
+    if not request.force:
+        store.refuse_other_encoder(header.encoder_hash, name)
     if header.spec.latent_channels != latent.channels:
         raise StoreError(
             f"{request.store} holds latents of {latent.channels} channels, {name} decodes "
@@ -126,7 +123,7 @@ def _draw_grid(request: DecodeRequest, model: TCAE, store: LatentStore, ok: list
     decoded = {
         row: image for rows, images in _decode(model, store, chosen) for row, image in zip(rows, images, strict=True)
     }
-    originals = _read_originals(request.store, store, chosen)
+    originals = read_originals(store, chosen)
     if len(originals) < len(chosen):
         progress.say(
             f"{len(chosen) - len(originals)} originals have changed or are gone; the picture leaves them blank"
@@ -144,16 +141,15 @@ def _draw_grid(request: DecodeRequest, model: TCAE, store: LatentStore, ok: list
     return path
 
 
-def _read_originals(path: Path, store: LatentStore, rows: list[int]) -> dict[int, np.ndarray]:
+def read_originals(store: LatentStore, rows: list[int]) -> dict[int, np.ndarray]:
     """What the encoder saw of these rows, [h, w, 3], uint8; without those whose file is gone or has other bytes."""
-    transform = store.spec.transform
-    try:
-        source = load_source(path / INDEX_FOLDER)
-    except SourceError:
-        return {}
-    (batch,) = load_batches(
-        source, [rows], batch_size=len(rows), size=transform.size, resize=transform.resize, num_workers=0
-    )
-    same = batch.content_hashes == store.content_hash(rows)
-    pictures = batch.images.permute(0, 2, 3, 1).numpy()
-    return {row: pictures[slot] for slot, row in enumerate(rows) if same[slot] and row not in batch.failures}
+    view = store.spec.views[store.view]
+    with TemporaryDirectory() as scratch:
+        try:
+            source = load_source(store.folder.fetch(index_folder(store.spec), Path(scratch)))
+        except SourceError:
+            return {}
+        images, hashes, failures = load_rows(source, rows, view.size, store.spec.transform.resize)
+    images = images.flip(-1) if view.flip else images
+    pictures, same = images.permute(0, 2, 3, 1).numpy(), hashes == store.content_hash(rows)
+    return {row: pictures[slot] for slot, row in enumerate(rows) if same[slot] and row not in failures}

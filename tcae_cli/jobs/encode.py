@@ -8,134 +8,187 @@ from tempfile import TemporaryDirectory
 import torch
 
 from tcae_cli.checkpoint import CheckpointHeader, read_header
-from tcae_cli.data.index import copy_index
-from tcae_cli.data.partition import shards_of_rank
-from tcae_cli.data.source import Source, load_source, open_source
+from tcae_cli.data.partition import shards_of_part, shards_of_rank
+from tcae_cli.data.source import load_source
 from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.jobs.encode_shards import ShardsReport, encode_shards
+from tcae_cli.jobs.encode_source import open_store_source
+from tcae_cli.jobs.quantisation import measure_quantisation
 from tcae_cli.report import EncodeReport, EncodeRequest, Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, default_precision
-from tcae_cli.runtime.files import tree_bytes
+from tcae_cli.runtime.folder import Folder, open_folder
 from tcae_cli.store import layout
-from tcae_cli.store.commit import finalise, reopen_unless_whole
-from tcae_cli.store.lease import join_store
+from tcae_cli.store.commit import append_rows, clear_leftovers, finalise, reopen_failed, reopen_unless_whole
+from tcae_cli.store.lease import Lease, Place, join_store
 from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.spec import (
+    ComputeSpec,
+    EncoderIdentity,
+    LatentShape,
+    SourceIdentity,
+    StoreSpec,
+    TransformSpec,
+    differences,
+    make_views,
+    rows_per_shard,
+)
 from tcae_cli.store.writer import StoreWriter
 
 _FAILURES_SHOWN = 10
+_ITEM_BYTES = {"float16": 2, "float32": 4, "int8": 1}
 _TOOLS = ("tcae", "torch", "timm", "pillow", "numpy", "zarr", "numcodecs")
 
 
 def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
     """Encode every row of the source that the store does not hold yet, and finish the store after the last.
 
-    Every rank of a launch calls this. Each encodes its own shards; whichever finds all committed finishes the store.
-    Raises a TcaeError for a source, model or store that cannot work; what is committed stays.
+    Every rank of a launch, and every part, calls this. Each encodes its own shards; whichever finds all committed
+    finishes the store. Raises a TcaeError for a source, model or store that cannot work; what is committed stays.
     """
     header = read_header(request.model)
     device = choose_device(request.device, distributed.local_rank())
-    rank, world_size = distributed.rank(), distributed.world_size()
-    layout.is_store(request.store)  # refuses a path that is something else, before anything is written there
+    folder, place = open_folder(request.store), _place(request)
+    _sizes(request, header)  # what cannot work is refused before anything is written
+    layout.is_store(folder)
 
-    with join_store(request.store, distributed.launch_id(), rank, world_size) as lease:
-        if rank == 0:
-            _create_or_check(request, header, device)
+    with join_store(folder, place) as lease, TemporaryDirectory() as scratch:
+        if place.is_leader:
+            _make_ready(request, header, device, folder, lease, Path(scratch), progress)
             lease.announce_ready()
         else:
-            lease.wait_for_rank_zero()
-            _refuse_differences(request, _describe(request, header, device, load_source(_index(request))))
-        was_complete = layout.is_complete(request.store)
+            lease.wait_for_leader()
+        spec = layout.read_spec(folder)
+        _refuse_differences(folder, spec, _describe(request, header, device, spec.source, spec.has_captions, spec))
+        was_complete = layout.is_complete(folder)
 
-        writer = StoreWriter(request.store)
-        mine = shards_of_rank(writer.spec.num_shards, rank, world_size)
-        encoded = encode_shards(request, writer, mine, device, progress)
+        source = load_source(folder.fetch(layout.index_folder(spec), Path(scratch)))
+        mine = shards_of_rank(_shards(request, spec), distributed.rank(), distributed.world_size())
+        encoded = encode_shards(request, StoreWriter(folder), source, mine, device, lease.check, progress)
 
-        finished = not was_complete and finalise(request.store)
-    return _report(request, encoded, decides=finished or (was_complete and rank == 0))
+        finished = not was_complete and finalise(folder)
+    return _report(request, folder, encoded, decides=finished or (was_complete and place.is_leader))
 
 
-def _create_or_check(request: EncodeRequest, header: CheckpointHeader, device: torch.device) -> None:
+def _place(request: EncodeRequest) -> Place:
+    """Ranks of a launch share its name; parts share a store, and each is led by its own rank 0."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    if request.num_parts == 1:
+        return Place(distributed.launch_id(), str(rank), "0", world_size > 1)
+    return Place(f"parts-{request.num_parts}", f"{request.part}-{rank}", f"{request.part}-0", world_size > 1)
+
+
+def _shards(request: EncodeRequest, spec: StoreSpec) -> range:
+    return shards_of_part(spec.num_shards, request.part, request.num_parts)
+
+
+def _make_ready(
+    request: EncodeRequest,
+    header: CheckpointHeader,
+    device: torch.device,
+    folder: Folder,
+    lease: Lease,
+    scratch: Path,
+    progress: Progress,
+) -> None:
     """Make the store, or see that what is there was made the same way from the same images."""
-    with TemporaryDirectory() as scratch:
-        source = open_source(request.source, Path(scratch))
-        wanted = _describe(request, header, device, source)
-        is_new = not layout.is_store(request.store)
-        if not is_new:
-            _refuse_differences(request, wanted)
-            reopen_unless_whole(request.store)
-        copy_index(Path(scratch), _index(request))  # for an old store too: the images may have moved
-        if is_new:
-            layout.create_store(request.store, wanted)
+    clear_leftovers(folder, lease.live_owners())
+    found = layout.read_spec(folder) if layout.is_store(folder) else None
+    if found:  # before the source is scanned
+        _refuse_differences(folder, found, _describe(request, header, device, found.source, found.has_captions, found))
+    index = open_store_source(request, folder, found, scratch, progress)
+    source = load_source(index)
+    identity = SourceIdentity(
+        uri=source.uri, count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
+    )
+    spec = _describe(request, header, device, identity, source.has_captions, found)
+    if found is None and request.dtype == "int8":
+        spec = measure_quantisation(request, spec, source, device, progress)
+    for path in sorted(index.iterdir(), key=lambda path: path.suffix == ".json"):  # the summary says it is whole
+        folder.put(path, f"{layout.index_folder(spec)}/{path.name}")
+    if found is None:
+        layout.create_store(folder, spec)
+        return
+    reopen_unless_whole(folder)
+    if identity.fingerprint != found.source.fingerprint:
+        append_rows(folder, identity)
+    layout.fit_arrays(folder)
+    if request.retry_failed and (count := reopen_failed(folder, _shards(request, spec))):
+        progress.say(f"{count:,} failed rows are tried again")
 
 
 def _describe(
-    request: EncodeRequest, header: CheckpointHeader, device: torch.device, source: Source
-) -> layout.StoreSpec:
-    """The store this request makes."""
-    spec, size = header.spec, request.size or header.spec.image_size
-    positions, rest = divmod(size, spec.downsampling)
-    if rest:
-        nearest = max(1, round(size / spec.downsampling)) * spec.downsampling
-        raise UsageError(f"--size {size} is not a multiple of {spec.downsampling}, a latent's pixels; try {nearest}")
-    itemsize = {"float16": 2, "float32": 4}[request.dtype]
-    rows_per_shard = layout.rows_per_shard(len(source), spec.latent_channels * positions**2 * itemsize)
-    return layout.StoreSpec(
-        encoder=layout.EncoderIdentity(
-            name=request.model, hash=header.encoder_hash, spec=spec.model_dump(mode="json"), recipe=header.recipe
+    request: EncodeRequest,
+    header: CheckpointHeader,
+    device: torch.device,
+    source: SourceIdentity,
+    has_captions: bool,
+    found: StoreSpec | None,
+) -> StoreSpec:
+    """The store this request makes; of one that is there, what was fixed when it was made stays."""
+    model = header.spec
+    views = make_views(_sizes(request, header), model.downsampling, request.flip)
+    largest = max(view.height * view.width for view in views.values())
+    sample_bytes = model.latent_channels * largest * _ITEM_BYTES[request.dtype]
+    rows = found.rows_per_shard if found else rows_per_shard(source.count, sample_bytes)
+    return StoreSpec(
+        encoder=EncoderIdentity(
+            name=request.model, hash=header.encoder_hash, spec=model.model_dump(mode="json"), recipe=header.recipe
         ),
-        transform=layout.TransformSpec(size=size, resize=request.resize),
-        compute=layout.ComputeSpec(
+        transform=TransformSpec(resize=request.resize),
+        compute=ComputeSpec(
             dtype=request.precision or default_precision(device),
-            batch_size=min(request.batch_size, rows_per_shard),  # batches do not cross shards
+            batch_size=min(request.batch_size, rows),  # batches do not cross shards
         ),
-        latent=layout.LatentShape(
-            channels=spec.latent_channels, height=positions, width=positions, downsampling=spec.downsampling
-        ),
-        source=layout.SourceIdentity(
-            uri=source.uri,
-            count=len(source),
-            fingerprint=source.fingerprint,
-            class_names=list(source.class_names),
-        ),
+        latent=LatentShape(channels=model.latent_channels, downsampling=model.downsampling),
+        views=views,
+        source=source,
         dtype=request.dtype,
         codec=request.codec,
-        rows_per_shard=rows_per_shard,
-        has_captions=source.has_captions,
+        rows_per_shard=rows,
+        has_captions=found.has_captions if found else has_captions,
         tool_versions={name: version(name) for name in _TOOLS},
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _refuse_differences(request: EncodeRequest, wanted: layout.StoreSpec) -> None:
-    found = layout.differences(layout.read_spec(request.store), wanted)
-    if found:
+def _sizes(request: EncodeRequest, header: CheckpointHeader) -> list[int]:
+    """The sizes asked for, each once. Raises UsageError for one that latents do not fit into."""
+    downsampling = header.spec.downsampling
+    sizes = list(dict.fromkeys(request.sizes or (header.spec.image_size,)))
+    for size in sizes:
+        if size % downsampling:
+            nearest = max(1, round(size / downsampling)) * downsampling
+            raise UsageError(f"--size {size} is not a multiple of {downsampling}, a latent's pixels; try {nearest}")
+    return sizes
+
+
+def _refuse_differences(folder: Folder, found: StoreSpec, wanted: StoreSpec) -> None:
+    if differing := differences(found, wanted):
         raise StoreError(
-            f"{request.store} cannot be continued: it was made with {found}; "
+            f"{folder.uri} cannot be continued: it was made with {differing}; "
             f"repeat the command it was made with, or encode into another store"
         )
 
 
-def _report(request: EncodeRequest, encoded: ShardsReport, decides: bool) -> EncodeReport:
-    complete = layout.is_complete(request.store)
-    counts = layout.read_attributes(request.store)["rows"] if complete else {"ok": 0, "failed": 0}
-    total = counts["ok"] + counts["failed"]
-    failures = LatentStore(request.store).failures() if complete and counts["failed"] else []
+def _report(request: EncodeRequest, folder: Folder, encoded: ShardsReport, decides: bool) -> EncodeReport:
+    attributes = layout.read_attributes(folder)
+    complete = attributes["complete"]
+    rows = attributes["rows"] if complete else {"ok": 0, "failed": 0}
+    total = rows["ok"] + rows["failed"]
+    failures = LatentStore(request.store).failures() if complete and rows["failed"] else []
     return EncodeReport(
         store=request.store,
         num_rows=total,
-        num_ok=counts["ok"],
-        num_failed=counts["failed"],
+        num_ok=rows["ok"],
+        num_failed=rows["failed"],
         num_encoded_now=encoded.num_rows,
         elapsed_s=encoded.elapsed_s,
         stage_seconds=encoded.stage_seconds,
-        bytes_on_disk=tree_bytes(request.store),
+        bytes_on_disk=sum(folder.sizes().values()),
+        num_clipped=sum(attributes["num_clipped"].values()) if complete else 0,
         failures=failures[:_FAILURES_SHOWN],
         complete=complete,
         decides=decides,
-        too_many_failed=complete and request.max_failures.exceeded(counts["failed"], total),
+        too_many_failed=complete and request.max_failures.exceeded(rows["failed"], total),
     )
-
-
-def _index(request: EncodeRequest) -> Path:
-    return request.store / layout.INDEX_FOLDER

@@ -2,24 +2,24 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 
 import torch
 
 from tcae_cli.checkpoint import load_autoencoder
-from tcae_cli.data.loader import load_batches
-from tcae_cli.data.partition import batches_of_shard
-from tcae_cli.data.source import Source, load_source
+from tcae_cli.data.loader import BatchRows, load_batches
+from tcae_cli.data.partition import batches_of_rows
+from tcae_cli.data.source import Source
 from tcae_cli.errors import SourceError
-from tcae_cli.jobs.encoder import Encoded, LatentEncoder, storable
-from tcae_cli.jobs.pipeline import run_pipeline
+from tcae_cli.jobs.encoder import Encoded, LatentEncoder, pack_rows
+from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.report import EncodeRequest, Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import threads_for_whole_batches
-from tcae_cli.store.layout import INDEX_FOLDER
-from tcae_cli.store.writer import EncodedRows, ShardInProgress, StoreWriter
+from tcae_cli.store.writer import EncodedRows, ShardInProgress, ShardPlan, StoreWriter
 
 _EARLY_ROWS = 200  # when over half of the first so many fail, something is wrong with all of them
 
@@ -31,42 +31,47 @@ class ShardsReport:
     num_rows: int = 0
     num_failed: int = 0
     elapsed_s: float = 0.0  # from the first batch to the last commit
-    stage_seconds: dict[str, float] = field(default_factory=dict)  # busy time: "read", "encode", "write"
+    stage_seconds: dict[str, float] = field(default_factory=dict)  # busy time: "read", "encode", "pack", "write"
 
 
 def encode_shards(
-    request: EncodeRequest, writer: StoreWriter, shards: Sequence[int], device: torch.device, progress: Progress
+    request: EncodeRequest,
+    writer: StoreWriter,
+    source: Source,
+    shards: Sequence[int],
+    device: torch.device,
+    check: Callable[[], None],
+    progress: Progress,
 ) -> ShardsReport:
-    """Encode those of the shards that are not committed.
+    """Encode those rows of the shards that are not committed. `check` raises when this process must not write any more.
 
     Raises SourceError as soon as most of the first images have failed; what is committed stays.
     """
-    spec, report = writer.spec, ShardsReport()
-    committed = writer.committed(shards)
-    todo = [spec.rows_of_shard(shard) for shard in shards if shard not in committed]
-    if not todo:
+    spec, report, plans = writer.spec, ShardsReport(), writer.plan(shards)
+    num_all = sum(len(spec.rows_of_shard(shard)) for shard in shards)
+    num_todo = sum(len(plan.todo) for plan in plans)
+    if not plans:
         return report
 
-    source = load_source(request.store / INDEX_FOLDER)
-    encoder = LatentEncoder(load_autoencoder(request.model, device).encode, device, spec.compute.dtype)
+    encoder = LatentEncoder(load_autoencoder(request.model, device).encode, device, spec)
     num_workers = _default_workers() if request.num_workers is None else request.num_workers
     batches = load_batches(
         source,
-        [batch for rows in todo for batch in batches_of_shard(rows.start, rows.stop, spec.compute.batch_size)],
+        _batches(plans, spec.compute.batch_size),
         batch_size=spec.compute.batch_size,
-        size=spec.transform.size,
+        sizes=spec.sizes,
         resize=spec.transform.resize,
         num_workers=num_workers,
         pin_memory=device.type == "cuda",
     )
-    num_before = sum(len(spec.rows_of_shard(shard)) for shard in committed)
-    progress.start(_label(), num_before + sum(map(len, todo)), done=num_before)
-    sink = _Sink(writer, source, encoder, report, progress)
+    progress.start(_label(), num_all, done=num_all - num_todo)
+    pack = partial(_timed_pack, encoder=encoder, writer=writer)
+    sink = _Sink(writer, source, plans, report, check, progress)
     try:
         first = next(batches)  # start-up ends here
         started = time.perf_counter()
         with threads_for_whole_batches(device) as num_threads:
-            run_pipeline(chain([first], batches), encoder, sink.write, num_threads)
+            run_pipeline(chain([first], batches), [Stage(encoder, num_threads), Stage(pack)], sink.write)
         report.elapsed_s = time.perf_counter() - started
     finally:
         batches.close()
@@ -77,43 +82,64 @@ def encode_shards(
     return report
 
 
+@dataclass(frozen=True)
+class _Packed:
+    rows: EncodedRows
+    seconds: Mapping[str, float]
+
+
+def _timed_pack(encoded: Encoded, *, encoder: LatentEncoder, writer: StoreWriter) -> _Packed:
+    encode_s = encoded.wait()
+    started = time.perf_counter()
+    rows = pack_rows(encoded, encoder, writer.spec)
+    pack_s = time.perf_counter() - started
+    return _Packed(rows, {"read": encoded.batch.decode_s, "encode": encode_s, "pack": pack_s})
+
+
+def _batches(plans: Sequence[ShardPlan], batch_size: int) -> Iterator[BatchRows]:
+    """The batches of the shards that hold rows to encode. Cut in one way, whatever is left of a shard."""
+    for plan in plans:
+        todo = set(plan.todo) if plan.record else None
+        for rows in batches_of_rows(plan.rows.start, plan.rows.stop, batch_size):
+            of_batch = None if todo is None else tuple(row for row in rows if row in todo)
+            if of_batch is None or of_batch:
+                yield BatchRows(rows, of_batch)
+
+
 class _Sink:
-    """Takes encoded batches in order and commits a shard when its last row is there."""
+    """Takes packed batches in order and commits a shard when its last row is there."""
 
     def __init__(
         self,
         writer: StoreWriter,
         source: Source,
-        encoder: LatentEncoder,
+        plans: Sequence[ShardPlan],
         report: ShardsReport,
+        check: Callable[[], None],
         progress: Progress,
     ) -> None:
-        self._writer, self._source, self._encoder = writer, source, encoder
-        self._report, self._progress = report, progress
+        self._writer, self._source, self._report = writer, source, report
+        self._check, self._progress = check, progress
         self._stages = report.stage_seconds
-        self._stages |= {"read": 0.0, "encode": 0.0, "write": 0.0}
+        self._stages |= dict.fromkeys(("read", "encode", "pack", "write"), 0.0)
+        self._plans, self._last_row = iter(plans), -1
         self._shard: ShardInProgress | None = None
 
-    def write(self, encoded: Encoded) -> None:
+    def write(self, packed: _Packed) -> None:
         """Store a batch."""
-        encode_s = encoded.wait()
         started = time.perf_counter()
-        batch, spec = encoded.batch, self._writer.spec
-        latents, failures = storable(encoded, self._encoder, spec.dtype)
-        self._count(batch.rows, failures)
-        number, slot = divmod(batch.rows[0], spec.rows_per_shard)
-        if slot == 0:
-            self._shard = self._begin(number)
-        assert self._shard
-        self._shard.add(
-            EncodedRows(batch.rows, latents, batch.original_sizes, batch.crops, batch.content_hashes, failures)
-        )
-        if batch.rows[-1] == spec.rows_of_shard(number)[-1]:
+        rows = packed.rows
+        self._count(rows)
+        if self._shard is None:
+            self._shard = self._begin(next(self._plans))
+        self._shard.add(rows)
+        if rows.todo[-1] == self._last_row:
+            self._check()
             self._shard.commit()
             self._shard = None
-        self._progress.advance(len(batch.rows), len(failures))
-        self._stages["read"] += batch.decode_s
-        self._stages["encode"] += encode_s
+        self._progress.advance(len(rows.todo), len(rows.failures))
+        for stage, seconds in packed.seconds.items():
+            self._stages[stage] += seconds
         self._stages["write"] += time.perf_counter() - started
 
     def close(self) -> None:
@@ -121,21 +147,20 @@ class _Sink:
         if self._shard:
             self._shard.abandon()
 
-    def _begin(self, number: int) -> ShardInProgress:
-        rows = self._writer.spec.rows_of_shard(number)
-        return self._writer.begin(
-            number,
-            keys=self._source.keys(rows),
-            labels=self._source.labels(rows.start, rows.stop),
-            captions=[self._source.caption(row) for row in rows] if self._writer.spec.has_captions else None,
-        )
+    def _begin(self, plan: ShardPlan) -> ShardInProgress:
+        self._check()
+        rows, source = plan.rows, self._source
+        self._last_row = plan.todo[-1]
+        captions = [source.caption(row) for row in rows] if self._writer.spec.has_captions else None
+        labels = source.labels(rows.start, rows.stop)
+        return self._writer.begin(plan, keys=source.keys(rows), labels=labels, captions=captions)
 
-    def _count(self, rows: list[int], failures: dict[int, tuple[str, str]]) -> None:
+    def _count(self, rows: EncodedRows) -> None:
         report = self._report
-        report.num_rows += len(rows)
-        report.num_failed += len(failures)
-        if report.num_rows <= _EARLY_ROWS + len(rows) and report.num_failed > _EARLY_ROWS // 2:
-            row, (_, error) = next(iter(failures.items()))
+        report.num_rows += len(rows.todo)
+        report.num_failed += len(rows.failures)
+        if report.num_rows <= _EARLY_ROWS + len(rows.todo) and report.num_failed > _EARLY_ROWS // 2:
+            row, (_, error) = next(iter(rows.failures.items()))
             raise SourceError(
                 f"{self._source.uri}: {report.num_failed} of the first {report.num_rows} images failed, "
                 f"{self._source.key(row)} because: {error}; put the source right and repeat"

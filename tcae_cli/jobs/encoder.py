@@ -1,4 +1,4 @@
-"""Image batches to latents on one device: bf16 or float32, copies overlapped, non-finite results computed again.
+"""Image batches to rows of a store: encoded on one device, checked, rounded and counted.
 
 Axes: k rows of a batch, c latent channels, h w latent positions.
 """
@@ -13,7 +13,13 @@ from torch import Tensor
 
 from tcae_cli.data.loader import ImageBatch
 from tcae_cli.data.transform import to_float
-from tcae_cli.runtime.device import Precision, autocast, naming_the_batch_size
+from tcae_cli.runtime.device import autocast, naming_the_batch_size
+from tcae_cli.store.quantise import dequantise, quantise, scale_of
+from tcae_cli.store.spec import StoreSpec
+from tcae_cli.store.statistics import Moments
+from tcae_cli.store.writer import EncodedRows
+
+Failures = dict[int, tuple[str, str]]  # row -> stage, reason
 
 
 @dataclass(frozen=True)
@@ -21,7 +27,7 @@ class Encoded:
     """Latents of a batch; on a GPU they may still be under way, until `wait` returns."""
 
     batch: ImageBatch
-    latents: Tensor  # [batch_size, c, h, w], float32, on the host
+    latents: dict[str, Tensor]  # of each view, [batch_size, c, h, w], float32, on the host
     started: torch.cuda.Event | float
     done: torch.cuda.Event | float
 
@@ -35,10 +41,10 @@ class Encoded:
 
 
 class LatentEncoder:
-    """Encodes uint8 batches [batch_size, 3, h, w] with `encode`, a model's method on images in [-1, 1]."""
+    """Encodes batches with `encode`, a model's method on images in [-1, 1], into every view of a store."""
 
-    def __init__(self, encode: Callable[[Tensor], Tensor], device: torch.device, precision: Precision) -> None:
-        self._encode, self._device, self._precision = encode, device, precision
+    def __init__(self, encode: Callable[[Tensor], Tensor], device: torch.device, spec: StoreSpec) -> None:
+        self._encode, self._device, self._spec = encode, device, spec
 
     @torch.inference_mode()
     def __call__(self, batch: ImageBatch) -> Encoded:
@@ -46,20 +52,27 @@ class LatentEncoder:
         if self._device.type == "cuda":
             torch.cuda.set_device(self._device)  # of this thread
         started = self._now()
-        with naming_the_batch_size(len(batch.images)):
-            images = to_float(batch.images.to(self._device, non_blocking=True))
-            with autocast(self._device, self._precision):
-                latents = self._encode(images).float()
-            on_host = torch.empty(latents.shape, pin_memory=self._device.type == "cuda")
-            on_host.copy_(latents, non_blocking=True)
-        return Encoded(batch, on_host, started, self._now())
+        latents: dict[str, Tensor] = {}
+        with naming_the_batch_size(len(batch.images[0])):
+            pixels = [to_float(images.to(self._device, non_blocking=True)) for images in batch.images]
+            for name in self._spec.views:
+                with autocast(self._device, self._spec.compute.dtype):
+                    on_device = self._encode(self._view(name, pixels)).float()
+                latents[name] = torch.empty(on_device.shape, pin_memory=self._device.type == "cuda")
+                latents[name].copy_(on_device, non_blocking=True)
+        return Encoded(batch, latents, started, self._now())
 
     @torch.inference_mode()
-    def again_in_float32(self, batch: ImageBatch, slots: list[int]) -> np.ndarray:
-        """Latents [k, c, h, w] of the images in these slots, without autocast."""
-        images = to_float(batch.images[slots].to(self._device))
-        latents: np.ndarray = self._encode(images).float().cpu().numpy()
-        return latents
+    def again_in_float32(self, batch: ImageBatch, name: str, slot: int) -> np.ndarray:
+        """Latents [c, h, w] of one image in one view, without autocast."""
+        pixels = [to_float(images[slot : slot + 1].to(self._device)) for images in batch.images]
+        latents: np.ndarray = self._encode(self._view(name, pixels)).float().cpu().numpy()
+        return latents[0]
+
+    def _view(self, name: str, pixels: list[Tensor]) -> Tensor:
+        view = self._spec.views[name]
+        images = pixels[self._spec.sizes.index(view.size)]
+        return images.flip(-1) if view.flip else images
 
     def _now(self) -> torch.cuda.Event | float:
         if self._device.type != "cuda":
@@ -69,23 +82,65 @@ class LatentEncoder:
         return event
 
 
-def storable(encoded: Encoded, encoder: LatentEncoder, dtype: str) -> tuple[np.ndarray, dict[int, tuple[str, str]]]:
-    """The latents [k, c, h, w] of a batch's rows in the store's dtype, and the failures by row: stage and reason.
+def pack_rows(encoded: Encoded, encoder: LatentEncoder, spec: StoreSpec) -> EncodedRows:
+    """The rows a batch gives: latents in the store's dtype, their moments, and what failed.
 
-    Rows with a value that is not finite are encoded once more in float32; what is then not finite, or beyond what the
-    dtype holds, has failed.
+    Rows with a value that is not finite, or beyond the dtype, are encoded once more in float32; what is then not
+    finite, or still beyond, has failed.
     """
-    batch = encoded.batch
-    values = encoded.latents[: len(batch.rows)].numpy()
-    largest = float(np.finfo(dtype).max)
-    failures = dict(batch.failures)
-    for slot, row in enumerate(batch.rows):
-        if row in failures or np.abs(values[slot]).max() <= largest:  # not so for a NaN
+    batch, failures = encoded.batch, dict(encoded.batch.failures)
+    slots = batch.slots()
+    values = {name: latents[slots].numpy() for name, latents in encoded.latents.items()}
+    again: set[int] = set()
+    for name in spec.views:
+        again |= _encode_again(values[name], name, batch, encoder, spec.dtype, failures)
+    stored, moments, clipped = {}, {}, {}
+    ok = [k for k, row in enumerate(batch.todo) if row not in failures]
+    for name in spec.views:
+        stored[name], as_read, num_clipped = _round(values[name], spec, name)
+        moments[name] = Moments.of(as_read[ok]) if ok else None
+        clipped[name] = int(num_clipped[ok].sum())
+    return EncodedRows(
+        rows=batch.rows,
+        todo=batch.todo,
+        latents=stored,
+        moments=moments,
+        original_sizes=batch.original_sizes[slots],
+        crops={spec.crop_name(size): crops[slots] for size, crops in zip(spec.sizes, batch.crops, strict=True)},
+        content_hashes=batch.content_hashes[slots],
+        failures=failures,
+        num_again=len(again - failures.keys()),
+        num_clipped=clipped if spec.quantisation else None,
+    )
+
+
+def _encode_again(
+    values: np.ndarray, name: str, batch: ImageBatch, encoder: LatentEncoder, dtype: str, failures: Failures
+) -> set[int]:
+    """Put right what is not finite in the latents [k, c, h, w] of a view; gives those rows, and fails what stays so."""
+    largest = float(np.finfo(np.float32 if dtype == "int8" else dtype).max)
+    again = set()
+    for k, (row, slot) in enumerate(zip(batch.todo, batch.slots(), strict=True)):
+        if row in failures or np.abs(values[k]).max() <= largest:  # not so for a NaN
             continue
-        values[slot] = encoder.again_in_float32(batch, [slot])[0]
-        if not np.isfinite(values[slot]).all():
+        again.add(row)
+        values[k] = encoder.again_in_float32(batch, name, slot)
+        if not np.isfinite(values[k]).all():
             failures[row] = ("encode", "the latents are not finite, in float32 either")
-        elif np.abs(values[slot]).max() > largest:
+        elif np.abs(values[k]).max() > largest:
             failures[row] = ("encode", f"the latents are beyond {dtype}; encode into a store with --dtype float32")
-    with np.errstate(over="ignore", invalid="ignore"):  # failed rows are not stored
-        return values.astype(dtype), failures
+    return again
+
+
+def _round(values: np.ndarray, spec: StoreSpec, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Latents as stored, as a reader gets them in float32, and of each row the values clipped, [k]."""
+    not_clipped = np.zeros(len(values), np.int64)
+    scale = scale_of(spec, name)
+    if scale is not None:
+        with np.errstate(invalid="ignore", over="ignore"):  # failed rows are not stored
+            stored, clipped = quantise(values, scale)
+        return stored, dequantise(stored, scale), clipped
+    if spec.dtype == "float32":
+        return values, values, not_clipped
+    half = torch.from_numpy(values).half()  # numpy takes twenty times as long
+    return half.numpy(), half.float().numpy(), not_clipped

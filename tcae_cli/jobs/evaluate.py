@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from tcae_cli.checkpoint import load_autoencoder
-from tcae_cli.data.loader import ImageBatch, load_batches
-from tcae_cli.data.partition import batches_of_shard
+from tcae_cli.data.image_batch import BatchRows, ImageBatch
+from tcae_cli.data.loader import load_batches
+from tcae_cli.data.partition import batches_of_rows
 from tcae_cli.data.source import open_source
 from tcae_cli.data.transform import to_float, to_uint8
 from tcae_cli.errors import SourceError, UsageError
@@ -36,9 +37,9 @@ def evaluate(request: EvalRequest, progress: Progress) -> EvalReport:
         progress.start("evaluate", len(source))
         for batch in load_batches(
             source,
-            batches_of_shard(0, len(source), request.batch_size),
+            map(BatchRows, batches_of_rows(0, len(source), request.batch_size)),
             batch_size=request.batch_size,
-            size=model.spec.image_size,
+            sizes=[model.spec.image_size],
             resize=request.resize,
             num_workers=request.num_workers,
         ):
@@ -68,7 +69,7 @@ def evaluate(request: EvalRequest, progress: Progress) -> EvalReport:
 
 
 def _good_images(batch: ImageBatch) -> Tensor:
-    return batch.images[[slot for slot, row in enumerate(batch.rows) if row not in batch.failures]]
+    return batch.images[0][[slot for slot, row in enumerate(batch.rows) if row not in batch.failures]]
 
 
 def _round_trip(model: TCAE, images: Tensor) -> Tensor:

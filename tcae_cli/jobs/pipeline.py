@@ -1,41 +1,57 @@
 """Read, compute and write at the same time, in bounded stages."""
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from threading import Event
-from typing import TypeVar
+from typing import Any, NamedTuple
 
-Read = TypeVar("Read")
-Computed = TypeVar("Computed")
-
-_WAITING = 2  # batches more than are computed at once: memory does not grow with the run
+_WAITING = 2  # batches more than are worked on at once: memory does not grow with the run
 
 
-def run_pipeline(
-    batches: Iterable[Read],
-    compute: Callable[[Read], Computed],
-    write: Callable[[Computed], None],
-    num_threads: int = 1,
-) -> None:
-    """Feed every batch through compute (so many threads) and write (one thread, in the order of the batches).
+class Stage(NamedTuple):
+    """What is done to each batch; several threads do several batches at once."""
 
-    Reading overlaps both when `batches` is made elsewhere, as a loader with workers does. An error in any stage ends
+    work: Callable[[Any], Any]
+    num_threads: int = 1
+
+
+def run_pipeline(batches: Iterable[Any], stages: Sequence[Stage], write: Callable[[Any], None]) -> None:
+    """Feed every batch through the stages, each on what the one before gave, and write, in the order of the batches.
+
+    Reading overlaps them when `batches` is made elsewhere, as a loader with workers does. An error in any stage ends
     the run and is raised here; nothing is written after it.
     """
     stopped = Event()
 
-    def write_computed(computed: Future[Computed]) -> None:
+    def write_result(result: Future[Any]) -> None:
         if not stopped.is_set():
             stopped.set()  # and so it stays if this raises
-            write(computed.result())
+            write(result.result())
             stopped.clear()
 
-    with ThreadPoolExecutor(num_threads, "compute") as computing, ThreadPoolExecutor(1, "write") as writing:
+    with ExitStack() as pools:
+        workers = [pools.enter_context(ThreadPoolExecutor(stage.num_threads, "compute")) for stage in stages]
+        writing = pools.enter_context(ThreadPoolExecutor(1, "write"))
+        most = sum(stage.num_threads for stage in stages) + _WAITING
         in_flight: deque[Future[None]] = deque()
         for batch in batches:
-            in_flight.append(writing.submit(write_computed, computing.submit(compute, batch)))
-            if len(in_flight) >= num_threads + _WAITING:
+            result = _done(batch)
+            for stage, worker in zip(stages, workers, strict=True):
+                result = worker.submit(_work_on, stage.work, result)
+            in_flight.append(writing.submit(write_result, result))
+            if len(in_flight) >= most:
                 in_flight.popleft().result()
         for future in in_flight:
             future.result()
+
+
+def _work_on(work: Callable[[Any], Any], before: Future[Any]) -> Any:
+    return work(before.result())
+
+
+def _done(value: Any) -> Future[Any]:
+    future: Future[Any] = Future()
+    future.set_result(value)
+    return future

@@ -11,7 +11,7 @@ from torch import Tensor
 from tcae_cli.checkpoint import MODEL_FILE, LatentStatistics, save_checkpoint
 from tcae_cli.data.crops import TrainingBatch, TrainingViews, load_training_batches
 from tcae_cli.data.image_file import draw_grid, encode_image
-from tcae_cli.data.loader import load_batches
+from tcae_cli.data.loader import load_rows
 from tcae_cli.data.source import Source, open_source
 from tcae_cli.data.transform import to_float, to_uint8
 from tcae_cli.errors import TcaeError, UsageError
@@ -163,11 +163,9 @@ def _centre_crops(source: Source, recipe: Recipe) -> Iterator[Tensor]:
     """Batches [32, 3, h, w], uint8, of up to _MEASURED_IMAGES images spread evenly over the source."""
     rows = range(0, len(source), -(-len(source) // _MEASURED_IMAGES))
     batches = [rows[start : start + 32] for start in range(0, len(rows), 32)]
-    for batch in load_batches(
-        source, batches, batch_size=32, size=recipe.model.image_size, resize="torch", num_workers=0
-    ):
-        good = [slot for slot, row in enumerate(batch.rows) if row not in batch.failures]
-        yield batch.images[good]
+    for batch in batches:
+        images, _, failures = load_rows(source, batch, recipe.model.image_size, "torch")
+        yield images[[slot for slot, row in enumerate(batch) if row not in failures]]
 
 
 @torch.no_grad()
@@ -206,10 +204,10 @@ def _draw_reconstructions(run: _Run) -> None:
     """RUN/reconstructions/step-N.png: originals above what the averaged model makes of them."""
     spread = range(0, len(run.source), -(-len(run.source) // _NUM_SAMPLES))
     size = run.recipe.model.image_size
-    batch = next(load_batches(run.source, [spread], batch_size=len(spread), size=size, resize="torch", num_workers=0))
+    images, _, _ = load_rows(run.source, spread, size, "torch")
     with autocast(run.device, run.recipe.train.precision):
-        decoded = to_uint8(run.state.average(to_float(batch.images.to(run.device))).float()).cpu()
-    rows = [[picture.permute(1, 2, 0).numpy() for picture in pictures] for pictures in (batch.images, decoded)]
+        decoded = to_uint8(run.state.average(to_float(images.to(run.device))).float()).cpu()
+    rows = [[picture.permute(1, 2, 0).numpy() for picture in pictures] for pictures in (images, decoded)]
     folder = run.request.out / "reconstructions"
     folder.mkdir(exist_ok=True)
     write_atomic(folder / f"step-{run.state.step:07d}.png", encode_image(draw_grid(rows), "png"))

@@ -12,6 +12,7 @@ from tcae_cli.errors import DiskError
 _CAUSES = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "the limit on a file's size is reached",
     errno.EROFS: "the file system is read-only",
     errno.EACCES: "permission is denied",
     errno.EPERM: "permission is denied",
@@ -75,10 +76,10 @@ def disk_errors(path: Path) -> Iterator[None]:
     """Turns what a full, read-only or vanished disk raises into one sentence about `path`."""
     try:
         yield
+    except DiskError:  # an OSError too, with its own sentence
+        raise
     except OSError as error:
-        cause = _CAUSES.get(error.errno or 0)
-        if cause is None:
-            raise
+        cause = _CAUSES.get(error.errno or 0) or error.strerror or str(error)
         raise DiskError(
             f"{path} cannot be written: {cause}; what is complete stays, put it right and repeat"
         ) from error

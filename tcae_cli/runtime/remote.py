@@ -1,6 +1,5 @@
 """Paths elsewhere, through fsspec: s3://, gs://, hf:// and http(s)://."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -42,11 +41,11 @@ def remote_errors() -> Iterator[None]:
     """Turns what clients of remote stores raise into the OSError that a local disk would have raised."""
     try:
         yield
+    except FSTimeoutError as error:
+        raise OSError("no answer in time") from error
     except OSError:  # most of it already, FileNotFoundError and PermissionError among them
         raise
-    except (FSTimeoutError, asyncio.TimeoutError) as error:
-        raise OSError("no answer in time") from error
-    except Exception as error:  # noqa: BLE001  each client has its own tree, and may not be installed
+    except Exception as error:  # each client has its own tree, and may not be installed
         if not type(error).__module__.startswith(("aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "httpx")):
             raise
         raise OSError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error

@@ -1,209 +1,159 @@
-"""What is committed: one record a shard, created last, and the finish that makes a store complete.
+"""The finish that makes a store complete, and what opens it again.
 
-Order of a shard: latents, side arrays, status, record (DESIGN section 5). Whatever the moment of a kill, a row whose
-status says ok has its latents, and a shard without a record is written again.
+Whoever sees every shard committed writes the same statistics and failures; the root that says `complete` comes last.
 """
 
-import shutil
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import zarr
-from pydantic import BaseModel, ConfigDict, ValidationError
+from zarr.storage import MemoryStore
 
-from tcae_cli.errors import StoreError
-from tcae_cli.runtime.files import disk_errors, make_folder, sync, write_atomic
-from tcae_cli.store.layout import PRIVATE_FOLDER, read_attributes, read_spec, write_attributes
-from tcae_cli.store.statistics import LatentMoments, Moments
+from tcae_cli.runtime.folder import PARTS, Folder
+from tcae_cli.store.layout import (
+    PRIVATE_FOLDER,
+    group_metadata,
+    index_folder,
+    read_attributes,
+    read_spec,
+    write_attributes,
+)
+from tcae_cli.store.record import FailedRow, ShardRecord, read_records, write_record
+from tcae_cli.store.spec import SourceIdentity
+from tcae_cli.store.statistics import LatentMoments
 
-PARTS_FOLDER = f"{PRIVATE_FOLDER}/part"  # files that have no name yet
-_RECORDS_FOLDER = f"{PRIVATE_FOLDER}/commits"
-_FINISHED = f"{PRIVATE_FOLDER}/finished"  # created by the process that completes the store
 _CHUNK_ROWS = 65_536  # of the failures table
 
 
-class FileRecord(BaseModel):
-    """What a file of the store was when it was committed."""
+@dataclass
+class Totals:
+    """What the records of some shards add up to."""
 
-    model_config = ConfigDict(frozen=True)
+    num_shards: int = 0
+    num_ok: int = 0
+    num_failed: int = 0
+    num_again: int = 0
+    num_clipped: dict[str, int] = field(default_factory=dict)
+    failures: list[FailedRow] = field(default_factory=list)
+    moments: dict[str, LatentMoments] = field(default_factory=dict)  # of each view with ok rows
 
-    size: int  # bytes
-    crc32c: int
-
-
-class FailedRow(BaseModel):
-    """A row without latents: its key, and where and why it failed."""
-
-    model_config = ConfigDict(frozen=True)
-
-    row: int
-    path: str
-    stage: str  # read, decode or encode
-    error: str
-
-
-class ShardRecord(BaseModel):
-    """The commit of one shard."""
-
-    model_config = ConfigDict(frozen=True)
-
-    shard: int
-    first_row: int
-    num_rows: int
-    num_ok: int
-    num_failed: int
-    files: dict[str, FileRecord]  # by path inside the store
-    failures: list[FailedRow]
-    statistics: dict[str, Any] | None  # LatentMoments of its ok rows; None if there are none
+    def add(self, record: ShardRecord) -> None:
+        """Count a shard; in shard order, so that sums have the same bits whoever adds them."""
+        self.num_shards += 1
+        self.num_ok += record.num_ok
+        self.num_failed += record.num_failed
+        self.num_again += record.num_again
+        self.failures += record.failures
+        for view, count in record.num_clipped.items():
+            self.num_clipped[view] = self.num_clipped.get(view, 0) + count
+        for view, data in (record.statistics or {}).items():
+            moments, before = LatentMoments.from_json(data), self.moments.get(view)
+            self.moments[view] = before.merge(moments) if before else moments
 
 
-def record_path(store: Path, shard: int) -> Path:
-    """Where the record of a shard is, once it is committed."""
-    return store / _RECORDS_FOLDER / f"{shard:06d}.json"
-
-
-def write_record(store: Path, record: ShardRecord) -> None:
-    """Commit a shard."""
-    path = record_path(store, record.shard)
-    make_folder(path.parent)
-    write_atomic(path, record.model_dump_json().encode())
-
-
-def read_record(store: Path, shard: int) -> ShardRecord | None:
-    """The record of a shard; None if it is not committed, or its files are no longer of the size they had."""
-    path = record_path(store, shard)
-    try:
-        record = ShardRecord.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValidationError as error:
-        raise StoreError(f"{path} is damaged; remove it and repeat: its shard is then encoded again") from error
-    return record if all(_size(store / name) == file.size for name, file in record.files.items()) else None
-
-
-def finalise(store: Path) -> bool:
+def finalise(folder: Folder) -> bool:
     """Write statistics, the failures table and, last, `complete`; True for the one process that completes the store.
 
-    False if some shard is not committed yet, or another process is first. Whoever calls it writes the same.
+    False if some shard is not committed yet, or another process was first.
     """
-    spec = read_spec(store)
-    moments: LatentMoments | None = None
-    failures: list[FailedRow] = []
-    for shard in range(spec.num_shards):
-        record = read_record(store, shard)
-        if record is None:
+    spec, generation = read_spec(folder), read_attributes(folder)["generation"]
+    sizes, totals = folder.sizes(), Totals()
+    for _, record in read_records(folder, range(spec.num_shards), sizes):
+        if record is None or not record.is_committed(spec):
             return False
-        failures += record.failures
-        if record.statistics:
-            of_shard = LatentMoments.from_json(record.statistics)
-            moments = moments.merge(of_shard) if moments else of_shard
-    with disk_errors(store):
-        _put_in_place(store / "statistics", lambda path: _write_statistics(path, moments))
-        _put_in_place(store / "failures", lambda path: _write_failures(path, failures))
-        try:
-            (store / _FINISHED).touch(exist_ok=False)
-        except FileExistsError:
-            return False
-        for leftover in _leftovers(store):
-            leftover.unlink(missing_ok=True)
-    result = {
-        "rows": {"ok": moments.num_rows if moments else 0, "failed": len(failures)},
-        "statistics": _summary(moments) if moments else None,
-        "complete": True,
-    }
-    write_attributes(store, {**read_attributes(store), **result})
-    return True
+        totals.add(record)
+    tables = {**_statistics_files(totals.moments), **_failures_files(totals.failures)}
+    folder.write(tables)
+    folder.remove([name for name in sizes if name.startswith(("statistics/", "failures/")) and name not in tables])
+    is_first = folder.create(_finished_name(generation), b"")
+    attributes = read_attributes(folder)
+    if attributes["generation"] != generation:  # opened again meanwhile
+        return False
+    rows = {"ok": totals.num_ok, "failed": totals.num_failed, "encoded_again_in_float32": totals.num_again}
+    statistics = {view: moments.summary() for view, moments in totals.moments.items()}
+    result = {"rows": rows, "num_clipped": totals.num_clipped, "statistics": statistics, "complete": True}
+    write_attributes(folder, {**attributes, **result})
+    return is_first
 
 
-def _summary(moments: LatentMoments) -> dict[str, Any]:
-    overall = _overall(moments)
-    return {
-        "num_rows": moments.num_rows,
-        "mean": float(overall.mean),
-        "std": float(overall.std),
-        "channel_mean": moments.channel.mean.tolist(),
-        "channel_std": moments.channel.std.tolist(),
-    }
+def reopen_unless_whole(folder: Folder) -> None:
+    """Make a store that lost files since it was complete incomplete again, so that the command mends it."""
+    attributes, spec = read_attributes(folder), read_spec(folder)
+    if not attributes["complete"]:
+        folder.remove([_finished_name(attributes["generation"])])  # of a finish that was killed
+    elif not all(
+        record and record.is_committed(spec)
+        for _, record in read_records(folder, range(spec.num_shards), folder.sizes())
+    ):
+        _reopen(folder)
 
 
-def reopen_unless_whole(store: Path) -> None:
-    """Take back what finishing wrote, if it was cut short or the store has lost files since: the command mends it.
-
-    For one process, before others begin.
-    """
-    attributes, spec = read_attributes(store), read_spec(store)
-    if attributes["complete"]:
-        if all(read_record(store, shard) for shard in range(spec.num_shards)):
-            return
-        write_attributes(store, {**attributes, "complete": False})
-    with disk_errors(store):
-        for name in ("statistics", "failures"):
-            shutil.rmtree(store / name, ignore_errors=True)
-        (store / _FINISHED).unlink(missing_ok=True)
+def reopen_failed(folder: Folder, shards: Iterable[int]) -> int:
+    """Let the failed rows of these shards be tried again; returns how many there are."""
+    found = read_records(folder, list(shards), folder.sizes())
+    failed = [record for _, record in found if record and record.num_failed]
+    if failed:
+        _reopen(folder)
+    for record in failed:
+        write_record(folder, record.model_copy(update={"reopened": True}))
+    return sum(record.num_failed for record in failed)
 
 
-def _overall(moments: LatentMoments) -> Moments:
-    """Of all values, from those of the channels, which all have the same count."""
-    channel = moments.channel
-    mean = channel.mean.mean()
-    m2 = channel.m2.sum() + channel.count * np.square(channel.mean - mean).sum()
-    return Moments(channel.count * channel.mean.size, mean, m2, channel.minimum.min(), channel.maximum.max())
+def append_rows(folder: Folder, source: SourceIdentity) -> None:
+    """Give the store the rows of a source that has grown; its first rows are the store's. The root decides."""
+    before = read_spec(folder)
+    _reopen(folder, source=source.model_dump(mode="json"))
+    # An index nobody names any more.
+    if before.source.fingerprint != source.fingerprint:
+        folder.remove(list(folder.sizes(index_folder(before))))
 
 
-def _write_statistics(path: Path, moments: LatentMoments | None) -> None:
-    """A group of float64 arrays: channel_mean [c], position_mean [h, w] and so on; empty if no row is ok."""
-    parts = {"channel": moments.channel, "position": moments.position} if moments else {}
-    for name, part in parts.items():
-        for suffix, values in (("mean", part.mean), ("std", part.std), ("min", part.minimum), ("max", part.maximum)):
-            zarr.create_array(path / f"{name}_{suffix}", data=values.astype(np.float64), overwrite=True)
-    write_attributes(path, {"num_rows": moments.num_rows if moments else 0})
+def clear_leftovers(folder: Folder, owners: set[str]) -> None:
+    """Remove temporary files that kills left behind; owners: processes that are alive, whose files stay."""
+    names = folder.sizes(PARTS)
+    folder.remove([name for name in names if name.rpartition("/")[2].partition(".")[0] not in owners])
 
 
-def _write_failures(path: Path, failures: list[FailedRow]) -> None:
+def _reopen(folder: Folder, **changes: Any) -> None:
+    attributes = read_attributes(folder)
+    generation = attributes["generation"] + (1 if attributes["complete"] else 0)
+    write_attributes(folder, {**attributes, "complete": False, "statistics": None, "generation": generation, **changes})
+
+
+def _finished_name(generation: int) -> str:
+    """Created by the process that completes the store, each time it is completed."""
+    return f"{PRIVATE_FOLDER}/finished.{generation}"
+
+
+def _statistics_files(moments: Mapping[str, LatentMoments]) -> dict[str, bytes]:
+    """A group for each view, of float64 arrays: channel_mean [c], position_mean [h, w] and so on."""
+    columns = {f"{view}/{name}": values for view, each in moments.items() for name, values in each.arrays().items()}
+    groups = {f"statistics/{view}/zarr.json": group_metadata({"num_rows": m.num_rows}) for view, m in moments.items()}
+    return {**_group_files("statistics", columns), **groups}
+
+
+def _failures_files(failures: list[FailedRow]) -> dict[str, bytes]:
     """A table, one array a column."""
-    chunks = (max(1, min(len(failures), _CHUNK_ROWS)),)
-    columns: dict[str, tuple[str, list[Any]]] = {
-        "row": ("int64", [failure.row for failure in failures]),
-        "path": ("string", [failure.path for failure in failures]),
-        "stage": ("string", [failure.stage for failure in failures]),
-        "error": ("string", [failure.error for failure in failures]),
-    }
-    for name, (dtype, values) in columns.items():
-        array = zarr.create_array(path / name, shape=(len(values),), dtype=dtype, chunks=chunks, overwrite=True)
-        if values:
-            array[:] = np.array(values, np.int64 if dtype == "int64" else object)
-    write_attributes(path, {})
+    columns: dict[str, np.ndarray] = {"row": np.array([failure.row for failure in failures], np.int64)}
+    for name in ("path", "stage", "error"):
+        columns[name] = np.array([getattr(failure, name) for failure in failures], object)
+    return _group_files("failures", columns)
 
 
-def _leftovers(store: Path) -> Iterator[Path]:
-    """Temporary files that a kill left behind; every shard is committed, so nobody is writing one."""
-    yield from store.glob("*/*.partial")  # zarr-python's
-    yield from store.glob("*/.*.partial")
-    yield from store.glob(f"{_RECORDS_FOLDER}/.*.partial")
-    yield from (path for path in store.glob(f"{PARTS_FOLDER}/*") if path.is_file())
-
-
-def _put_in_place(final: Path, write: Callable[[Path], None]) -> None:
-    """Write a group under another name and move it here, whole; another process may have been first with the same."""
-    scratch = final.parent / PARTS_FOLDER / f"{final.name}.{uuid4().hex[:12]}"
-    scratch.mkdir(parents=True)
-    write(scratch)
-    for path in [*scratch.rglob("*"), scratch]:
-        sync(path)
-    try:
-        scratch.rename(final)
-    except OSError:
-        if not final.is_dir():
-            raise
-        shutil.rmtree(scratch)
-    sync(final.parent)
-
-
-def _size(path: Path) -> int | None:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return None
+def _group_files(group: str, arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+    """The files of a Zarr group, by name in the store."""
+    files: dict[str, Any] = {}
+    for name, values in arrays.items():
+        array = zarr.create_array(
+            MemoryStore(files),
+            name=f"{group}/{name}",
+            shape=values.shape,
+            dtype="string" if values.dtype == object else values.dtype,
+            chunks=(max(1, min(len(values), _CHUNK_ROWS)), *values.shape[1:]),
+        )
+        if values.size:
+            array[...] = values
+    parents = {name: data.to_bytes() for name, data in files.items() if name.startswith(f"{group}/")}
+    return {**parents, f"{group}/zarr.json": group_metadata({})}

@@ -1,7 +1,7 @@
-"""Who is at work on a store: files that live processes keep fresh, on any file system the machines share.
+"""Who is at work on a store: claims that live processes keep fresh, in the store itself.
 
-A claim is stale when its process is gone (same machine) or it was not touched for a minute (another machine). Times are
-compared between files, so clocks of machines do not matter.
+A claim is stale when its process is gone (same machine) or it was not written for a minute (another machine). Times are
+compared between files of the store, so clocks of machines do not matter.
 """
 
 import json
@@ -11,65 +11,78 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 from tcae_cli.errors import StoreError
-from tcae_cli.runtime.files import make_folder, write_atomic
+from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.layout import PRIVATE_FOLDER
 
 _LEASES_FOLDER = f"{PRIVATE_FOLDER}/leases"
 _HEARTBEAT_S = 10.0
 _STALE_S = 60.0
-_PATIENCE_S = 600.0  # a rank waits for rank 0 to scan the source
+_PATIENCE_S = 600.0  # a rank waits for its leader to begin on the source
 _POLL_S = 0.05
 
-_THIS_PROCESS = uuid4().hex
 _JOINED, _SETTLED, _READY, _DONE = "joined", "settled", "ready", "done"
 
 
-@contextmanager
-def join_store(store: Path, launch: str, rank: int, world_size: int) -> Iterator["Lease"]:
-    """Be rank `rank` of a launch that works on a store. What it made and left empty is removed again.
+@dataclass(frozen=True)
+class Place:
+    """A process among those that work on a store together."""
 
-    Raises StoreError if a process of another launch, or the same rank of this one, is at work there.
+    launch: str  # what they share
+    member: str = "0"
+    leader: str = "0"  # the member that makes the store ready for this one
+    has_followers: bool = False
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether it makes the store ready itself."""
+        return self.member == self.leader
+
+
+@contextmanager
+def join_store(folder: Folder, place: Place) -> Iterator["Lease"]:
+    """Work on a store in this place. What was made and left empty is removed again.
+
+    Raises StoreError if a process of another launch, or one in the same place, is at work there.
     """
-    folder = store / _LEASES_FOLDER
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
-    make_folder(folder)
-    lease = Lease(folder, launch, rank, world_size)
+    folder.make()
+    lease = Lease(folder, place)
     try:
-        lease.take(store)
-        with _kept_fresh(lease.path):
+        lease.take()
+        with _kept_fresh(lease):
             yield lease
-            lease.leave(_DONE)
+            lease.leave(is_done=True)
     finally:
-        lease.leave(None)
-        for path in made:
-            with suppress(OSError):  # not empty
-                path.rmdir()
+        lease.leave(is_done=False)
+        if not folder.sizes():
+            folder.remove_if_empty()
 
 
 class Lease:
-    """The claim of one rank."""
+    """The claim of one process."""
 
-    def __init__(self, folder: Path, launch: str, rank: int, world_size: int) -> None:
-        self.path = folder / f"{launch}.{rank}.json"
-        self._launch, self._world_size = launch, world_size
+    def __init__(self, folder: Folder, place: Place) -> None:
+        self.name = _claim_name(place.launch, place.member)
+        self._folder, self._place = folder, place
+        self._state: str | None = None  # nothing written yet
+        self._is_lost = False
 
     def announce_ready(self) -> None:
-        """Tell the other ranks that the store is there and may be continued."""
-        self.write(_READY)
+        """Tell those this process leads that the store is there and may be continued."""
+        self._write(_READY)
 
-    def wait_for_rank_zero(self) -> None:
-        """Wait until rank 0 has announced it. Raises StoreError if rank 0 has stopped or does not come."""
-        rank_zero = self.path.with_name(f"{self._launch}.0.json")
-        seen = False
+    def wait_for_leader(self) -> None:
+        """Wait until the leader has announced it. Raises StoreError if it has stopped or does not come."""
+        leader, seen = _claim_name(self._place.launch, self._place.leader), False
         patience_ends_at = time.monotonic() + _PATIENCE_S
         while time.monotonic() < patience_ends_at:
-            state = _state(rank_zero)
+            state = self._read(leader).get("state")
             # What an earlier launch of the same name left is older than that.
-            if state in (_READY, _DONE) and _age_s(rank_zero, self.path) <= _STALE_S:
+            if state in (_READY, _DONE) and self._age_s(leader, self.name) <= _STALE_S:
                 return
             if seen and state is None:
                 raise StoreError("rank 0 has stopped; its own message says why")
@@ -77,65 +90,112 @@ class Lease:
             time.sleep(_POLL_S)
         raise StoreError(f"rank 0 of this launch did not begin within {_PATIENCE_S:.0f} s; see its own message")
 
-    def take(self, store: Path) -> None:
-        """Become the launch that works on the store. Raises StoreError if another one is, and lives.
+    def check(self) -> None:
+        """Raise StoreError if this claim was taken away: this process stood still for so long that it seemed dead."""
+        if self._is_lost:
+            raise StoreError(
+                f"{self._folder.uri}: this process's claim on the store is gone (it stood still for over "
+                f"{_STALE_S:.0f} s, or the store was removed); repeat the command"
+            )
+
+    def live_owners(self) -> set[str]:
+        """The processes that are at work on the store, by what marks their temporary files."""
+        return {str(claim["owner"]) for name in self._claims() if (claim := self._live_claim(name))}
+
+    def take(self) -> None:
+        """Become one of those that work on the store. Raises StoreError if another launch does, and lives.
 
         Everybody writes a claim first and looks second, so of two that come together at least one sees the other. One
         that is settled stays; of two that are not, the smaller name waits to see whether the other had looked before.
         """
-        if self.path.exists() and not self._is_stale(self.path):
-            raise _taken(store, self.path)
-        self.write(_JOINED)
-        for path in self.path.parent.glob("*.json"):
-            if _launch_of(path) == self._launch:
+        if claim := self._live_claim(self.name):
+            raise self._taken(claim)
+        self._write(_JOINED)
+        for name in self._claims():
+            if _launch_of(name) == self._place.launch:
                 continue
-            while not self._is_stale(path):
-                if _state(path) != _JOINED or _launch_of(path) < self._launch:
-                    raise _taken(store, path)
+            while claim := self._live_claim(name):
+                if claim["state"] != _JOINED or _launch_of(name) < self._place.launch:
+                    raise self._taken(claim)
                 time.sleep(_POLL_S)
-            path.unlink(missing_ok=True)
-        self.write(_SETTLED)
+            self._folder.remove([name])
+        self._write(_SETTLED)
 
-    def _is_stale(self, path: Path) -> bool:
-        """Whether nobody is behind a claim any more."""
-        claim = _read(path)
-        if claim.get("state") == _DONE or not path.exists():
-            return True
-        here = claim.get("host") == socket.gethostname() and claim.get("processes") == _processes()
-        pid = claim.get("pid")
-        if here and isinstance(pid, int) and (_is_reused(pid, claim) or not _is_alive(pid)):
-            return True
-        probe = self.path.with_name(f".{uuid4().hex}.probe")
-        probe.touch()
+    def leave(self, is_done: bool) -> None:
+        """Give the claim up; a leader leaves word that it is done, for members that come late."""
+        if is_done and self._place.is_leader and self._place.has_followers:
+            self._write(_DONE)
+        elif self._state and self._state != _DONE and not self._is_lost:
+            with suppress(OSError):  # the store may be gone
+                self._folder.remove([self.name])
+
+    def refresh(self) -> None:
+        """Show that this process is alive; a claim that is gone stays so."""
+        if self._read(self.name).get("owner") == self._folder.owner:
+            self._write(self._state or _JOINED)
+        else:
+            self._is_lost = True
+
+    def _write(self, state: str) -> None:
+        self._state = state
+        holder = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "processes": _processes()}
+        self._folder.write({self.name: json.dumps(holder | {"owner": self._folder.owner}).encode()})
+
+    def _claims(self) -> list[str]:
+        return [name for name in self._folder.sizes(_LEASES_FOLDER) if name.endswith(".json")]
+
+    def _read(self, name: str) -> dict[str, Any]:
+        """A claim; empty where there is none."""
         try:
-            return _age_s(path, probe) > _STALE_S
+            claim: dict[str, Any] = json.loads(self._folder.read(name))
+        except FileNotFoundError:
+            return {}
+        return claim
+
+    def _live_claim(self, name: str) -> dict[str, Any] | None:
+        """A claim somebody is behind; None if nobody is."""
+        claim = self._read(name)
+        return claim if claim and not self._is_stale(name, claim) else None
+
+    def _is_stale(self, name: str, claim: dict[str, Any]) -> bool:
+        if claim["state"] == _DONE:
+            return True
+        here, pid = (claim["host"], claim["processes"]) == (socket.gethostname(), _processes()), claim["pid"]
+        if here and (self._is_reused(claim) or not _is_alive(pid)):
+            return True
+        probe = f"{_LEASES_FOLDER}/{uuid4().hex}.probe"
+        self._folder.write({probe: b""})
+        try:
+            return self._age_s(name, probe) > _STALE_S
         except FileNotFoundError:
             return True
         finally:
-            probe.unlink()
+            self._folder.remove([probe])
 
-    def write(self, state: str) -> None:
-        """Say where this rank is."""
-        write_atomic(self.path, _claim(state))
+    def _is_reused(self, claim: dict[str, Any]) -> bool:
+        """Whether the number is this process's own now: containers give the same numbers again and again."""
+        return bool(claim["pid"] == os.getpid() and claim["owner"] != self._folder.owner)
 
-    def leave(self, state: str | None) -> None:
-        """Give the claim up; rank 0 leaves word that it is done, for ranks that come late."""
-        if state is None:
-            if _state(self.path) != _DONE:
-                self.path.unlink(missing_ok=True)
-        elif self._world_size > 1 and self.path.name == f"{self._launch}.0.json":
-            self.write(state)
+    def _age_s(self, name: str, newer: str) -> float:
+        """How much older one file is than another, by the store's own clock."""
+        return self._folder.modified(newer) - self._folder.modified(name)
+
+    def _taken(self, claim: dict[str, Any]) -> StoreError:
+        return StoreError(
+            f"{self._folder.uri} is being written by process {claim['pid']} on {claim['host']}; wait for it "
+            f"to end, or stop it (a machine that died counts as gone after {_STALE_S:.0f} s)"
+        )
 
 
 @contextmanager
-def _kept_fresh(path: Path) -> Iterator[None]:
-    """Touch a claim now and then, so that others see its process is alive."""
+def _kept_fresh(lease: Lease) -> Iterator[None]:
+    """Write a claim again now and then, so that others see its process is alive."""
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(_HEARTBEAT_S):
-            with suppress(OSError):  # gone, or a file system that will be back
-                os.utime(path)
+            with suppress(OSError):  # a disk that is full, or a file system that will be back
+                lease.refresh()
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
     thread.start()
@@ -146,9 +206,12 @@ def _kept_fresh(path: Path) -> Iterator[None]:
         thread.join()
 
 
-def _claim(state: str) -> bytes:
-    holder = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "processes": _processes()}
-    return json.dumps(holder | {"process": _THIS_PROCESS}).encode()
+def _claim_name(launch: str, member: str) -> str:
+    return f"{_LEASES_FOLDER}/{launch}.{member}.json"
+
+
+def _launch_of(name: str) -> str:
+    return name.rpartition("/")[2].removesuffix(".json").rpartition(".")[0]
 
 
 def _processes() -> str:
@@ -159,36 +222,6 @@ def _processes() -> str:
         return ""
 
 
-def _read(path: Path) -> dict[str, object]:
-    """A claim; empty while it is being written."""
-    try:
-        claim = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return claim if isinstance(claim, dict) else {}
-
-
-def _state(path: Path) -> object:
-    return _read(path).get("state")
-
-
-def _taken(store: Path, path: Path) -> StoreError:
-    claim = _read(path)
-    return StoreError(
-        f"{store} is being written by process {claim.get('pid')} on {claim.get('host')}; wait for it to end, "
-        f"or stop it (a machine that died counts as gone after {_STALE_S:.0f} s)"
-    )
-
-
-def _launch_of(path: Path) -> str:
-    return path.name.removesuffix(".json").rpartition(".")[0]
-
-
-def _is_reused(pid: int, claim: dict[str, object]) -> bool:
-    """Whether the number is this process's own now: containers give the same numbers again and again."""
-    return pid == os.getpid() and claim.get("process") != _THIS_PROCESS
-
-
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -197,8 +230,3 @@ def _is_alive(pid: int) -> bool:
     except PermissionError:
         return True
     return True
-
-
-def _age_s(path: Path, newer: Path) -> float:
-    """How much older one file is than another, by the file system's own clock."""
-    return newer.stat().st_mtime - path.stat().st_mtime

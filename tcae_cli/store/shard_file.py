@@ -17,7 +17,10 @@ from numcodecs.blosc import Blosc
 from numcodecs.zstd import Zstd
 
 from tcae_cli.errors import StoreError
-from tcae_cli.runtime.files import disk_errors, rename_durably
+from tcae_cli.runtime.folder import FileInProgress, Folder, LocalFolder
+from tcae_cli.store.layout import shard_file
+from tcae_cli.store.record import FileRecord
+from tcae_cli.store.spec import StoreSpec
 
 _ABSENT = 2**64 - 1
 _CRC_BYTES = 4
@@ -52,26 +55,19 @@ def chunk_codec(name: str) -> ChunkCodec:
     return codecs[name]
 
 
-def crc32c_of(path: Path) -> int:
-    """CRC-32C of a file's bytes."""
-    checksum = google_crc32c.Checksum()
-    with path.open("rb") as file:
-        while block := file.read(2**22):
-            checksum.update(block)
-    return int.from_bytes(checksum.digest(), "big")
+def crc32c_of(data: bytes) -> int:
+    """CRC-32C of some bytes."""
+    return int(google_crc32c.value(data))
 
 
 class ShardFileWriter:
-    """Appends chunks to a temporary file and gives it its name when it is whole."""
+    """Appends chunks to a file that is published when it is whole."""
 
-    def __init__(self, part: Path, final: Path, num_chunks: int) -> None:
-        self._part, self._final = part, final
+    def __init__(self, file: FileInProgress, num_chunks: int) -> None:
+        self._file = file
         self._index = np.full((num_chunks, 2), _ABSENT, "<u8")
         self._num_appended = self._size = 0
         self._checksum = google_crc32c.Checksum()
-        with disk_errors(final):
-            part.parent.mkdir(parents=True, exist_ok=True)
-            self._file = part.open("xb")
 
     def append(self, chunk: bytes | None) -> None:
         """The next chunk, compressed; None where there is none: readers see the fill value."""
@@ -80,82 +76,101 @@ class ShardFileWriter:
             self._write(chunk)
         self._num_appended += 1
 
-    def finish(self) -> tuple[int, int]:
-        """Write the index, make the file durable under its name, and return its size and CRC-32C."""
+    def seal(self) -> FileRecord:
+        """Write the index and make the file durable, not visible yet."""
         index = self._index.tobytes()
         self._write(index)
-        self._write(google_crc32c.value(index).to_bytes(_CRC_BYTES, "little"))
-        with disk_errors(self._final):
-            self._file.close()
-            rename_durably(self._part, self._final)
-        return self._size, int.from_bytes(self._checksum.digest(), "big")
+        self._write(crc32c_of(index).to_bytes(_CRC_BYTES, "little"))
+        self._file.seal()
+        return FileRecord(size=self._size, crc32c=int.from_bytes(self._checksum.digest(), "big"))
 
-    def abandon(self) -> None:
+    def publish(self) -> None:
+        """Give the file its name."""
+        self._file.publish()
+
+    def discard(self) -> None:
         """Drop what was written."""
-        self._file.close()
-        self._part.unlink(missing_ok=True)
+        self._file.discard()
 
     def _write(self, data: bytes) -> None:
-        with disk_errors(self._final):
-            self._file.write(data)
+        self._file.write(data)
         self._checksum.update(data)
         self._size += len(data)
 
 
 class ShardReader:
-    """Reads single rows of a sharded array, [c, h, w] each, with one pread a row.
+    """Reads single rows of a view, [c, h, w] each, with one pread or one ranged request a row.
 
     Shares nothing that moves between threads or forked processes.
     """
 
-    def __init__(
-        self, folder: Path, *, rows_per_shard: int, sample_shape: tuple[int, ...], dtype: str, codec: str
-    ) -> None:
-        self._folder, self._rows_per_shard, self._codec = folder, rows_per_shard, chunk_codec(codec)
-        self._sample_shape, self._dtype = sample_shape, np.dtype(dtype).newbyteorder("<")
+    def __init__(self, folder: Folder, spec: StoreSpec, view: str) -> None:
+        self._folder, self._spec, self._view = folder, spec, view
+        self._codec = chunk_codec(spec.codec)
+        self._shape, self._dtype = spec.sample_shape(view), np.dtype(spec.dtype).newbyteorder("<")
         self._shard = lru_cache(_SHARDS_OPEN)(self._open)
 
-    def read_into(self, row: int, out: np.ndarray) -> None:
-        """Fill `out` with the latents of a row, NaN where the store holds none. Raises StoreError on damage."""
-        number, slot = divmod(row, self._rows_per_shard)
+    def chunk(self, row: int) -> bytes | None:
+        """The compressed latents of a row; None where the store holds none. Raises StoreError on damage."""
+        number, slot = divmod(row, self._spec.rows_per_shard)
         try:
-            data = self._shard(number).chunk(slot)
+            return self._shard(number).chunk(slot)
         except FileNotFoundError:  # pending
-            data = None
-        if data is None:
-            out.fill(np.nan)
-            return
+            return None
+
+    def stored(self, row: int, chunk: bytes) -> np.ndarray:
+        """The values in a row's chunk, [c, h, w], in the store's dtype. Raises StoreError on damage."""
         try:
-            out[:] = np.frombuffer(self._codec.decode(data), self._dtype).reshape(self._sample_shape)
+            return np.frombuffer(self._codec.decode(chunk), self._dtype).reshape(self._shape)
         except (RuntimeError, ValueError) as error:
-            raise StoreError(f"{self._path(number)}: the latents of row {row} are damaged ({error})") from error
+            path = self._path(row // self._spec.rows_per_shard)
+            raise StoreError(f"{path}: the latents of row {row} are damaged ({error})") from error
 
     def _open(self, number: int) -> "_OpenShard":
-        return _OpenShard(self._path(number), self._rows_per_shard)
+        name = shard_file(self._spec, self._view, number)
+        folder = self._folder
+        read = _LocalRanges(folder.path / name) if isinstance(folder, LocalFolder) else _Ranges(folder, name)
+        return _OpenShard(read, self._path(number), self._spec.rows_per_shard)
 
-    def _path(self, number: int) -> Path:
-        return self._folder / shard_name(number)
+    def _path(self, number: int) -> str:
+        return f"{self._folder.uri}/{shard_file(self._spec, self._view, number)}"
 
 
-def shard_name(number: int) -> str:
-    """File name of a latents shard: its position along each axis, with "." between."""
-    return f"c.{number}.0.0.0"
+class _Ranges:
+    """Parts of a file."""
+
+    def __init__(self, folder: Folder, name: str) -> None:
+        self._folder, self._name = folder, name
+
+    def __call__(self, start: int, size: int) -> bytes:
+        return self._folder.read_range(self._name, start, size)
+
+
+class _LocalRanges:
+    """Parts of a local file that stays open: opening it costs more than reading a row."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def __call__(self, start: int, size: int) -> bytes:
+        if start < 0:
+            start = max(0, os.fstat(self._descriptor).st_size + start)
+        return os.pread(self._descriptor, size, start)
 
 
 class _OpenShard:
     """One shard file and its index."""
 
-    def __init__(self, path: Path, num_chunks: int) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self._descriptor)
-        index_bytes = num_chunks * 16
-        start = os.fstat(self._descriptor).st_size - index_bytes - _CRC_BYTES
-        tail = os.pread(self._descriptor, index_bytes + _CRC_BYTES, start) if start >= 0 else b""
-        index, crc = tail[:index_bytes], tail[index_bytes:]
-        if len(crc) < _CRC_BYTES or google_crc32c.value(index) != int.from_bytes(crc, "little"):
+    def __init__(self, read: _Ranges | _LocalRanges, path: str, num_chunks: int) -> None:
+        self._read = read
+        tail_bytes = num_chunks * 16 + _CRC_BYTES
+        tail = read(-tail_bytes, tail_bytes)
+        index, crc = tail[:-_CRC_BYTES], tail[-_CRC_BYTES:]
+        if len(tail) < tail_bytes or crc32c_of(index) != int.from_bytes(crc, "little"):
             raise StoreError(f"{path} is damaged: its index does not match its checksum")
         self._index = np.frombuffer(index, "<u8").reshape(num_chunks, 2)
 
     def chunk(self, slot: int) -> bytes | None:
         offset, size = map(int, self._index[slot])
-        return None if offset == _ABSENT else os.pread(self._descriptor, size, offset)
+        return None if offset == _ABSENT else self._read(offset, size)

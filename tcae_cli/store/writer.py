@@ -1,144 +1,241 @@
-"""Writes shards of a store, one at a time, in the order that keeps a reader right at any instant."""
+"""Writes shards of a store, one at a time, in the order that keeps a reader right at any instant.
+
+Latents, side arrays, status, record: where `status` says ok, the latents are there. Of a shard that is taken up again
+the rows that are kept hold the same latents in the old file and the new one, so its files may change one by one.
+"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from uuid import uuid4
+from dataclasses import dataclass
 
 import numpy as np
-import zarr
 
-from tcae_cli.runtime.files import disk_errors, sync
-from tcae_cli.store.commit import (
-    PARTS_FOLDER,
-    FailedRow,
-    FileRecord,
-    ShardRecord,
-    read_record,
-    record_path,
-    write_record,
-)
-from tcae_cli.store.layout import FAILED, OK, PENDING, SIDE_ARRAYS, read_spec
-from tcae_cli.store.shard_file import ShardFileWriter, chunk_codec, crc32c_of, shard_name
-from tcae_cli.store.statistics import LatentMoments
+from tcae_cli.errors import StoreError
+from tcae_cli.runtime.folder import Folder
+from tcae_cli.store.layout import read_spec, shard_file
+from tcae_cli.store.quantise import as_float
+from tcae_cli.store.record import FailedRow, FileRecord, ShardRecord, read_records, record_name, write_record
+from tcae_cli.store.shard_file import ShardFileWriter, ShardReader, chunk_codec, crc32c_of
+from tcae_cli.store.side_chunks import SideChunks
+from tcae_cli.store.spec import FAILED, OK, PENDING
+from tcae_cli.store.statistics import LatentMoments, Moments
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """What is left to do of a shard."""
+
+    shard: int
+    rows: range
+    todo: Sequence[int]  # rows to encode, ascending; the others stay as `record` has them
+    record: ShardRecord | None
 
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """Some consecutive rows of a shard, k of them; what failed holds anything."""
+    """The rows of one batch; k of them were encoded. What failed holds anything."""
 
-    rows: Sequence[int]
-    latents: np.ndarray  # [k, c, h, w], the store's dtype
+    rows: range  # the whole batch
+    todo: Sequence[int]  # the k rows, ascending
+    latents: Mapping[str, np.ndarray]  # of each view, [k, c, h, w], the store's dtype
+    moments: Mapping[str, Moments | None]  # of each view, over the ok rows of the k; None if there are none
     original_sizes: np.ndarray  # [k, 2], int32
-    crops: np.ndarray  # [k, 4], int32
+    crops: Mapping[str, np.ndarray]  # by array name, [k, 4], int32
     content_hashes: np.ndarray  # [k], uint64
     failures: Mapping[int, tuple[str, str]]  # row -> stage, error
+    num_again: int = 0  # rows encoded once more in float32
+    num_clipped: Mapping[str, int] | None = None  # of each int8 view
 
 
 class StoreWriter:
     """The writing side of a store that exists."""
 
-    def __init__(self, path: Path) -> None:
-        self.path, self.spec = path, read_spec(path)
-        self.codec = chunk_codec(self.spec.codec)
-        # A chunk of nothing but the fill value is a file too: what is absent is not written yet.
-        arrays = {name: zarr.open_array(path / name, mode="r+") for name in self.chunk_paths(0)}
-        self.arrays = {name: array.with_config({"write_empty_chunks": True}) for name, array in arrays.items()}
+    def __init__(self, folder: Folder) -> None:
+        self.folder, self.spec = folder, read_spec(folder)
+        self.codec, self.side = chunk_codec(self.spec.codec), SideChunks(folder, self.spec)
 
-    def committed(self, shards: Sequence[int]) -> set[int]:
-        """Those of the shards that need no more work."""
-        return {shard for shard in shards if read_record(self.path, shard)}
+    def plan(self, shards: Sequence[int]) -> list[ShardPlan]:
+        """Those of the shards that need work, and which rows of them."""
+        plans = []
+        for shard, record in read_records(self.folder, shards, self.folder.sizes()):
+            rows = self.spec.rows_of_shard(shard)
+            if record is None:
+                plans.append(ShardPlan(shard, rows, rows, None))
+            elif not record.is_committed(self.spec):
+                again = [failure.row for failure in record.failures] if record.reopened else []
+                appended = range(rows.start + record.num_rows, rows.stop)
+                plans.append(ShardPlan(shard, rows, [*again, *appended], record))
+        return plans
 
     def begin(
-        self, shard: int, *, keys: Sequence[str], labels: np.ndarray, captions: Sequence[str] | None
+        self, plan: ShardPlan, *, keys: Sequence[str], labels: np.ndarray, captions: Sequence[str] | None
     ) -> "ShardInProgress":
-        """Start a shard that is not committed; what a kill left of it goes first, its status before all else."""
-        with disk_errors(self.path):
-            for path in [record_path(self.path, shard), *reversed(self.chunk_paths(shard).values())]:
-                if path.exists():
-                    path.unlink()
-                    sync(path.parent)
+        """Take up a shard; keys, labels and captions are those of all its rows."""
+        if plan.record is None:  # what a kill left of it must not be taken for what is to come
+            self.folder.remove([shard_file(self.spec, "status", plan.shard), record_name(plan.shard)])
         side = {"keys": np.array(keys, object), "labels": labels}
         if captions is not None:
             side["captions"] = np.array(captions, object)
-        return ShardInProgress(self, shard, side)
-
-    def chunk_paths(self, shard: int) -> dict[str, Path]:
-        """The file of a shard in each array, in the order of writing."""
-        names = ["latents", *SIDE_ARRAYS, *(["captions"] if self.spec.has_captions else []), "status"]
-        return {
-            name: self.path / name / (shard_name(shard) if name == "latents" else self._side_name(name, shard))
-            for name in names
-        }
-
-    def _side_name(self, name: str, shard: int) -> str:
-        return f"c.{shard}.0" if name in ("original_size", "crop") else f"c.{shard}"
+        return ShardInProgress(self, plan, side)
 
 
 class ShardInProgress:
-    """A shard that takes rows, in order, and is then committed."""
+    """A shard that takes batches, in order, and is then committed."""
 
-    def __init__(self, writer: StoreWriter, shard: int, side: dict[str, np.ndarray]) -> None:
-        self._writer, self._shard, self._side = writer, shard, side
-        self._rows = writer.spec.rows_of_shard(shard)
-        self._paths = writer.chunk_paths(shard)
-        part = writer.path / PARTS_FOLDER / f"{shard}.{uuid4().hex[:12]}"
-        self._file = ShardFileWriter(part, self._paths["latents"], writer.spec.rows_per_shard)
-        self._added: list[EncodedRows] = []  # without their latents
-        self._moments: LatentMoments | None = None
+    def __init__(self, writer: StoreWriter, plan: ShardPlan, side: dict[str, np.ndarray]) -> None:
+        self._writer, self._plan, self._side = writer, plan, side
+        self._kept = _KeptRows(writer, plan.shard, plan.record) if plan.record else None
+        spec, num_rows = writer.spec, len(plan.rows)
+        side["content_hash"] = np.zeros(num_rows, np.uint64)
+        side["original_size"] = np.zeros((num_rows, 2), np.int32)
+        side |= {spec.crop_name(size): np.zeros((num_rows, 4), np.int32) for size in spec.sizes}
+        side["status"] = np.full(num_rows, PENDING, np.uint8)
+        self._files = {
+            view: ShardFileWriter(writer.folder.begin(shard_file(spec, view, plan.shard)), spec.rows_per_shard)
+            for view in spec.views
+        }
+        self._moments: dict[str, Moments | None] = dict.fromkeys(spec.views)
+        self._failures: list[FailedRow] = []
+        self._num_again = plan.record.num_again if plan.record else 0
+        self._num_clipped = dict(plan.record.num_clipped) if plan.record else {}
+        self._next_row = plan.rows.start
 
     def add(self, encoded: EncodedRows) -> None:
-        """Append the next rows."""
-        latents = np.ascontiguousarray(encoded.latents)
-        ok = [slot for slot, row in enumerate(encoded.rows) if row not in encoded.failures]
-        for slot, row in enumerate(encoded.rows):
-            failed = row in encoded.failures
-            self._file.append(None if failed else self._writer.codec.encode(latents[slot]))
-        if ok:
-            moments = LatentMoments.of(latents[ok])
-            self._moments = self._moments.merge(moments) if self._moments else moments
-        self._added.append(replace(encoded, latents=encoded.latents[:0]))  # the file has them
+        """Append a batch; batches between it and the one before are of kept rows alone."""
+        self._keep_until(encoded.rows.start)
+        self._append(encoded.rows, encoded)
+        self._num_again += encoded.num_again
+        for view, count in (encoded.num_clipped or {}).items():
+            self._num_clipped[view] = self._num_clipped.get(view, 0) + count
 
     def commit(self) -> ShardRecord:
         """Make the shard part of the store."""
-        size, crc32c = self._file.finish()
-        files = {"latents": FileRecord(size=size, crc32c=crc32c)}
-        failures = {row: failure for part in self._added for row, failure in part.failures.items()}
-        status = np.array([FAILED if row in failures else OK for row in self._rows], np.uint8)
-        assert PENDING not in status and sum(len(part.rows) for part in self._added) == len(self._rows)
-        self._side |= {
-            "content_hash": np.concatenate([part.content_hashes for part in self._added]),
-            "original_size": np.concatenate([part.original_sizes for part in self._added]),
-            "crop": np.concatenate([part.crops for part in self._added]),
-            "status": status,
+        folder, spec, shard = self._writer.folder, self._writer.spec, self._plan.shard
+        self._keep_until(self._plan.rows.stop)
+        assert PENDING not in self._side["status"]
+        records = {shard_file(spec, view, shard): file.seal() for view, file in self._files.items()}
+        chunks = {
+            shard_file(spec, name, shard): self._writer.side.encode(name, shard, self._side[name])
+            for name in spec.side_arrays
         }
-        for name in list(self._paths)[1:]:
-            files[name] = self._write_side(name)
-        keys = dict(zip(self._rows, self._side["keys"], strict=True))
-        record = ShardRecord(
-            shard=self._shard,
-            first_row=self._rows.start,
-            num_rows=len(self._rows),
-            num_ok=len(self._rows) - len(failures),
-            num_failed=len(failures),
-            files={str(self._paths[name].relative_to(self._writer.path)): file for name, file in files.items()},
-            failures=[
-                FailedRow(row=row, path=keys[row], stage=stage, error=error)
-                for row, (stage, error) in sorted(failures.items())
-            ],
-            statistics=self._moments.as_json() if self._moments else None,
-        )
-        write_record(self._writer.path, record)
+        records |= {name: FileRecord(size=len(data), crc32c=crc32c_of(data)) for name, data in chunks.items()}
+
+        if self._plan.record:
+            write_record(folder, self._plan.record.model_copy(update={"replacing": records}))
+        for file in self._files.values():
+            file.publish()
+        status_file = shard_file(spec, "status", shard)
+        status = chunks.pop(status_file)
+        folder.write(chunks)
+        folder.write({status_file: status})
+        record = self._record(records)
+        write_record(folder, record)
         return record
 
     def abandon(self) -> None:
         """Drop an unfinished shard; nothing of it was visible."""
-        self._file.abandon()
+        for file in self._files.values():
+            file.discard()
 
-    def _write_side(self, name: str) -> FileRecord:
-        path = self._paths[name]
-        with disk_errors(path):
-            self._writer.arrays[name][self._rows.start : self._rows.stop] = self._side[name]
-            sync(path)
-            sync(path.parent)
-            return FileRecord(size=path.stat().st_size, crc32c=crc32c_of(path))
+    def _keep_until(self, row: int) -> None:
+        batch_size = self._writer.spec.compute.batch_size
+        while self._next_row < row:
+            self._append(range(self._next_row, min(self._next_row + batch_size, row)), None)
+
+    def _append(self, rows: range, encoded: EncodedRows | None) -> None:
+        """The rows of one batch, of which some may be kept."""
+        assert rows.start == self._next_row
+        self._next_row = rows.stop
+        new = {row: slot for slot, row in enumerate(encoded.todo)} if encoded else {}
+        if encoded:
+            self._take_side(encoded)
+        kept = [row for row in rows if row not in new]
+        if kept:
+            assert self._kept
+            self._failures += self._kept.take_side(kept, self._side)
+        for view, file in self._files.items():
+            values: list[np.ndarray] = []
+            for row in rows:
+                ok = self._side["status"][row - self._plan.rows.start] == OK
+                if row in new:
+                    assert encoded
+                    latents = encoded.latents[view][new[row]]
+                    chunk = self._writer.codec.encode(np.ascontiguousarray(latents)) if ok else None
+                else:
+                    assert self._kept
+                    chunk, latents = self._kept.latents(view, row) if ok else (None, np.empty(0))
+                file.append(chunk)
+                if kept and ok:
+                    values.append(latents)
+            self._count(view, values, encoded if not kept else None)
+
+    def _take_side(self, encoded: EncodedRows) -> None:
+        slots = np.array(encoded.todo, np.int64) - self._plan.rows.start
+        failed = np.array([row in encoded.failures for row in encoded.todo], bool)
+        self._side["status"][slots] = np.where(failed, FAILED, OK)
+        self._side["content_hash"][slots] = encoded.content_hashes
+        self._side["original_size"][slots] = encoded.original_sizes
+        for name, crops in encoded.crops.items():
+            self._side[name][slots] = crops
+        keys = self._side["keys"]
+        self._failures += [
+            FailedRow(row=row, path=keys[row - self._plan.rows.start], stage=stage, error=error)
+            for row, (stage, error) in sorted(encoded.failures.items())
+        ]
+
+    def _count(self, view: str, values: list[np.ndarray], encoded: EncodedRows | None) -> None:
+        if encoded:
+            moments = encoded.moments[view]
+        elif values:
+            moments = Moments.of(as_float(np.stack(values), self._writer.spec, view))
+        else:
+            return
+        if moments:
+            before = self._moments[view]
+            self._moments[view] = before.merge(moments) if before else moments
+
+    def _record(self, files: dict[str, FileRecord]) -> ShardRecord:
+        moments = {view: LatentMoments.of(each).as_json() for view, each in self._moments.items() if each}
+        return ShardRecord(
+            shard=self._plan.shard,
+            first_row=self._plan.rows.start,
+            num_rows=len(self._plan.rows),
+            num_ok=len(self._plan.rows) - len(self._failures),
+            num_failed=len(self._failures),
+            num_again=self._num_again,
+            num_clipped=self._num_clipped,
+            files=files,
+            failures=sorted(self._failures, key=lambda failure: failure.row),
+            statistics=moments or None,
+        )
+
+
+class _KeptRows:
+    """The rows of a shard that stay as they are, read from the files they are in."""
+
+    def __init__(self, writer: StoreWriter, shard: int, record: ShardRecord) -> None:
+        spec, self._first_row = writer.spec, record.first_row
+        self._failures = {failure.row: failure for failure in record.failures}
+        self._readers = {view: ShardReader(writer.folder, spec, view) for view in spec.views}
+        names = ["content_hash", "original_size", *(spec.crop_name(size) for size in spec.sizes)]
+        self._side = {
+            name: writer.side.decode(name, shard, writer.folder.read(shard_file(spec, name, shard))) for name in names
+        }
+        self._advice = f"; remove {writer.folder.uri}/{record_name(shard)} and repeat: its shard is then encoded again"
+
+    def latents(self, view: str, row: int) -> tuple[bytes, np.ndarray]:
+        """The chunk of an ok row and its values. Raises StoreError if it is not sound."""
+        chunk = self._readers[view].chunk(row)
+        try:
+            if chunk is None:
+                raise StoreError(f"the latents of row {row} are gone")
+            return chunk, self._readers[view].stored(row, chunk)
+        except StoreError as error:
+            raise StoreError(f"{error}{self._advice}") from error
+
+    def take_side(self, rows: Sequence[int], side: dict[str, np.ndarray]) -> list[FailedRow]:
+        """Fill the side arrays of a shard for these rows, and give those that have failed."""
+        slots = np.array(rows, np.int64) - self._first_row
+        for name, values in self._side.items():
+            side[name][slots] = values[slots]
+        side["status"][slots] = [FAILED if row in self._failures else OK for row in rows]
+        return [self._failures[row] for row in rows if row in self._failures]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import s3fs
 
 from tcae_cli.data.image_file import encode_image
 
@@ -20,9 +21,9 @@ def picture(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
     return ((np.stack(waves, -1) + 1) * 127).astype(np.uint8)
 
 
-def write_tar(path: Path, members: dict[str, bytes]) -> Path:
+def write_tar(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:
     with tarfile.open(path, "w") as tar:
-        for name, data in members.items():
+        for name, data in members.items() if isinstance(members, dict) else members:
             header = tarfile.TarInfo(name)
             header.size = len(data)
             tar.addfile(header, io.BytesIO(data))
@@ -53,3 +54,15 @@ def make_folder(tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
         return tmp_path / "photos"
 
     return make
+
+
+@pytest.fixture
+def put(bucket: str) -> Callable[[dict[str, bytes]], str]:
+    """Puts named objects into the bucket, for anyone to read, and gives the bucket's name."""
+
+    def put_objects(objects: dict[str, bytes]) -> str:
+        for name, data in objects.items():
+            s3fs.S3FileSystem().pipe_file(f"{bucket}/{name}", data, ACL="public-read")
+        return bucket
+
+    return put_objects

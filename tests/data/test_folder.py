@@ -1,16 +1,40 @@
 """A folder tree as a source."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
 from tcae_cli.data.source import Source, open_source
-from tcae_cli.errors import SourceError
+from tcae_cli.errors import ImageError, SourceError
 
 
 def opened(folder: Path) -> Source:
     return open_source(str(folder), folder.parent / "index")
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder that other users can look into, as tmp_path is not."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Acts as a user whom permissions concern; root may read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def keys(source: Source) -> list[str]:
@@ -37,11 +61,13 @@ def test_suffixes_count_in_either_case_and_hidden_names_do_not(make_folder, png)
 
 
 def test_names_of_any_language_and_of_no_encoding(make_folder, png):
-    folder = make_folder({"猫 1.png": png(seed=1)})
-    (folder / os.fsdecode(b"\xff.png")).write_bytes(png(seed=2))
+    names = ["a\nb.png", "لون.png", "猫 1.png", "🦁.png"]
+    folder = make_folder({name: png(seed=seed) for seed, name in enumerate(names)})
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(png(seed=4))
     source = opened(folder)
-    assert keys(source) == ["猫 1.png", r"\xff.png"]
-    assert [source.read(0), source.read(1)] == [png(seed=1), png(seed=2)]
+    assert sorted(keys(source)) == sorted([*names, r"\xff.png"])
+    for seed, name in enumerate([*names, r"\xff.png"]):
+        assert source.read(keys(source).index(name)) == png(seed=seed)
 
 
 def test_linked_folders_are_followed_without_loops(make_folder, png, tmp_path):
@@ -53,11 +79,35 @@ def test_linked_folders_are_followed_without_loops(make_folder, png, tmp_path):
     assert keys(opened(folder)) == ["a/1.png", "b/2.png"]
 
 
+def test_folders_linked_to_each_other_are_walked_once_from_each(make_folder, png):
+    folder = make_folder({"a/1.png": png(), "b/2.png": png()})
+    (folder / "a/to-b").symlink_to("../b")
+    (folder / "b/to-a").symlink_to("../a")
+    assert keys(opened(folder)) == ["a/1.png", "a/to-b/2.png", "b/2.png", "b/to-a/1.png"]
+
+
 def test_a_link_that_leads_nowhere_is_a_row_not_a_gap(make_folder, png):
     folder = make_folder({"a.png": png()})
     (folder / "b.png").symlink_to("gone.png")
     (folder / "c.png").symlink_to("c.png")
-    assert keys(opened(folder)) == ["a.png", "b.png", "c.png"]
+    (folder / "d.png").symlink_to("e.png")
+    (folder / "e.png").symlink_to("d.png")
+    source = opened(folder)
+    assert keys(source) == ["a.png", "b.png", "c.png", "d.png", "e.png"]
+    for row, reason in enumerate(["No such file", *["Too many levels of symbolic links"] * 3], start=1):
+        with pytest.raises(ImageError, match=reason):
+            source.read(row)
+
+
+def test_a_file_that_may_not_be_read_fails_its_row(open_to_all, png):
+    for name in ("a.png", "b.png"):
+        (open_to_all / name).write_bytes(png())
+    (open_to_all / "a.png").chmod(0)
+    source = open_source(str(open_to_all), open_to_all / ".index")
+    with as_nobody():
+        with pytest.raises(ImageError, match="Permission denied"):
+            source.read(0)
+        assert source.read(1) == png()
 
 
 def test_what_is_no_regular_file_is_not_opened(make_folder, png):
@@ -82,6 +132,33 @@ def test_text_beside_an_image_is_its_caption(make_folder, png):
     assert [source.caption(0), source.caption(1)] == ["ein Löwe", ""]
 
 
+def test_images_of_one_name_share_the_text_beside_them(make_folder, png):
+    source = opened(make_folder({"a.jpg": png(), "a.png": png(), "a.txt": b"both"}))
+    assert [source.caption(0), source.caption(1)] == ["both", "both"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b"\xff", "a.txt is not UTF-8 text (invalid start byte); convert or remove it"),
+        ("lion".encode("utf-16-le"), "a.txt is not UTF-8 text (it holds zero bytes); convert or remove it"),
+        (None, "a.txt cannot be read (No such file or directory); make it readable or remove it"),
+    ],
+    ids=["no UTF-8", "UTF-16", "a link to nowhere"],
+)
+def test_a_text_that_cannot_be_used_costs_its_image_alone(make_folder, png, text, problem):
+    folder = make_folder({"a.png": png(), "b.png": png(), "b.txt": b"fine"})
+    if text is None:
+        (folder / "a.txt").symlink_to("gone.txt")
+    else:
+        (folder / "a.txt").write_bytes(text)
+    source = opened(folder)
+    with pytest.raises(ImageError) as raised:
+        source.read(0)
+    assert raised.value.stage == "index" and str(raised.value) == f"{folder}/{problem}"
+    assert source.read(1) == png() and source.caption(1) == "fine"
+
+
 def test_metadata_files_give_captions_for_their_folder(make_folder, png):
     lines = b'{"file_name": "1.png", "text": "one"}\n\n{"file_name": "2.png", "caption": "two", "x": 1}\n'
     files = {f"a/{number}.png": png() for number in (1, 2, 3)}
@@ -99,8 +176,6 @@ def test_metadata_files_give_captions_for_their_folder(make_folder, png):
         ),
         ({"a.png": b"", "metadata.jsonl": b"\n{oops"}, r"metadata.jsonl, line 2: not readable as JSON \("),
         ({"a.png": b"", "metadata.jsonl": b"[1]"}, "metadata.jsonl, line 1: should be a JSON object, found list"),
-        ({"a.png": b"", "a.txt": b"\xff"}, r"a.txt is not UTF-8 text \(invalid start byte\)"),
-        ({"a.png": b"", "a.txt": "lion".encode("utf-16-le")}, r"a.txt is not UTF-8 text \(it holds zero bytes\)"),
         ({"0.tar": b"", "1.tar": b""}, r"holds no images but 2 \.tar files; give them as a pattern, like "),
     ],
 )

@@ -48,6 +48,8 @@ def test_a_listed_file_that_is_not_there_is_a_row_that_fails(opened, make_folder
         ("\n \n", r"list\.txt lists no images; write one path a line"),
         ("a.png\ncat\tdog\n", r"list\.txt, line 2: the label should be a whole number from 0, found 'dog'"),
         ("a.png\n./a.png\n", r"list\.txt, line 2: \./a\.png was listed before; list each image once"),
+        ("a.png\ns3://bucket/b.png\n", r"list\.txt lists local paths and s3:// names; make a list of each"),
+        ("https://x/a.png\ns3://b/b.png\n", r"list\.txt lists https:// names and s3:// names; make a list of each"),
         (b"\xff\xfe", r"list\.txt is not UTF-8 text"),
     ],
 )

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from tcae_cli.data.source import Source, load_source, open_source
-from tcae_cli.errors import ImageError, NotFoundError, SourceError
+from tcae_cli.errors import ImageError, NotFoundError, SourceError, UsageError
 
 MakeFolder = Callable[[dict[str, bytes]], Path]
 
@@ -70,6 +70,23 @@ def test_a_file_that_went_away_fails_its_row_alone(source: Source, tmp_path: Pat
     assert source.read(0)
 
 
+def test_many_are_read_in_the_order_asked_for_and_errors_are_given_not_raised(source: Source, png, tmp_path: Path):
+    for path in (*tmp_path.glob("photos/dog/b.png"), *tmp_path.glob("part-1.tar")):
+        path.unlink()
+    first, gone, second = source.read_many([1, 4, 0])
+    assert (first, second) == (png(seed=1), png(seed=0))
+    assert isinstance(gone, ImageError) and (gone.stage, str(gone)) == ("read", "No such file or directory")
+    assert not source.is_remote
+
+
+def test_the_index_holds_what_the_scan_found(source: Source):
+    entries = list(source.entries())
+    assert [entry.key for entry in entries] == source.keys(range(5))
+    assert [(entry.size_bytes, entry.label) for entry in entries] == [
+        (source.size_bytes(row), source.label(row)) for row in range(5)
+    ]
+
+
 def test_the_fingerprint_does_not_know_where_the_folder_lies(make_folder: MakeFolder, png, tmp_path: Path):
     folder = make_folder({"a.png": png()})
     before = open_source(str(folder), tmp_path / "index").fingerprint
@@ -90,7 +107,13 @@ def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFol
     ("uri", "error", "sentence"),
     [
         ("nowhere", NotFoundError, "nowhere does not exist; give a folder of images, tar shards or an image list"),
-        ("s3://bucket/photos", SourceError, "s3://bucket/photos is remote; copy it here first"),
+        ("ftp://host/photos", UsageError, "ftp:// is not a protocol tcae knows; use a local path or one of s3://"),
+        (
+            "http://host/photos/",
+            SourceError,
+            "folders cannot be listed over http; give its tars as a pattern ending in",
+        ),
+        ("pipe:cat 0.tar", SourceError, "pipe:cat 0.tar is a command, and images are read by position; give its tars"),
         ("photo.png", SourceError, "photo.png is neither a folder of images, nor a .tar, nor an image list"),
     ],
 )
@@ -105,3 +128,10 @@ def test_what_is_no_source_is_refused(uri, error, sentence, tmp_path, monkeypatc
 def test_a_folder_without_an_index_is_refused(tmp_path: Path):
     with pytest.raises(SourceError, match=r"holds no index of a source \(No such file or directory\); open the source"):
         load_source(tmp_path)
+
+
+def test_an_index_of_another_version_is_refused(source: Source, tmp_path: Path):
+    summary = tmp_path / "index/source.json"
+    summary.write_text(summary.read_text().replace('"index_version": 2', '"index_version": 1'))
+    with pytest.raises(SourceError, match="was made by another version of tcae; remove it and open the source again"):
+        load_source(tmp_path / "index")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from tcae_cli.checkpoint import load_autoencoder
 from tcae_cli.errors import DeviceError, NotFoundError, SourceError, StoreError, UsageError
-from tcae_cli.jobs.pipeline import run_pipeline
+from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.report import Silent
 from tcae_cli.store.reader import LatentStore
 
@@ -57,7 +57,7 @@ def test_a_store_holds_the_latents_the_labels_and_the_names_of_its_images(photos
 def test_the_summary_names_the_slowest_stage(photos, tmp_path, encode):
     report = encode(photos, tmp_path / "store.zarr")
 
-    assert report.stage_seconds.keys() == {"read", "encode", "write"}
+    assert report.stage_seconds.keys() == {"read", "encode", "pack", "write"}
     assert all(seconds > 0 for seconds in report.stage_seconds.values())
     assert report.stage_seconds[report.slowest_stage] == max(report.stage_seconds.values())
     assert report.bytes_on_disk > 24 * 8 * 4
@@ -112,12 +112,13 @@ def test_one_rank_alone_says_that_too_many_failed(photos, tmp_path, start_tcae):
     assert LatentStore(tmp_path / "two.zarr").ok_rows.size == 22
 
 
-def test_a_rank_that_fails_ends_the_launch_with_one_sentence(photos, tmp_path, start_tcae):
-    launch = start_tcae(photos, tmp_path / "out.zarr", "--size", "50", launcher=TORCHRUN)
+def test_a_rank_that_fails_ends_the_launch_with_one_sentence(tmp_path, start_tcae):
+    launch = start_tcae(tmp_path / "nowhere", tmp_path / "out.zarr", launcher=TORCHRUN)
     _, stderr = launch.communicate(timeout=120)
 
     assert launch.returncode != 0
-    assert stderr.count("Error: --size 50 is not a multiple of 32") == 1
+    assert stderr.count("Error: ") == stderr.count("nowhere does not exist") + stderr.count("rank 0 has stopped")
+    assert stderr.count("nowhere does not exist") == 1
     assert not list((tmp_path / "out.zarr").glob("zarr.json"))
 
 
@@ -188,18 +189,18 @@ def test_another_encoder_transform_or_source_is_refused_in_one_sentence(photos, 
     moved = shutil.copytree(photos, tmp_path / "moved")
 
     for options, words in [
-        ({"model": "tcae-tiny", "size": 64}, r"made with encoder \w{12} .* not \w{12} \(tcae-tiny\)"),
-        ({"size": 96}, "--size 64, not 96"),
+        ({"model": "tcae-tiny", "sizes": (64,)}, r"made with encoder \w{12} .* not \w{12} \(tcae-tiny\)"),
+        ({"sizes": (96,)}, "--size 64, not 96"),
         ({"resize": "adm"}, "--resize torch, not adm"),
         ({"precision": "bf16"}, "--precision fp32, not bf16"),
         ({"dtype": "float32"}, "--dtype float16, not float32"),
         ({"codec": "none"}, "--codec zstd, not none"),
         ({"batch_size": 4}, "--batch-size 16, not 4"),
-        ({"source": many_photos}, "with 24 images and fingerprint .* not with 240 images"),
+        ({"source": many_photos}, r"from 24 images \(fingerprint \w{12}\), and .* has 240 .*: 240 new .*; 24 vanished"),
     ]:
         with pytest.raises(StoreError, match=words) as raised:
             encode(**{"source": photos, "store": store} | options)
-        assert "or encode into another store" in str(raised.value)
+        assert "encode into another store" in str(raised.value)
     assert encode(moved, store).num_encoded_now == 0  # the same images elsewhere are the same source
 
 
@@ -236,9 +237,9 @@ def test_sources_that_cannot_work_leave_nothing_behind(tmp_path, encode):
 
 def test_a_size_the_downsampling_does_not_divide_is_refused_with_the_nearest_that_works(photos, tmp_path, encode):
     with pytest.raises(UsageError, match="--size 100 is not a multiple of 32, a latent's pixels; try 96"):
-        encode(photos, tmp_path / "store.zarr", size=100)
-    assert encode(photos, tmp_path / "store.zarr", size=96).num_ok == 24
-    assert LatentStore(tmp_path / "store.zarr").spec.sample_shape == (8, 3, 3)
+        encode(photos, tmp_path / "store.zarr", sizes=(100,))
+    assert encode(photos, tmp_path / "store.zarr", sizes=(96,)).num_ok == 24
+    assert LatentStore(tmp_path / "store.zarr").sample_shape == (8, 3, 3)
 
 
 def test_running_out_of_device_memory_names_the_batch_size_to_try(photos, tmp_path, encode, monkeypatch):
@@ -278,7 +279,7 @@ def test_an_error_while_writing_ends_the_run_and_keeps_what_was_written():
         written.append(item)
 
     with pytest.raises(OSError, match="disk full"):
-        run_pipeline(range(10), lambda item: item, write)
+        run_pipeline(range(10), [Stage(lambda item: item)], write)
     assert written[:3] == [0, 1, 2]
 
 

@@ -6,20 +6,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tcae_cli.runtime.folder import LocalFolder
 from tcae_cli.store import layout
+from tcae_cli.store import spec as parts
 from tcae_cli.store.commit import finalise
-from tcae_cli.store.writer import EncodedRows, StoreWriter
+from tcae_cli.store.quantise import as_float
+from tcae_cli.store.statistics import Moments
+from tcae_cli.store.writer import EncodedRows, ShardPlan, StoreWriter
 
 SHAPE = (4, 2, 3)
+BATCH_SIZE = 8
 
 
-def spec_of(num_rows: int, **changes) -> layout.StoreSpec:
+def spec_of(num_rows: int, **changes) -> parts.StoreSpec:
     fields = {
-        "encoder": layout.EncoderIdentity(name="small", hash="ab" * 32, spec={}, recipe={}),
-        "transform": layout.TransformSpec(size=64, resize="torch"),
-        "compute": layout.ComputeSpec(dtype="fp32", batch_size=8),
-        "latent": layout.LatentShape(channels=4, height=2, width=3, downsampling=32),
-        "source": layout.SourceIdentity(uri="photos", count=num_rows, fingerprint="cd" * 16, class_names=["a", "b"]),
+        "encoder": parts.EncoderIdentity(name="small", hash="ab" * 32, spec={}, recipe={}),
+        "transform": parts.TransformSpec(resize="torch"),
+        "compute": parts.ComputeSpec(dtype="fp32", batch_size=BATCH_SIZE),
+        "latent": parts.LatentShape(channels=4, downsampling=32),
+        "views": {"latents": parts.View(size=64, flip=False, height=2, width=3)},
+        "source": parts.SourceIdentity(uri="photos", count=num_rows, fingerprint="cd" * 16, class_names=["a", "b"]),
         "dtype": "float16",
         "codec": "zstd",
         "rows_per_shard": 16,
@@ -27,34 +33,55 @@ def spec_of(num_rows: int, **changes) -> layout.StoreSpec:
         "tool_versions": {},
         "created_at": "2026-01-01T00:00:00+00:00",
     }
-    return layout.StoreSpec(**fields | changes)
+    return parts.StoreSpec(**fields | changes)
 
 
 def known_latents(num_rows: int, dtype: str = "float16") -> np.ndarray:
-    return np.random.default_rng(0).normal(1, 2, (num_rows, *SHAPE)).astype(dtype)
+    values = np.random.default_rng(0).normal(1, 2, (num_rows, *SHAPE))
+    return (values * 20).astype(dtype) if dtype == "int8" else values.astype(dtype)
 
 
-def write_shard(writer: StoreWriter, shard: int, latents: np.ndarray, failed: set[int], commit: bool = True):
-    rows = writer.spec.rows_of_shard(shard)
+def encoded_rows(spec: parts.StoreSpec, rows: range, todo: list[int], latents: np.ndarray, failed: set[int]):
+    ok = [row for row in todo if row not in failed]
+    moments = Moments.of(as_float(latents[ok], spec, "latents")) if ok else None
+    return EncodedRows(
+        rows=rows,
+        todo=todo,
+        latents=dict.fromkeys(spec.views, latents[todo]),
+        moments=dict.fromkeys(spec.views, moments),
+        original_sizes=np.array([[480, 640 + row] for row in todo], np.int32),
+        crops={spec.crop_name(size): np.array([[0, 0, 64, row] for row in todo], np.int32) for size in spec.sizes},
+        content_hashes=np.array([row + 2**63 for row in todo], np.uint64),
+        failures={row: ("decode", "it is broken") for row in todo if row in failed},
+    )
+
+
+def write_plan(writer: StoreWriter, plan: ShardPlan, latents: np.ndarray, failed: set[int], commit: bool = True):
+    rows, todo = plan.rows, set(plan.todo)
     in_progress = writer.begin(
-        shard,
+        plan,
         keys=[f"a/{row}.jpg" for row in rows],
         labels=np.array([row % 2 for row in rows], np.int64),
         captions=[f"caption {row} \N{SNOWMAN}" for row in rows] if writer.spec.has_captions else None,
     )
-    for start in range(rows.start, rows.stop, 8):
-        part = range(start, min(start + 8, rows.stop))
-        in_progress.add(
-            EncodedRows(
-                rows=part,
-                latents=latents[part.start : part.stop],
-                original_sizes=np.array([[480, 640 + row] for row in part], np.int32),
-                crops=np.array([[0, 0, 64, row] for row in part], np.int32),
-                content_hashes=np.array([row + 2**63 for row in part], np.uint64),
-                failures={row: ("decode", "it is broken") for row in part if row in failed},
-            )
-        )
-    return in_progress.commit() if commit else in_progress.abandon()
+    try:
+        for start in range(rows.start, rows.stop, BATCH_SIZE):
+            batch = range(start, min(start + BATCH_SIZE, rows.stop))
+            if of_batch := [row for row in batch if row in todo]:
+                in_progress.add(encoded_rows(writer.spec, batch, of_batch, latents, failed))
+        if commit:
+            in_progress.commit()
+    finally:
+        in_progress.abandon()
+
+
+def write_shards(path: Path, shards, failed: set[int] = frozenset(), commit: bool = True) -> list[int]:
+    """Write those of the shards that need it; returns the rows that were encoded."""
+    writer = StoreWriter(LocalFolder(path))
+    latents, plans = known_latents(writer.spec.num_rows, writer.spec.dtype), writer.plan(shards)
+    for plan in plans:
+        write_plan(writer, plan, latents, failed, commit)
+    return [row for plan in plans for row in plan.todo]
 
 
 @pytest.fixture
@@ -64,12 +91,10 @@ def make_store(tmp_path) -> Callable[..., Path]:
     def make(num_rows: int = 40, failed: set[int] = frozenset(), shards=None, name="store.zarr", **changes) -> Path:
         path = tmp_path / name
         spec = spec_of(num_rows, **changes)
-        layout.create_store(path, spec)
-        writer = StoreWriter(path)
-        latents = known_latents(num_rows, spec.dtype)
-        for shard in range(spec.num_shards) if shards is None else shards:
-            write_shard(writer, shard, latents, failed)
-        finalise(path)
+        path.mkdir()
+        layout.create_store(LocalFolder(path), spec)
+        write_shards(path, range(spec.num_shards) if shards is None else shards, failed)
+        finalise(LocalFolder(path))
         return path
 
     return make

@@ -9,44 +9,89 @@ import numpy as np
 import pytest
 import zarr
 
-from tcae_cli.store.commit import finalise, read_record, record_path, reopen_unless_whole
-from tcae_cli.store.layout import is_complete
+from tcae_cli.runtime.folder import LocalFolder
+from tcae_cli.store.commit import append_rows, clear_leftovers, finalise, reopen_failed, reopen_unless_whole
+from tcae_cli.store.layout import fit_arrays, is_complete, read_spec, shard_file
 from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.record import ShardRecord, record_name
+from tcae_cli.store.spec import SourceIdentity
 from tcae_cli.store.writer import StoreWriter
 
-from .conftest import known_latents, write_shard
+from .conftest import known_latents, spec_of, write_shards
+
+WRITE_ORDER = ["latents", "keys", "labels", "content_hash", "original_size", "crop", "status"]
 
 
 def files_of(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
+def record_of(path: Path, shard: int) -> ShardRecord:
+    return ShardRecord.model_validate_json((path / record_name(shard)).read_bytes())
+
+
+def committed(path: Path) -> set[int]:
+    return set(range(3)) - {plan.shard for plan in StoreWriter(LocalFolder(path)).plan(range(3))}
+
+
+def assert_ok_rows_are_right(path: Path) -> np.ndarray:
+    """As a plain zarr reader sees them; gives the status of all rows."""
+    group = zarr.open_group(path, mode="r")
+    status, latents = group["status"][:], group["latents"][:]
+    ok = np.flatnonzero(status == 1)
+    assert np.array_equal(latents[ok], known_latents(len(latents))[ok])
+    return status
+
+
+class Kill(BaseException):
+    """Nothing after it is done."""
+
+
+def die_at(monkeypatch, number: int, *methods: str) -> None:
+    """The number-th call of these methods of a local folder is the last thing that does not happen."""
+    calls = iter(range(10**6))
+
+    def dying(method):
+        def call(self, *args):
+            if next(calls) >= number:
+                raise Kill
+            return method(self, *args)
+
+        return call
+
+    for name in methods:
+        monkeypatch.setattr(LocalFolder, name, dying(getattr(LocalFolder, name)))
+
+
 def test_a_store_is_complete_only_when_every_shard_is_committed(make_store):
     path = make_store(shards=[0, 1])
-    assert not finalise(path) and not is_complete(path)
+    assert not finalise(LocalFolder(path)) and not is_complete(LocalFolder(path))
 
-    write_shard(StoreWriter(path), 2, known_latents(40), set())
-    assert finalise(path) and is_complete(path)
+    write_shards(path, [2])
+    assert finalise(LocalFolder(path)) and is_complete(LocalFolder(path))
 
 
 def test_of_all_that_finish_one_completes_the_store(make_store):
     path = make_store(shards=[0, 1], failed={3})
-    write_shard(StoreWriter(path), 2, known_latents(40), {3})
+    write_shards(path, [2], {3})
     with ThreadPoolExecutor(4) as ranks:
-        answers = list(ranks.map(finalise, [path] * 4))
+        answers = list(ranks.map(finalise, [LocalFolder(path) for _ in range(4)]))
 
     assert sorted(answers) == [False, False, False, True]
     assert files_of(path) == files_of(make_store(name="whole.zarr", failed={3}))
 
 
-def test_a_finish_that_was_cut_short_is_repeated(make_store):
-    path, whole = make_store(name="cut.zarr"), make_store(name="whole.zarr")
-    root = json.loads((path / "zarr.json").read_bytes())
-    (path / "zarr.json").write_text(json.dumps(root | {"attributes": root["attributes"] | {"complete": False}}))
-    shutil.rmtree(path / "failures" / "row")
+@pytest.mark.parametrize("number", range(6))
+def test_a_finish_that_was_cut_short_is_repeated(make_store, monkeypatch, number):
+    path, whole = make_store(name="cut.zarr", shards=[0, 1], failed={3}), make_store(name="whole.zarr", failed={3})
+    write_shards(path, [2])
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        die_at(patch, number, "write", "remove", "create")
+        finalise(LocalFolder(path))
+        raise Kill  # the last number is past the end
 
-    reopen_unless_whole(path)
-    assert finalise(path)
+    reopen_unless_whole(LocalFolder(path))
+    assert finalise(LocalFolder(path)) or is_complete(LocalFolder(path))
     assert files_of(path) == files_of(whole)
 
 
@@ -57,73 +102,160 @@ def test_the_order_in_which_shards_come_changes_nothing(make_store):
 
 def test_an_unfinished_shard_is_invisible(make_store):
     path = make_store(shards=[0])
-    write_shard(StoreWriter(path), 1, known_latents(40), set(), commit=False)
+    write_shards(path, [1], commit=False)
 
-    assert StoreWriter(path).committed(range(3)) == {0}
+    assert committed(path) == {0}
     assert not list((path / ".tcae" / "part").iterdir())
-    assert zarr.open_group(path, mode="r")["status"][16:32].tolist() == [0] * 16
+    assert assert_ok_rows_are_right(path)[16:32].tolist() == [0] * 16
 
 
-@pytest.mark.parametrize("last_written", ["latents", "keys", "labels", "content_hash", "crop", "status"])
+@pytest.mark.parametrize("last_written", WRITE_ORDER)
 def test_a_kill_between_any_two_files_of_a_shard_is_mended_by_writing_it_again(make_store, last_written):
     path, whole = make_store(name="killed.zarr", failed={20}), make_store(name="whole.zarr", failed={20})
-    writer = StoreWriter(path)
-    files = writer.chunk_paths(1)
-    names = list(files)
-    record_path(path, 1).unlink()
-    for name in names[names.index(last_written) + 1 :]:
-        files[name].unlink()
+    (path / record_name(1)).unlink()
+    for name in WRITE_ORDER[WRITE_ORDER.index(last_written) + 1 :]:
+        (path / shard_file(spec_of(40), name, 1)).unlink()
 
-    # Whoever reads now: a row whose status says ok has its latents.
-    status = zarr.open_group(path, mode="r")["status"][:]
-    latents = zarr.open_group(path, mode="r")["latents"][:]
-    assert np.array_equal(latents[status == 1], known_latents(40)[status == 1])
-    assert (status[16:32] == 1).any() == (last_written == "status")
-
-    reopen_unless_whole(path)
-    write_shard(writer, 1, known_latents(40), {20})
-    assert finalise(path)
-    assert files_of(path) == files_of(whole)
+    assert (assert_ok_rows_are_right(path)[16:32] == 1).any() == (last_written == "status")
+    reopen_unless_whole(LocalFolder(path))
+    assert write_shards(path, range(3), {20}) == list(range(16, 32))
+    finalise(LocalFolder(path))
+    assert_same_but_generation(path, whole)
 
 
-def test_rewriting_a_shard_takes_its_status_back_first(make_store):
+def assert_same_but_generation(path: Path, whole: Path) -> None:
+    """Equal to the bit, apart from how often the store was completed."""
+    one, other = files_of(path), files_of(whole)
+    for files in (one, other):
+        root = json.loads(files.pop("zarr.json"))
+        root["attributes"].pop("generation")
+        files["zarr.json"] = root
+    assert {name for name in one if "finished" not in name} == {name for name in other if "finished" not in name}
+    assert all(one[name] == other[name] for name in one if "finished" not in name)
+
+
+def test_writing_a_shard_again_takes_its_status_back_first(make_store):
     path = make_store()
-    record_path(path, 1).unlink()
-    StoreWriter(path).begin(1, keys=[], labels=np.zeros(0), captions=None).abandon()
+    (path / record_name(1)).unlink()
+    write_shards(path, [1], commit=False)
 
     assert zarr.open_group(path, mode="r")["status"][:].tolist() == [1] * 16 + [0] * 16 + [1] * 8
 
 
 def test_a_complete_store_that_lost_a_file_is_open_again(make_store):
     path = make_store()
-    reopen_unless_whole(path)
-    assert is_complete(path)
+    reopen_unless_whole(LocalFolder(path))
+    assert is_complete(LocalFolder(path))
 
     (path / "latents" / "c.1.0.0.0").write_bytes(b"short")
-    reopen_unless_whole(path)
-    assert not is_complete(path)
-    assert StoreWriter(path).committed(range(3)) == {0, 2}
+    reopen_unless_whole(LocalFolder(path))
+    assert not is_complete(LocalFolder(path))
+    assert committed(path) == {0, 2}
 
 
 def test_a_record_holds_sizes_and_checksums_of_its_files(make_store):
     path = make_store()
-    record = read_record(path, 0)
+    record = record_of(path, 0)
 
     assert record.num_rows == record.num_ok == 16
-    assert set(record.files) == {str(file.relative_to(path)) for file in StoreWriter(path).chunk_paths(0).values()}
+    assert set(record.files) == {shard_file(spec_of(40), name, 0) for name in WRITE_ORDER}
     assert record.files["latents/c.0.0.0.0"].size == (path / "latents" / "c.0.0.0.0").stat().st_size
 
 
-def test_what_kills_left_is_cleared_away_at_the_end(make_store):
+def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(make_store):
     path = make_store(shards=[0, 1])
-    (path / ".tcae" / "part" / "2.abc").write_bytes(b"half a shard")
-    (path / "keys" / "c.2.0123.partial").write_bytes(b"half a chunk")
-    write_shard(StoreWriter(path), 2, known_latents(40), set())
-    finalise(path)
+    for owner in ("alive", "dead"):
+        (path / ".tcae" / "part" / f"{owner}.abc").write_bytes(b"half a shard")
 
-    assert not [name for name in files_of(path) if "partial" in name or "/part/" in name]
+    clear_leftovers(LocalFolder(path), {"alive"})
+    assert [name for name in files_of(path) if "/part/" in name] == [".tcae/part/alive.abc"]
 
 
 def test_a_store_survives_being_moved(make_store, tmp_path):
     shutil.move(make_store(), tmp_path / "elsewhere.zarr")
     assert np.array_equal(LatentStore(tmp_path / "elsewhere.zarr").latents([5]), known_latents(40)[[5]])
+
+
+def grow(path: Path, num_rows: int) -> None:
+    folder = LocalFolder(path)
+    source = read_spec(folder).source.model_copy(update={"count": num_rows, "fingerprint": "ef" * 16})
+    append_rows(folder, SourceIdentity(**source.model_dump()))
+    fit_arrays(folder)
+
+
+def test_appended_rows_are_encoded_and_no_other(make_store):
+    path = make_store(failed={3, 36})  # 40 rows: the last shard holds 8 of 16
+    grow(path, 61)
+    assert not is_complete(LocalFolder(path))
+    assert assert_ok_rows_are_right(path)[40:].tolist() == [0] * 21
+
+    assert write_shards(path, range(4), {3, 36}) == list(range(40, 61))
+    finalise(LocalFolder(path))
+    whole = make_store(61, failed={3, 36}, name="whole.zarr", source=read_spec(LocalFolder(path)).source)
+    assert_same_but_generation(path, whole)
+
+
+def test_failed_rows_are_tried_again_and_no_other(make_store):
+    path = make_store(failed={3, 5, 36})
+    assert reopen_failed(LocalFolder(path), range(3)) == 3
+    assert not is_complete(LocalFolder(path))
+
+    assert write_shards(path, range(3), {5}) == [3, 5, 36]
+    finalise(LocalFolder(path))
+    assert [failure["row"] for failure in LatentStore(path).failures()] == [5]
+    assert_same_but_generation(path, make_store(failed={5}, name="whole.zarr"))
+
+
+def test_with_nothing_failed_a_complete_store_stays_complete(make_store):
+    path = make_store()
+    assert reopen_failed(LocalFolder(path), range(3)) == 0
+    assert is_complete(LocalFolder(path))
+
+
+@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("what", ["append", "retry"])
+def test_a_kill_while_a_shard_is_taken_up_again_loses_no_row_that_was_ok(make_store, monkeypatch, what, number):
+    path = make_store(failed={3, 36}, name="killed.zarr")
+    before = assert_ok_rows_are_right(path)
+    if what == "append":
+        grow(path, 48)  # one shard, as its last one
+        expected_rows, failed = list(range(40, 48)), {3, 36}
+    else:
+        reopen_failed(LocalFolder(path), range(3))
+        expected_rows, failed = [3, 36], set()
+    with monkeypatch.context() as patch, pytest.raises(Kill):
+        die_at(patch, number, "write", "begin")
+        write_shards(path, range(3), failed)
+        raise Kill
+
+    assert (assert_ok_rows_are_right(path)[:40] >= before * (before == 1)).all()
+    assert set(write_shards(path, range(3), failed)) <= set(expected_rows)
+    finalise(LocalFolder(path))
+    whole = make_store(len(LatentStore(path)), failed=failed, name="whole.zarr", source=LatentStore(path).spec.source)
+    assert_same_but_generation(path, whole)
+
+
+def test_a_kept_row_that_is_damaged_is_named_with_the_way_out(make_store):
+    path = make_store(failed={3})
+    reopen_failed(LocalFolder(path), range(3))
+    shard = path / "latents" / "c.0.0.0.0"
+    data = bytearray(shard.read_bytes())
+    data[3] ^= 0xFF
+    shard.write_bytes(data)
+
+    with pytest.raises(Exception, match=r"latents of row 0 are damaged .*; remove .*000000\.json and repeat"):
+        write_shards(path, [0])
+    (path / record_name(0)).unlink()
+    assert write_shards(path, [0]) == list(range(16))
+
+
+def test_an_append_that_was_killed_before_the_arrays_grew_goes_on(make_store):
+    path = make_store()
+    folder = LocalFolder(path)
+    append_rows(folder, read_spec(folder).source.model_copy(update={"count": 48}))
+    with pytest.warns(UserWarning, match="not complete"):
+        assert LatentStore(path).status().tolist() == [1] * 40 + [0] * 8
+
+    fit_arrays(folder)
+    assert write_shards(path, range(3)) == list(range(40, 48))
+    assert finalise(folder)

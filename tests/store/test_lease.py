@@ -6,19 +6,27 @@ import socket
 import subprocess
 import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
 from tcae_cli.errors import StoreError
-from tcae_cli.store.lease import join_store
+from tcae_cli.runtime.folder import LocalFolder
+from tcae_cli.store import lease as lease_module
+from tcae_cli.store.lease import Place, join_store
 
 MINUTES_AGO = 1_000_000_000.0
+
+
+def join(path: Path, launch: str, rank: int = 0, world_size: int = 1):
+    return join_store(LocalFolder(path), Place(launch, str(rank), "0", world_size > 1))
 
 
 def claim_of(path, pid: int, host: str, state: str = "ready") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     processes = os.readlink("/proc/self/ns/pid")
-    path.write_text(json.dumps({"state": state, "host": host, "pid": pid, "processes": processes}))
+    path.write_text(json.dumps({"state": state, "host": host, "pid": pid, "processes": processes, "owner": "other"}))
 
 
 def dead_process() -> int:
@@ -28,46 +36,47 @@ def dead_process() -> int:
 
 
 def test_a_second_launch_is_refused_while_the_first_is_alive(tmp_path):
-    with join_store(tmp_path, "first", 0, 1):
+    with join(tmp_path, "first", 0, 1):
         claim_of(tmp_path / ".tcae/leases/first.0.json", os.getppid(), socket.gethostname())
         with (
             pytest.raises(StoreError, match=rf"being written by process {os.getppid()} on .*wait for it to end"),
-            join_store(tmp_path, "second", 0, 1),
+            join(tmp_path, "second", 0, 1),
         ):
             pass
 
 
 def test_a_launch_that_has_ended_is_no_hindrance(tmp_path):
-    with join_store(tmp_path, "first", 0, 1):
+    with join(tmp_path, "first", 0, 1):
         pass
-    with join_store(tmp_path, "second", 0, 1):
+    with join(tmp_path, "second", 0, 1):
         assert [path.name for path in (tmp_path / ".tcae/leases").iterdir()] == ["second.0.json"]
+    assert not list((tmp_path / ".tcae/leases").glob("*"))
 
 
 def test_a_killed_process_of_this_machine_is_no_hindrance(tmp_path):
     claim_of(tmp_path / ".tcae/leases/killed.0.json", dead_process(), socket.gethostname())
-    with join_store(tmp_path, "next", 0, 1):
+    with join(tmp_path, "next", 0, 1):
         assert not (tmp_path / ".tcae/leases/killed.0.json").exists()
 
 
 def test_another_machine_counts_until_it_has_been_silent_for_a_minute(tmp_path):
     claim = tmp_path / ".tcae/leases/there.0.json"
     claim_of(claim, 1, "another-machine")
-    with pytest.raises(StoreError, match="on another-machine"), join_store(tmp_path, "here", 0, 1):
+    with pytest.raises(StoreError, match="on another-machine"), join(tmp_path, "here", 0, 1):
         pass
     os.utime(claim, (MINUTES_AGO, MINUTES_AGO))
-    with join_store(tmp_path, "here", 0, 1):
+    with join(tmp_path, "here", 0, 1):
         assert not claim.exists()
 
 
 def test_the_same_rank_twice_is_refused(tmp_path):
     claim_of(tmp_path / ".tcae/leases/launch.1.json", os.getppid(), socket.gethostname())
-    with pytest.raises(StoreError, match="is being written by"), join_store(tmp_path, "launch", 1, 2):
+    with pytest.raises(StoreError, match="is being written by"), join(tmp_path, "launch", 1, 2):
         pass
 
 
 def test_nothing_is_left_where_there_was_nothing(tmp_path):
-    with pytest.raises(RuntimeError), join_store(tmp_path / "new" / "store.zarr", "launch", 0, 1):
+    with pytest.raises(RuntimeError), join(tmp_path / "new" / "store.zarr", "launch", 0, 1):
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []
 
@@ -76,11 +85,11 @@ def test_other_ranks_wait_until_rank_zero_is_ready(tmp_path):
     seen = []
 
     def other_rank() -> None:
-        with join_store(tmp_path, "launch", 1, 2) as lease:
-            lease.wait_for_rank_zero()
+        with join(tmp_path, "launch", 1, 2) as lease:
+            lease.wait_for_leader()
             seen.append("went on")
 
-    with join_store(tmp_path, "launch", 0, 2) as lease:
+    with join(tmp_path, "launch", 0, 2) as lease:
         thread = threading.Thread(target=other_rank)
         thread.start()
         thread.join(0.3)
@@ -91,24 +100,24 @@ def test_other_ranks_wait_until_rank_zero_is_ready(tmp_path):
 
 
 def test_a_rank_that_comes_after_rank_zero_has_done_all_still_goes_on(tmp_path):
-    with join_store(tmp_path, "launch", 0, 2) as lease:
+    with join(tmp_path, "launch", 0, 2) as lease:
         lease.announce_ready()
-    with join_store(tmp_path, "launch", 1, 2) as lease:
-        lease.wait_for_rank_zero()
+    with join(tmp_path, "launch", 1, 2) as lease:
+        lease.wait_for_leader()
 
 
 def test_other_ranks_stop_when_rank_zero_stops(tmp_path):
     errors = []
 
     def other_rank() -> None:
-        with join_store(tmp_path, "launch", 1, 2) as lease:
+        with join(tmp_path, "launch", 1, 2) as lease:
             try:
-                lease.wait_for_rank_zero()
+                lease.wait_for_leader()
             except StoreError as error:
                 errors.append(str(error))
 
     thread = threading.Thread(target=other_rank)
-    with pytest.raises(RuntimeError), join_store(tmp_path, "launch", 0, 2):
+    with pytest.raises(RuntimeError), join(tmp_path, "launch", 0, 2):
         thread.start()
         thread.join(0.3)
         raise RuntimeError
@@ -121,7 +130,7 @@ def test_of_launches_that_come_together_at_most_one_works(tmp_path):
 
     def launch(number: int) -> None:
         try:
-            with join_store(tmp_path, f"launch-{number}", 0, 1):
+            with join(tmp_path, f"launch-{number}", 0, 1):
                 working.append(number)
                 most.append(len(working))
                 threading.Event().wait(0.2)
@@ -136,3 +145,44 @@ def test_of_launches_that_come_together_at_most_one_works(tmp_path):
         thread.join(20)
     assert set(most) == {1}
     assert len(most) + len(refused) == 6
+
+
+def test_parts_work_on_one_store_together_and_no_other_launch_beside_them(tmp_path):
+    with (
+        join_store(LocalFolder(tmp_path), Place("parts-2", "0-0", "0-0")),
+        join_store(LocalFolder(tmp_path), Place("parts-2", "1-0", "1-0")) as lease,
+    ):
+        assert len(list((tmp_path / ".tcae/leases").iterdir())) == 2
+        claim = tmp_path / ".tcae/leases/parts-2.0-0.json"
+        claim_of(claim, os.getppid(), socket.gethostname())
+        with pytest.raises(StoreError, match="is being written by process"), join(tmp_path, "other"):
+            pass
+        with (
+            pytest.raises(StoreError, match="is being written by process"),
+            join_store(LocalFolder(tmp_path), Place("parts-2", "0-0", "0-0")),
+        ):
+            pass
+        assert len(lease.live_owners()) == 2
+
+
+def test_a_process_whose_claim_was_taken_away_stops(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease_module, "_HEARTBEAT_S", 0.05)
+    with join(tmp_path, "slow") as lease:
+        lease.check()
+        (tmp_path / ".tcae/leases/slow.0.json").unlink()
+        patience_ends_at = time.monotonic() + 5
+        with pytest.raises(StoreError, match="claim on the store is gone .*; repeat the command"):
+            while time.monotonic() < patience_ends_at:
+                lease.check()
+                time.sleep(0.01)
+
+
+def test_a_live_claim_is_kept_fresh(tmp_path, monkeypatch):
+    monkeypatch.setattr(lease_module, "_HEARTBEAT_S", 0.05)
+    with join(tmp_path, "alive"):
+        claim = tmp_path / ".tcae/leases/alive.0.json"
+        os.utime(claim, (MINUTES_AGO, MINUTES_AGO))
+        patience_ends_at = time.monotonic() + 5
+        while claim.stat().st_mtime == MINUTES_AGO and time.monotonic() < patience_ends_at:
+            time.sleep(0.01)
+        assert claim.stat().st_mtime > MINUTES_AGO

@@ -9,8 +9,8 @@ import tensorstore
 import zarr
 
 from tcae_cli.errors import StoreError
-from tcae_cli.store.layout import rows_per_shard
 from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.spec import rows_per_shard
 
 from .conftest import known_latents
 
@@ -81,13 +81,13 @@ def test_statistics_are_those_of_all_ok_rows_in_float64(make_store):
 
     ok = [row for row in range(40) if row not in {5, 20}]
     values = known_latents(40)[ok].astype(np.float64)
-    statistics = zarr.open_group(path / "statistics", mode="r")
+    statistics = zarr.open_group(path / "statistics" / "latents", mode="r")
     for name, axes in (("channel", (0, 2, 3)), ("position", (0, 1))):
         assert np.allclose(statistics[f"{name}_mean"][:], values.mean(axes), rtol=0, atol=1e-14)
         assert np.allclose(statistics[f"{name}_std"][:], values.std(axes), rtol=0, atol=1e-14)
         assert np.array_equal(statistics[f"{name}_min"][:], values.min(axes))
         assert np.array_equal(statistics[f"{name}_max"][:], values.max(axes))
-    attributes = zarr.open_group(path, mode="r").attrs["statistics"]
+    attributes = zarr.open_group(path, mode="r").attrs["statistics"]["latents"]
     assert attributes["num_rows"] == 38
     assert attributes["mean"] == pytest.approx(values.mean(), abs=1e-12)
     assert attributes["std"] == pytest.approx(values.std(), abs=1e-12)

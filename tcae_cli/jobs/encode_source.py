@@ -1,0 +1,74 @@
+"""The source of a store: scanned anew, and held against what the store's rows are."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from tcae_cli.data.index import SUMMARY_FILE
+from tcae_cli.data.index_update import SourceChanges, index_source_apart
+from tcae_cli.data.source import Source, load_source
+from tcae_cli.errors import StoreError
+from tcae_cli.report import EncodeRequest, Progress
+from tcae_cli.runtime.folder import Folder
+from tcae_cli.store.layout import index_folder
+from tcae_cli.store.spec import StoreSpec
+
+
+def open_store_source(
+    request: EncodeRequest, folder: Folder, found: StoreSpec | None, scratch: Path, progress: Progress
+) -> Path:
+    """The folder of a new index, in which rows the store has already keep their numbers.
+
+    found: what is in `folder`, None where there is no store yet. Raises StoreError if the store's rows are not the
+    source's: with --append, only if some of the store's source is another one altogether.
+    """
+    previous = None
+    if found and f"{index_folder(found)}/{SUMMARY_FILE}" in folder.sizes(index_folder(found)):
+        previous = folder.fetch(index_folder(found), scratch)
+    index = scratch / "index"
+    progress.say(f"looking through {request.source}")
+    changes = index_source_apart(request.source, index, previous, append=request.append, progress=_ignore)
+    if found and previous and not request.append and _words(changes):
+        raise StoreError(_cannot_continue(request, folder, found, changes, load_source(index)))
+    if request.append and changes.num_vanished == (found.source.count if found else -1):
+        raise StoreError(
+            f"{request.source} holds none of the {changes.num_vanished:,} images {folder.uri} was made from; "
+            f"name the same source with more images in it, or encode into another store"
+        )
+    if found and _words(changes):
+        progress.say(f"{request.source}, against {folder.uri}: {_words(changes)}")
+    if changes.num_changed or changes.num_vanished:
+        progress.say("rows of changed and vanished images stay as they were encoded")
+    return index
+
+
+def _cannot_continue(
+    request: EncodeRequest, folder: Folder, found: StoreSpec, changes: SourceChanges, source: Source
+) -> str:
+    ways = ["encode into another store"]
+    if changes.num_new:
+        ways.insert(0, "pass --append to add the new ones as rows")
+    if changes.num_changed or changes.num_vanished:
+        ways.insert(0, "put them back as they were")
+    return (
+        f"{folder.uri} cannot be continued: it was made from {found.source.count:,} images (fingerprint "
+        f"{found.source.fingerprint[:12]}), and {request.source} has {len(source):,} ({source.fingerprint[:12]}): "
+        f"{_words(changes)}; {', or '.join(ways)}"
+    )
+
+
+def _words(changes: SourceChanges) -> str:
+    """What is not as it was, in words; "" if all is."""
+    kinds = (
+        (changes.num_new, "new", changes.new),
+        (changes.num_changed, "changed", changes.changed),
+        (changes.num_vanished, "vanished", changes.vanished),
+    )
+    return "; ".join(f"{count:,} {kind} ({_some(names, count)})" for count, kind, names in kinds if count)
+
+
+def _some(names: Sequence[str], count: int) -> str:
+    return ", ".join(names) + (", ..." if count > len(names) else "")
+
+
+def _ignore(_: int) -> None:
+    pass

@@ -1,0 +1,98 @@
+"""Scales of an int8 store, from a sample of its images, and what rounding to them costs.
+
+Axes: k images, c latent channels, h w latent positions.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from tcae_cli.checkpoint import load_autoencoder
+from tcae_cli.data.loader import load_rows
+from tcae_cli.data.source import Source
+from tcae_cli.data.transform import to_float, to_uint8
+from tcae_cli.errors import SourceError
+from tcae_cli.metrics.image import psnr
+from tcae_cli.model.tcae import TCAE
+from tcae_cli.report import EncodeRequest, Progress
+from tcae_cli.runtime.device import autocast, naming_the_batch_size
+from tcae_cli.store.quantise import channel_scales, dequantise, quantise
+from tcae_cli.store.spec import MAIN_VIEW, Quantisation, StoreSpec
+
+_MOST_IMAGES = 256
+_QUANTILE = 0.9999
+_SEED = 0
+
+
+@torch.inference_mode()
+def measure_quantisation(
+    request: EncodeRequest, spec: StoreSpec, source: Source, device: torch.device, progress: Progress
+) -> StoreSpec:
+    """The store's spec with the scales of its views, measured on a sample of rows that is the same every time.
+
+    Raises SourceError if no image of the sample can be read.
+    """
+    model, batch_size = load_autoencoder(request.model, device), spec.compute.batch_size
+    rows = np.random.default_rng(_SEED).choice(len(source), min(_MOST_IMAGES, len(source)), replace=False)
+    rows.sort()
+    latents: dict[str, list[np.ndarray]] = {name: [] for name in spec.views}
+    originals: list[Tensor] = []
+    progress.start("calibrate int8", len(rows))
+    for start in range(0, len(rows), batch_size):
+        chosen = rows[start : start + batch_size].tolist()
+        images = {size: _good_images(source, chosen, size, spec) for size in spec.sizes}
+        for name, view in spec.views.items():
+            pixels = images[view.size].flip(-1) if view.flip else images[view.size]
+            if len(pixels):
+                latents[name].append(_encode(model, pixels, device, spec))
+        originals.append(images[spec.sizes[0]])
+        progress.advance(len(chosen))
+    if not sum(map(len, originals)):
+        raise SourceError(f"{source.uri}: none of the {len(rows)} images of the calibration sample can be read")
+
+    values = {name: np.concatenate(parts) for name, parts in latents.items()}
+    scales = {name: channel_scales(each, _QUANTILE) for name, each in values.items()}
+    rounded = {name: dequantise(quantise(each, scales[name])[0], scales[name]) for name, each in values.items()}
+    before, after = (_mean_psnr(model, originals, each[MAIN_VIEW], device) for each in (values, rounded))
+    quantisation = Quantisation(
+        num_images=len(values[MAIN_VIEW]),
+        quantile=_QUANTILE,
+        scale={name: scale.tolist() for name, scale in scales.items()},
+        relative_rmse={name: _relative_rmse(values[name], rounded[name]) for name in values},
+        psnr_float32=before,
+        psnr_int8=after,
+    )
+    progress.say(
+        f"int8, on {quantisation.num_images} images: relative error {quantisation.relative_rmse[MAIN_VIEW]:.2%} of the "
+        f"float32 latents, PSNR {before:.2f} -> {after:.2f} dB ({after - before:+.2f})"
+    )
+    return spec.model_copy(update={"quantisation": quantisation})
+
+
+def _good_images(source: Source, rows: list[int], size: int, spec: StoreSpec) -> Tensor:
+    images, _, failures = load_rows(source, rows, size, spec.transform.resize)
+    return images[[slot for slot, row in enumerate(rows) if row not in failures]]
+
+
+def _encode(model: TCAE, images: Tensor, device: torch.device, spec: StoreSpec) -> np.ndarray:
+    with naming_the_batch_size(len(images)), autocast(device, spec.compute.dtype):
+        latents: np.ndarray = model.encode(to_float(images.to(device))).float().cpu().numpy()
+    return latents
+
+
+def _relative_rmse(latents: np.ndarray, rounded: np.ndarray) -> float:
+    error, size = (np.sqrt(np.square(each, dtype=np.float64).mean()) for each in (rounded - latents, latents))
+    return float(error / size)
+
+
+def _mean_psnr(model: TCAE, originals: list[Tensor], latents: np.ndarray, device: torch.device) -> float:
+    """PSNR after a uint8 round trip, mean over images, in dB."""
+    total, start = 0.0, 0
+    for images in originals:
+        if not len(images):
+            continue
+        part = torch.from_numpy(latents[start : start + len(images)]).to(device)
+        decoded = to_uint8(model.decode(part)).cpu()
+        total += float(psnr(images / 255, decoded / 255).double().sum())
+        start += len(images)
+    return total / start

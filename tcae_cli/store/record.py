@@ -1,0 +1,95 @@
+"""The commit of a shard: one small record, created last. A shard without one is not there.
+
+A shard that is taken up again, because images are appended or failed ones tried again, keeps its record: its ok rows
+stay ok. While its files are replaced the record names the new ones too, so each file is one or the other.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from tcae_cli.errors import StoreError
+from tcae_cli.runtime.folder import Folder
+from tcae_cli.store.layout import PRIVATE_FOLDER
+from tcae_cli.store.spec import StoreSpec
+
+_RECORDS_FOLDER = f"{PRIVATE_FOLDER}/commits"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class FileRecord(_Part):
+    """What a file of the store was when it was committed."""
+
+    size: int  # bytes
+    crc32c: int
+
+
+class FailedRow(_Part):
+    """A row without latents: its key, and where and why it failed."""
+
+    row: int
+    path: str
+    stage: str  # index, read, decode or encode
+    error: str
+
+
+class ShardRecord(_Part):
+    """The commit of one shard."""
+
+    shard: int
+    first_row: int
+    num_rows: int  # fewer than the shard has, once more rows were appended
+    num_ok: int
+    num_failed: int
+    num_again: int = 0  # images encoded once more in float32, since their latents were not finite
+    num_clipped: dict[str, int] = {}  # of each int8 view: values beyond what its scale holds
+    files: dict[str, FileRecord]  # by name inside the store
+    failures: list[FailedRow]
+    statistics: dict[str, dict[str, Any]] | None  # of each view, LatentMoments of the ok rows; None if there are none
+    reopened: bool = False  # its failed rows are to be tried again
+    replacing: dict[str, FileRecord] = {}  # what takes the place of `files`
+
+    def fits(self, sizes: Mapping[str, int]) -> bool:
+        """Whether its files are there, of the sizes they had or are to have."""
+        return all(
+            sizes.get(name) in {file.size, self.replacing.get(name, file).size} for name, file in self.files.items()
+        )
+
+    def is_committed(self, spec: StoreSpec) -> bool:
+        """Whether the shard needs no more work."""
+        return not self.reopened and not self.replacing and self.num_rows == len(spec.rows_of_shard(self.shard))
+
+
+def record_name(shard: int) -> str:
+    """The file of a shard's record."""
+    return f"{_RECORDS_FOLDER}/{shard:06d}.json"
+
+
+def write_record(folder: Folder, record: ShardRecord) -> None:
+    """Commit a shard."""
+    folder.write({record_name(record.shard): record.model_dump_json().encode()})
+
+
+def read_records(
+    folder: Folder, shards: Sequence[int], sizes: Mapping[str, int]
+) -> Iterator[tuple[int, ShardRecord | None]]:
+    """Each shard with its record; None where there is none, or a file of it is no longer of the size it had.
+
+    sizes: of the store's files, as `folder.sizes()` gives them.
+    """
+    for shard, data in zip(shards, folder.read_many([record_name(shard) for shard in shards]), strict=True):
+        record = _parse(folder, shard, data) if data is not None else None
+        yield shard, record if record and record.fits(sizes) else None
+
+
+def _parse(folder: Folder, shard: int, data: bytes) -> ShardRecord:
+    try:
+        return ShardRecord.model_validate_json(data)
+    except ValidationError as error:
+        raise StoreError(
+            f"{folder.uri}/{record_name(shard)} is damaged; remove it and repeat: its shard is then encoded again"
+        ) from error
