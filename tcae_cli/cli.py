@@ -14,6 +14,8 @@ _COMMANDS = {
     "train": "Train an autoencoder on a source of images.",
     "encode-dataset": "Encode a source of images into a store of latents.",
     "decode": "Decode a store's latents back to image files.",
+    "info": "Show what a store is, how far it is, and its statistics.",
+    "verify": "Check a store's files, and its latents against the images.",
     "eval": "Measure how well a model reconstructs a source of images.",
 }
 INTERRUPTED = 130

@@ -23,6 +23,8 @@ from rich.table import Table
 from rich.text import Text
 
 from tcae_cli.report import DecodeReport, EncodeReport, EvalReport, Report, TrainReport
+from tcae_cli.store_report import InfoReport, VerifyReport
+from tcae_cli.store_tables import show_info, show_verification
 
 _LINE_EVERY_S = 10.0
 _WIDE = 400  # characters
@@ -116,6 +118,10 @@ def show_report(report: Report, as_json: bool) -> None:
             _show_decoding(console, report)
         case EvalReport():
             _show_evaluation(console, report)
+        case InfoReport():
+            show_info(console, report)
+        case VerifyReport():
+            show_verification(console, report)
         case TrainReport():
             console.print(f"{report.checkpoint}: step {report.steps:,} after {_duration(report.elapsed_s)}")
             console.print(", ".join(f"{name} {value:.4g}" for name, value in report.figures.items()))

@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterator
 from importlib.util import find_spec
+from multiprocessing import forkserver
 from pathlib import Path
 from uuid import uuid4
 
@@ -72,6 +73,7 @@ def object_store() -> Iterator[str]:
         environment.setenv("AWS_SECRET_ACCESS_KEY", "test")
         environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
         s3fs.S3FileSystem.clear_instance_cache()
+        forkserver._forkserver._stop()  # workers have the environment that their server started with
         yield os.environ["AWS_ENDPOINT_URL"]
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tcae_cli.checkpoint import BUILTIN, load_autoencoder, read_header
-from tcae_cli.data.loader import load_batches
+from tcae_cli.data.loader import load_rows
 from tcae_cli.data.samples import write_sample_windows
 from tcae_cli.data.source import open_source
 from tcae_cli.data.transform import to_float
@@ -16,9 +16,9 @@ def windows(tmp_path_factory) -> torch.Tensor:
     folder = tmp_path_factory.mktemp("windows")
     count = write_sample_windows(folder / "photos")
     source = open_source(str(folder / "photos"), folder / "index")
-    rows = [range(count)]
-    batch = next(load_batches(source, rows, batch_size=count, size=256, resize="torch", num_workers=0))
-    return to_float(batch.images)
+    images, _, failures = load_rows(source, range(count), size=256, resize="torch")
+    assert not failures
+    return to_float(images)
 
 
 def mean_psnr(images: torch.Tensor, decoded: torch.Tensor) -> float:

@@ -124,7 +124,7 @@ class Decoder(Dataset[Decoded]):
         if isinstance(data, ImageError):
             raise data
         self._begin(row, "decode")
-        record["content_hash"] = _content_hash(data)
+        record["content_hash"] = content_hash(data)
         image = decode_image(data)
         return [resize_and_crop(image, size, self.resize) for size in self.sizes]
 
@@ -154,5 +154,6 @@ def failures_of(rows: Sequence[int], records: np.ndarray) -> dict[int, tuple[str
     }
 
 
-def _content_hash(data: bytes) -> int:
+def content_hash(data: bytes) -> int:
+    """64 bits of BLAKE2b of an image's bytes: what a store keeps of them."""
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")

@@ -4,7 +4,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, resource_tracker
@@ -43,6 +43,7 @@ def index_source(
     previous: Path | None = None,
     *,
     append: bool = False,
+    retried: Collection[int] = (),
     heard: Callable[[int], None] = ignore,
 ) -> SourceChanges:
     """Scan a source, write its index into `index_dir`, and tell how it differs from the index in `previous`.
@@ -50,6 +51,7 @@ def index_source(
     Rows of the previous index keep their numbers, by key, size and place in a tar. With append, new ones come after
     them, new classes too, and what changed or vanished keeps its old entry; without, what differs gives the index of
     the plain scan, for the caller to refuse. Without a previous index nothing counts as new.
+    retried: rows of the previous index that are to be read anew; these may change, and that does not count.
     heard: told now and then how many were found.
     Raises SourceError if the previous index is of another version, and what scan raises.
     """
@@ -57,7 +59,7 @@ def index_source(
     changes = SourceChanges()
     if previous is not None:
         old = load_source(previous)
-        merged, changes = _merge(list(old.entries()), old.class_names, listing)
+        merged, changes = _merge(list(old.entries()), old.class_names, listing, frozenset(retried))
         listing = merged if append or not changes else listing
     write_index(index_dir, listing)
     return changes
@@ -69,6 +71,7 @@ def index_source_apart(
     previous: Path | None = None,
     *,
     append: bool = False,
+    retried: Collection[int] = (),
     progress: Callable[[int], None] = ignore,
 ) -> SourceChanges:
     """index_source in a process of its own: what a scan of millions takes of memory is given back after it.
@@ -78,7 +81,7 @@ def index_source_apart(
     """
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    request = (uri, index_dir, previous, append)
+    request = (uri, index_dir, previous, append, retried)
     process = context.Process(target=_index_and_tell, args=(sender, *request), daemon=True)
     try:
         with _deaf_to_ctrl_c():
@@ -114,7 +117,9 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _index_and_tell(sender: Connection, uri: str, index_dir: Path, previous: Path | None, append: bool) -> None:
+def _index_and_tell(
+    sender: Connection, uri: str, index_dir: Path, previous: Path | None, append: bool, retried: Collection[int]
+) -> None:
     """What the process does: says how many it found, then what came out."""
     threading.Thread(target=leave_with_the_parent, daemon=True).start()
     told_at = -_HEARD_EVERY_S
@@ -126,12 +131,14 @@ def _index_and_tell(sender: Connection, uri: str, index_dir: Path, previous: Pat
             sender.send(number)
 
     try:
-        sender.send(index_source(uri, index_dir, previous, append=append, heard=tell))
+        sender.send(index_source(uri, index_dir, previous, append=append, retried=retried, heard=tell))
     except TcaeError as error:
         sender.send(error)
 
 
-def _merge(old_entries: list[Entry], old_classes: tuple[str, ...], listing: Listing) -> tuple[Listing, SourceChanges]:
+def _merge(
+    old_entries: list[Entry], old_classes: tuple[str, ...], listing: Listing, retried: Collection[int]
+) -> tuple[Listing, SourceChanges]:
     """The rows of an old index as they are now, then the new ones; and what differs."""
     class_names = tuple(dict.fromkeys((*old_classes, *listing.class_names)))
     listing = replace(listing, entries=_renumbered(listing, class_names), class_names=class_names)
@@ -139,12 +146,12 @@ def _merge(old_entries: list[Entry], old_classes: tuple[str, ...], listing: List
     entries: list[Entry] = []
     changed: list[str] = []
     vanished: list[str] = []
-    for old in old_entries:
+    for row, old in enumerate(old_entries):
         now = found.pop(old.key, None)
         if now is None:
             vanished.append(_shown(old.key))
             entries.append(_out_of_reach(old, _VANISHED))
-        elif (now.size_bytes, now.offset) != (old.size_bytes, old.offset):
+        elif (now.size_bytes, now.offset) != (old.size_bytes, old.offset) and row not in retried:
             changed.append(_difference(old, now))
             entries.append(_out_of_reach(old, _CHANGED))
         else:

@@ -92,7 +92,7 @@ def _make_ready(
     progress: Progress,
 ) -> None:
     """Make the store, or see that what is there was made the same way from the same images."""
-    clear_leftovers(folder, lease.live_owners())
+    clear_leftovers(folder, lease.live_owners)
     found = layout.read_spec(folder) if layout.is_store(folder) else None
     if found:  # before the source is scanned
         _refuse_differences(folder, found, _describe(request, header, device, found.source, found.has_captions, found))

@@ -1,6 +1,7 @@
 """The source of a store: scanned anew, and held against what the store's rows are."""
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tcae_cli.data.index import SUMMARY_FILE
@@ -9,8 +10,11 @@ from tcae_cli.data.source import Source, load_source
 from tcae_cli.errors import StoreError
 from tcae_cli.report import EncodeRequest, Progress
 from tcae_cli.runtime.folder import Folder
+from tcae_cli.store.commit import failed_rows
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.spec import StoreSpec
+
+_TELL_EVERY_S = 5.0
 
 
 def open_store_source(
@@ -19,14 +23,21 @@ def open_store_source(
     """The folder of a new index, in which rows the store has already keep their numbers.
 
     found: what is in `folder`, None where there is no store yet. Raises StoreError if the store's rows are not the
-    source's: with --append, only if some of the store's source is another one altogether.
+    source's: with --append, only if some of the store's source is another one altogether. With --retry-failed, images
+    that failed before may have changed.
     """
     previous = None
     if found and f"{index_folder(found)}/{SUMMARY_FILE}" in folder.sizes(index_folder(found)):
         previous = folder.fetch(index_folder(found), scratch)
     index = scratch / "index"
-    progress.say(f"looking through {request.source}")
-    changes = index_source_apart(request.source, index, previous, append=request.append, progress=_ignore)
+    changes = index_source_apart(
+        request.source,
+        index,
+        previous,
+        append=request.append,
+        retried=failed_rows(folder) if found and request.retry_failed else (),
+        progress=_now_and_then(lambda count: progress.say(f"{request.source}: {count:,} images found so far")),
+    )
     if found and previous and not request.append and _words(changes):
         raise StoreError(_cannot_continue(request, folder, found, changes, load_source(index)))
     if request.append and changes.num_vanished == (found.source.count if found else -1):
@@ -49,6 +60,8 @@ def _cannot_continue(
         ways.insert(0, "pass --append to add the new ones as rows")
     if changes.num_changed or changes.num_vanished:
         ways.insert(0, "put them back as they were")
+    if changes.num_changed and not request.retry_failed:
+        ways.insert(1, "pass --retry-failed to encode those of the changed ones that had failed")
     return (
         f"{folder.uri} cannot be continued: it was made from {found.source.count:,} images (fingerprint "
         f"{found.source.fingerprint[:12]}), and {request.source} has {len(source):,} ({source.fingerprint[:12]}): "
@@ -66,9 +79,18 @@ def _words(changes: SourceChanges) -> str:
     return "; ".join(f"{count:,} {kind} ({_some(names, count)})" for count, kind, names in kinds if count)
 
 
+def _now_and_then(tell: Callable[[int], None]) -> Callable[[int], None]:
+    """Passes on what it is told, at most every few seconds: most sources are looked through in less."""
+    told_at = time.monotonic()
+
+    def hear(count: int) -> None:
+        nonlocal told_at
+        if time.monotonic() - told_at > _TELL_EVERY_S:
+            told_at = time.monotonic()
+            tell(count)
+
+    return hear
+
+
 def _some(names: Sequence[str], count: int) -> str:
     return ", ".join(names) + (", ..." if count > len(names) else "")
-
-
-def _ignore(_: int) -> None:
-    pass

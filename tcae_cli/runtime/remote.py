@@ -1,5 +1,6 @@
 """Paths elsewhere, through fsspec: s3://, gs://, hf:// and http(s)://."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -28,6 +29,7 @@ def open_filesystem(uri: str) -> tuple[Any, str]:
     if protocol not in _PROTOCOLS:
         known = ", ".join(f"{name}://" for name in _PROTOCOLS)
         raise UsageError(f"{uri}: {protocol}:// is not a protocol tcae knows; use a local path or one of {known}")
+    logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # it prints tracebacks of what it raises as well
     try:
         filesystem, path = fsspec.url_to_fs(uri, use_listings_cache=False)
     except ImportError as error:

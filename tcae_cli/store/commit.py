@@ -3,7 +3,7 @@
 Whoever sees every shard committed writes the same statistics and failures; the root that says `complete` comes last.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,9 +110,16 @@ def append_rows(folder: Folder, source: SourceIdentity) -> None:
         folder.remove(list(folder.sizes(index_folder(before))))
 
 
-def clear_leftovers(folder: Folder, owners: set[str]) -> None:
-    """Remove temporary files that kills left behind; owners: processes that are alive, whose files stay."""
+def failed_rows(folder: Folder) -> list[int]:
+    """Rows of committed shards that have failed, ascending."""
+    found = read_records(folder, range(read_spec(folder).num_shards), folder.sizes())
+    return [failure.row for _, record in found if record for failure in record.failures]
+
+
+def clear_leftovers(folder: Folder, live_owners: Callable[[], set[str]]) -> None:
+    """Remove temporary files that kills left behind; live_owners gives the processes that are alive."""
     names = folder.sizes(PARTS)
+    owners = live_owners()  # after the list: who has a file in it that is not its claim has claimed the store before
     folder.remove([name for name in names if name.rpartition("/")[2].partition(".")[0] not in owners])
 
 

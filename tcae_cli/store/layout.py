@@ -100,7 +100,7 @@ def fit_arrays(folder: Folder) -> None:
     Whoever opens a store for writing does this, so a creation or an append that was killed goes on.
     """
     spec = read_spec(folder)
-    wanted = _array_metadata(spec)
+    wanted = array_metadata(spec)
     found = dict(zip(wanted, folder.read_many(list(wanted)), strict=True))
     # Only the shape of an array that is there may change: its chunks are written as its metadata says.
     changed = {name: _reshaped(old, wanted[name]) if old else wanted[name] for name, old in found.items()}
@@ -114,7 +114,7 @@ def shard_file(spec: StoreSpec, array: str, shard: int) -> str:
     return f"{array}/c.{shard}" + ".0" * (dimensions - 1)
 
 
-def _array_metadata(spec: StoreSpec) -> dict[str, bytes]:
+def array_metadata(spec: StoreSpec) -> dict[str, bytes]:
     """The zarr.json of every array, by file name."""
     files: dict[str, Any] = {}
     store, n, rows = MemoryStore(files), spec.num_rows, spec.rows_per_shard

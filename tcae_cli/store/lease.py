@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
-from tcae_cli.errors import StoreError
+from tcae_cli.errors import DiskError, StoreError
 from tcae_cli.runtime.folder import Folder
+from tcae_cli.runtime.processes import is_alive, process_space
 from tcae_cli.store.layout import PRIVATE_FOLDER
 
 _LEASES_FOLDER = f"{PRIVATE_FOLDER}/leases"
@@ -24,6 +25,7 @@ _HEARTBEAT_S = 10.0
 _STALE_S = 60.0
 _PATIENCE_S = 600.0  # a rank waits for its leader to begin on the source
 _POLL_S = 0.05
+_TIMES_CLEARED = 3  # and more than twice is no coincidence
 
 _JOINED, _SETTLED, _READY, _DONE = "joined", "settled", "ready", "done"
 
@@ -80,13 +82,15 @@ class Lease:
         leader, seen = _claim_name(self._place.launch, self._place.leader), False
         patience_ends_at = time.monotonic() + _PATIENCE_S
         while time.monotonic() < patience_ends_at:
-            state = self._read(leader).get("state")
+            claim = self._read(leader)
+            state = claim.get("state")
+            is_there = state is not None and (state == _DONE or not self._is_gone(claim))
             # What an earlier launch of the same name left is older than that.
-            if state in (_READY, _DONE) and self._age_s(leader, self.name) <= _STALE_S:
+            if is_there and state in (_READY, _DONE) and self._age_s(leader, self.name) <= _STALE_S:
                 return
-            if seen and state is None:
+            if seen and not is_there:
                 raise StoreError("rank 0 has stopped; its own message says why")
-            seen = seen or state is not None
+            seen = seen or is_there
             time.sleep(_POLL_S)
         raise StoreError(f"rank 0 of this launch did not begin within {_PATIENCE_S:.0f} s; see its own message")
 
@@ -138,8 +142,18 @@ class Lease:
 
     def _write(self, state: str) -> None:
         self._state = state
-        holder = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "processes": _processes()}
-        self._folder.write({self.name: json.dumps(holder | {"owner": self._folder.owner}).encode()})
+        holder = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "processes": process_space()}
+        self._put(self.name, json.dumps(holder | {"owner": self._folder.owner}).encode())
+
+    def _put(self, name: str, data: bytes) -> None:
+        """Write a file; again, when a leader cleared it away half-written: no claim yet shows that this process lives."""
+        for _ in range(_TIMES_CLEARED):
+            try:
+                return self._folder.write({name: data})
+            except DiskError as error:
+                if not isinstance(error.__cause__, FileNotFoundError):
+                    raise
+        return self._folder.write({name: data})
 
     def _claims(self) -> list[str]:
         return [name for name in self._folder.sizes(_LEASES_FOLDER) if name.endswith(".json")]
@@ -160,17 +174,20 @@ class Lease:
     def _is_stale(self, name: str, claim: dict[str, Any]) -> bool:
         if claim["state"] == _DONE:
             return True
-        here, pid = (claim["host"], claim["processes"]) == (socket.gethostname(), _processes()), claim["pid"]
-        if here and (self._is_reused(claim) or not _is_alive(pid)):
+        if self._is_gone(claim):
             return True
         probe = f"{_LEASES_FOLDER}/{uuid4().hex}.probe"
-        self._folder.write({probe: b""})
+        self._put(probe, b"")
         try:
             return self._age_s(name, probe) > _STALE_S
         except FileNotFoundError:
             return True
         finally:
             self._folder.remove([probe])
+
+    def _is_gone(self, claim: dict[str, Any]) -> bool:
+        """Whether its process was of this machine and is no more."""
+        return _is_here(claim) and (self._is_reused(claim) or not is_alive(claim["pid"]))
 
     def _is_reused(self, claim: dict[str, Any]) -> bool:
         """Whether the number is this process's own now: containers give the same numbers again and again."""
@@ -185,6 +202,19 @@ class Lease:
             f"{self._folder.uri} is being written by process {claim['pid']} on {claim['host']}; wait for it "
             f"to end, or stop it (a machine that died counts as gone after {_STALE_S:.0f} s)"
         )
+
+
+def live_claims(folder: Folder) -> list[dict[str, Any]]:
+    """Host, pid and silence_s of those at work on a store; nothing is written to ask, so it is by this clock."""
+    found = []
+    for name in folder.sizes(_LEASES_FOLDER):
+        with suppress(FileNotFoundError):  # given up meanwhile
+            claim: dict[str, Any] = json.loads(folder.read(name) or b"{}")
+            silence_s = max(0.0, time.time() - folder.modified(name))
+            here = _is_here(claim)
+            if claim.get("state", _DONE) != _DONE and (is_alive(claim["pid"]) if here else silence_s <= _STALE_S):
+                found.append({"host": claim["host"], "pid": claim["pid"], "silence_s": silence_s})
+    return found
 
 
 @contextmanager
@@ -214,19 +244,5 @@ def _launch_of(name: str) -> str:
     return name.rpartition("/")[2].removesuffix(".json").rpartition(".")[0]
 
 
-def _processes() -> str:
-    """Where a process number means the same process: containers share host names."""
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+def _is_here(claim: dict[str, Any]) -> bool:
+    return (claim.get("host"), claim.get("processes")) == (socket.gethostname(), process_space())

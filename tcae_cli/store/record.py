@@ -82,11 +82,12 @@ def read_records(
     sizes: of the store's files, as `folder.sizes()` gives them.
     """
     for shard, data in zip(shards, folder.read_many([record_name(shard) for shard in shards]), strict=True):
-        record = _parse(folder, shard, data) if data is not None else None
+        record = parse_record(folder, shard, data) if data is not None else None
         yield shard, record if record and record.fits(sizes) else None
 
 
-def _parse(folder: Folder, shard: int, data: bytes) -> ShardRecord:
+def parse_record(folder: Folder, shard: int, data: bytes) -> ShardRecord:
+    """The record in a file's bytes. Raises StoreError if it is damaged."""
     try:
         return ShardRecord.model_validate_json(data)
     except ValidationError as error:

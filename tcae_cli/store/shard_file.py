@@ -7,6 +7,7 @@ same files, at about 1 ms a chunk (STORE sections 2 and 7).
 
 import os
 import weakref
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
@@ -24,6 +25,7 @@ from tcae_cli.store.spec import StoreSpec
 
 _ABSENT = 2**64 - 1
 _CRC_BYTES = 4
+_BLOCK_BYTES = 2**20
 _SHARDS_OPEN = 256  # files and indexes a reader keeps; 64 KiB each at 4,096 rows
 
 
@@ -61,13 +63,20 @@ def crc32c_of(data: bytes) -> int:
 
 
 class ShardFileWriter:
-    """Appends chunks to a file that is published when it is whole."""
+    """Appends chunks to a file that is published when it is whole.
+
+    Chunks are written a block at a time, in a thread of the file's own: who compresses does not wait for the disk.
+    """
 
     def __init__(self, file: FileInProgress, num_chunks: int) -> None:
         self._file = file
         self._index = np.full((num_chunks, 2), _ABSENT, "<u8")
         self._num_appended = self._size = 0
         self._checksum = google_crc32c.Checksum()
+        self._block: list[bytes] = []  # chunks not written yet
+        self._block_bytes = 0
+        self._thread = ThreadPoolExecutor(1, "shard file")
+        self._writing: Future[None] | None = None  # the block before
 
     def append(self, chunk: bytes | None) -> None:
         """The next chunk, compressed; None where there is none: readers see the fill value."""
@@ -81,6 +90,9 @@ class ShardFileWriter:
         index = self._index.tobytes()
         self._write(index)
         self._write(crc32c_of(index).to_bytes(_CRC_BYTES, "little"))
+        self._hand_over()
+        self._wait()
+        self._thread.shutdown()
         self._file.seal()
         return FileRecord(size=self._size, crc32c=int.from_bytes(self._checksum.digest(), "big"))
 
@@ -90,12 +102,30 @@ class ShardFileWriter:
 
     def discard(self) -> None:
         """Drop what was written."""
+        self._thread.shutdown()
         self._file.discard()
 
     def _write(self, data: bytes) -> None:
+        self._block.append(data)
+        self._size += len(data)
+        self._block_bytes += len(data)
+        if self._block_bytes >= _BLOCK_BYTES:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        """Have the block written, once the one before is: memory does not grow where the disk is slow."""
+        self._wait()
+        self._writing = self._thread.submit(self._write_block, self._block)
+        self._block, self._block_bytes = [], 0
+
+    def _write_block(self, block: list[bytes]) -> None:
+        data = b"".join(block)
         self._file.write(data)
         self._checksum.update(data)
-        self._size += len(data)
+
+    def _wait(self) -> None:
+        if self._writing:
+            self._writing.result()
 
 
 class ShardReader:
@@ -125,6 +155,10 @@ class ShardReader:
         except (RuntimeError, ValueError) as error:
             path = self._path(row // self._spec.rows_per_shard)
             raise StoreError(f"{path}: the latents of row {row} are damaged ({error})") from error
+
+    def whole(self, number: int, data: bytes) -> "_OpenShard":
+        """A shard whose file was read already. Raises StoreError on damage of its index."""
+        return _OpenShard(_Bytes(data), self._path(number), self._spec.rows_per_shard)
 
     def _open(self, number: int) -> "_OpenShard":
         name = shard_file(self._spec, self._view, number)
@@ -159,10 +193,20 @@ class _LocalRanges:
         return os.pread(self._descriptor, size, start)
 
 
+class _Bytes:
+    """Parts of a file that was read."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = memoryview(data)
+
+    def __call__(self, start: int, size: int) -> bytes:
+        return bytes(self._data[start:][:size])
+
+
 class _OpenShard:
     """One shard file and its index."""
 
-    def __init__(self, read: _Ranges | _LocalRanges, path: str, num_chunks: int) -> None:
+    def __init__(self, read: _Ranges | _LocalRanges | _Bytes, path: str, num_chunks: int) -> None:
         self._read = read
         tail_bytes = num_chunks * 16 + _CRC_BYTES
         tail = read(-tail_bytes, tail_bytes)
@@ -172,5 +216,6 @@ class _OpenShard:
         self._index = np.frombuffer(index, "<u8").reshape(num_chunks, 2)
 
     def chunk(self, slot: int) -> bytes | None:
+        """The compressed latents in a slot; None where there are none."""
         offset, size = map(int, self._index[slot])
         return None if offset == _ABSENT else self._read(offset, size)

@@ -152,20 +152,23 @@ class ShardInProgress:
         if kept:
             assert self._kept
             self._failures += self._kept.take_side(kept, self._side)
+        first = self._plan.rows.start
+        is_ok = (self._side["status"][rows.start - first : rows.stop - first] == OK).tolist()
         for view, file in self._files.items():
+            latents = np.ascontiguousarray(encoded.latents[view]) if encoded else None
             values: list[np.ndarray] = []
-            for row in rows:
-                ok = self._side["status"][row - self._plan.rows.start] == OK
-                if row in new:
-                    assert encoded
-                    latents = encoded.latents[view][new[row]]
-                    chunk = self._writer.codec.encode(np.ascontiguousarray(latents)) if ok else None
+            for row, ok in zip(rows, is_ok, strict=True):
+                if not ok:
+                    file.append(None)
+                elif row in new:
+                    assert latents is not None
+                    file.append(self._writer.codec.encode(latents[new[row]]))
+                    values.append(latents[new[row]])
                 else:
                     assert self._kept
-                    chunk, latents = self._kept.latents(view, row) if ok else (None, np.empty(0))
-                file.append(chunk)
-                if kept and ok:
-                    values.append(latents)
+                    chunk, kept_latents = self._kept.latents(view, row)
+                    file.append(chunk)
+                    values.append(kept_latents)
             self._count(view, values, encoded if not kept else None)
 
     def _take_side(self, encoded: EncodedRows) -> None:

@@ -10,6 +10,8 @@ import pytest
 import s3fs
 
 from tcae_cli.data.image_file import encode_image
+from tcae_cli.data.source import Source
+from tcae_cli.errors import ImageError
 
 Pictures = Callable[..., bytes]
 
@@ -66,3 +68,20 @@ def put(bucket: str) -> Callable[[dict[str, bytes]], str]:
         return bucket
 
     return put_objects
+
+
+@pytest.fixture
+def problems() -> Callable[[Source], dict[str, str]]:
+    """What reading says of each row that a scan found a problem with, by key."""
+
+    def found_in(source: Source) -> dict[str, str]:
+        found = {}
+        for row in range(len(source)):
+            if source.problem(row):
+                with pytest.raises(ImageError) as raised:
+                    source.read(row)
+                assert raised.value.stage == "index"
+                found[source.key(row)] = str(raised.value)
+        return found
+
+    return found_in

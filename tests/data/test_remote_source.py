@@ -1,9 +1,11 @@
 """Sources in an object store and behind URLs: as on a local disk, read by name and by part."""
 
 import http.server
+import multiprocessing
 import pickle
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -153,6 +155,14 @@ def test_many_are_read_in_order_with_a_bounded_number_under_way(put: Put, opened
     assert len(most) <= storage.NUM_READS
     assert [*reads] == [names[row].encode() for row in rows[1:]]
     assert 1 < max(most) <= storage.NUM_READS
+
+
+def test_workers_read_what_their_parent_has_read(put: Put, opened, png):
+    source = opened(put({"a.png": png(seed=1)}))
+    assert source.read(0) == png(seed=1)
+    for start_method in ("forkserver", "spawn"):
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context(start_method)) as pool:
+            assert pool.submit(source.read, 0).result(timeout=30) == png(seed=1)
 
 
 def test_many_that_nobody_wants_any_more_are_not_read(put: Put, opened, monkeypatch):

@@ -167,7 +167,7 @@ def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(make_store)
     for owner in ("alive", "dead"):
         (path / ".tcae" / "part" / f"{owner}.abc").write_bytes(b"half a shard")
 
-    clear_leftovers(LocalFolder(path), {"alive"})
+    clear_leftovers(LocalFolder(path), lambda: {"alive"})
     assert [name for name in files_of(path) if "/part/" in name] == [".tcae/part/alive.abc"]
 
 

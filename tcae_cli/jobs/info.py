@@ -1,0 +1,134 @@
+"""`tcae info`: what a store is and how far it is, from its root, its records and two small arrays."""
+
+import warnings
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from tcae_cli.errors import StoreError
+from tcae_cli.report import Progress
+from tcae_cli.runtime.folder import Folder, open_folder
+from tcae_cli.store.commit import Totals
+from tcae_cli.store.layout import read_attributes, read_spec
+from tcae_cli.store.lease import live_claims
+from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.record import read_records, record_name
+from tcae_cli.store.spec import StoreSpec
+from tcae_cli.store.statistics import LatentMoments
+from tcae_cli.store_report import InfoReport, InfoRequest
+
+_FAILURES_SHOWN = 5
+_GROUPS_SHOWN, _KEYS_SHOWN = 3, 3
+_NEARLY_DEAD = 0.01  # of the overall deviation
+
+
+def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
+    """Look at a store without writing to it. Raises StoreError if there is none, or what it says cannot be read."""
+    folder = open_folder(request.store)
+    spec, sizes = read_spec(folder), folder.sizes()
+    totals, num_committed, num_damaged = _add_up(folder, spec, sizes)
+    quantisation = spec.quantisation
+    return InfoReport(
+        store=request.store,
+        complete=bool(read_attributes(folder)["complete"]),
+        created_at=spec.created_at,
+        tool_versions=spec.tool_versions,
+        num_rows=spec.num_rows,
+        rows={
+            "ok": totals.num_ok,
+            "failed": totals.num_failed,
+            "pending": spec.num_rows - totals.num_ok - totals.num_failed,
+            "encoded_again_in_float32": totals.num_again,
+        },
+        num_shards=spec.num_shards,
+        num_shards_committed=num_committed,
+        num_shards_damaged=num_damaged,
+        rows_per_shard=spec.rows_per_shard,
+        writers=live_claims(folder),
+        views={
+            name: {"size": view.size, "flip": view.flip, "shape": list(spec.sample_shape(name))}
+            for name, view in spec.views.items()
+        },
+        dtype=spec.dtype,
+        codec=spec.codec,
+        encoder=spec.encoder.model_dump(mode="json"),
+        transform=spec.transform.model_dump(mode="json"),
+        compute=spec.compute.model_dump(mode="json"),
+        source=spec.source.model_dump(mode="json"),
+        **_bytes(spec, sizes, totals.num_ok),
+        failures_by_stage=dict(Counter(failure.stage for failure in totals.failures).most_common()),
+        failures=[failure.model_dump() for failure in totals.failures[:_FAILURES_SHOWN]],
+        duplicates=_duplicates(request.store),
+        statistics={view: _statistics(moments) for view, moments in totals.moments.items()},
+        quantisation=_quantisation(spec, totals),
+        psnr_float32=quantisation.psnr_float32 if quantisation else None,
+        psnr_int8=quantisation.psnr_int8 if quantisation else None,
+    )
+
+
+def _add_up(folder: Folder, spec: StoreSpec, sizes: dict[str, int]) -> tuple[Totals, int, int]:
+    """What the records say, how many shards need no more work, and how many have lost files."""
+    totals, num_committed, num_damaged = Totals(), 0, 0
+    for shard, record in read_records(folder, range(spec.num_shards), sizes):
+        if record:
+            totals.add(record)
+            num_committed += record.is_committed(spec)
+        else:
+            num_damaged += record_name(shard) in sizes
+    return totals, num_committed, num_damaged
+
+
+def _bytes(spec: StoreSpec, sizes: dict[str, int], num_ok: int) -> dict[str, Any]:
+    on_disk = sum(sizes.values())
+    of_latents = sum(size for name, size in sizes.items() if name.partition("/")[0] in spec.views)
+    values = sum(int(np.prod(spec.sample_shape(view))) for view in spec.views)
+    pixels = sum(3 * size * size for size in spec.sizes)
+    return {
+        "bytes_on_disk": on_disk,
+        "bytes_per_image": on_disk / num_ok if num_ok else None,
+        "share_of_raw_latents": of_latents / (num_ok * values * np.dtype(spec.dtype).itemsize) if num_ok else None,
+        "share_of_pixels": on_disk / (num_ok * pixels) if num_ok else None,
+    }
+
+
+def _duplicates(path: str) -> dict[str, Any]:
+    """Ok rows whose images had the same bytes."""
+    with warnings.catch_warnings(action="ignore"):  # of a store that is not complete
+        store = LatentStore(path)
+    try:
+        hashes, ok = store.content_hash(), store.ok_rows
+        ok = ok[ok < len(hashes)]  # while rows are appended
+        _, first, group, counts = np.unique(hashes[ok], return_index=True, return_inverse=True, return_counts=True)
+        many = np.flatnonzero(counts > 1)
+        shown = many[np.argsort(first[many])][:_GROUPS_SHOWN]
+        keys = [store.keys(ok[group == number][:_KEYS_SHOWN]) for number in shown]
+    except (OSError, ValueError, RuntimeError) as error:  # what zarr raises for metadata and chunks that are not sound
+        raise StoreError(f"{path} is damaged ({error}); tcae verify {path} says where") from error
+    return {"num_groups": len(many), "num_rows": int(counts[many].sum()), "keys": keys}
+
+
+def _statistics(moments: LatentMoments) -> dict[str, Any]:
+    summary, std = moments.summary(), moments.channel.std
+    return {
+        "mean": summary["mean"],
+        "std": summary["std"],
+        "channel_std_min": float(std.min()),
+        "channel_std_max": float(std.max()),
+        "num_channels": len(std),
+        "num_nearly_dead": int((std < _NEARLY_DEAD * summary["std"]).sum()),
+    }
+
+
+def _quantisation(spec: StoreSpec, totals: Totals) -> dict[str, dict[str, Any]]:
+    if spec.quantisation is None:
+        return {}
+    return {
+        view: {
+            "scale_min": min(scale),
+            "scale_max": max(scale),
+            "relative_rmse": spec.quantisation.relative_rmse[view],
+            "num_clipped": totals.num_clipped.get(view, 0),
+        }
+        for view, scale in spec.quantisation.scale.items()
+    }

@@ -1,0 +1,220 @@
+"""Whether a shard is what its record says: files, checksums, chunks, status and statistics.
+
+Sentences name files inside the store. Memory holds one file at a time, of 256 MiB of raw latents at most.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+import numpy as np
+
+from tcae_cli.errors import StoreError
+from tcae_cli.runtime.folder import Folder
+from tcae_cli.store.layout import read_spec, shard_file
+from tcae_cli.store.quantise import as_float
+from tcae_cli.store.record import FileRecord, ShardRecord, parse_record, record_name
+from tcae_cli.store.shard_file import ShardReader, crc32c_of
+from tcae_cli.store.side_chunks import SideChunks
+from tcae_cli.store.spec import FAILED, OK, PENDING
+from tcae_cli.store.statistics import LatentMoments, Moments
+
+_TOLERANCE = 1e-12
+_BATCH_ROWS = 64
+_FILL_INT8 = -128  # of rows that are not ok; no int8 latent has it
+
+
+@dataclass
+class ShardCheck:
+    """What was found of one shard."""
+
+    shard: int
+    record: ShardRecord | None = None  # None where there is none that can be read
+    problems: list[str] = field(default_factory=list)
+    num_files: int = 0
+    num_bytes: int = 0
+    ok_rows: list[int] = field(default_factory=list)  # as the record says, ascending
+    content_hashes: np.ndarray | None = None  # of those, [k], uint64; None if their file is not sound
+
+
+class ShardChecker:
+    """Checks shards of a store that exists; several threads may, each a shard of its own.
+
+    with_side_arrays: False if their metadata is damaged, and their values cannot be read.
+    """
+
+    def __init__(self, folder: Folder, with_side_arrays: bool = True) -> None:
+        self._folder, self._spec = folder, read_spec(folder)
+        self._side = SideChunks(folder, self._spec) if with_side_arrays else None
+        self._readers = {view: ShardReader(folder, self._spec, view) for view in self._spec.views}
+
+    def check(self, shard: int) -> ShardCheck:
+        """Hold a shard against its record. One that is written meanwhile is looked at again."""
+        while True:
+            before = self._read_record(shard)
+            found = self._check(shard, before)
+            if not found.problems or self._read_record(shard) == before:
+                return found
+
+    def _read_record(self, shard: int) -> bytes | None:
+        return next(iter(self._folder.read_many([record_name(shard)])))
+
+    def _check(self, shard: int, data: bytes | None) -> ShardCheck:
+        found = ShardCheck(shard)
+        if data is None:
+            return found
+        try:
+            record = parse_record(self._folder, shard, data)
+        except StoreError as error:
+            found.problems.append(str(error))
+            return found
+        if problem := self._is_not_of(shard, record):
+            found.problems.append(problem)
+            return found
+        failed = {failure.row for failure in record.failures}
+        rows = range(record.first_row, record.first_row + record.num_rows)
+        found.record, found.ok_rows = record, [row for row in rows if row not in failed]
+        for view in self._spec.views:
+            self._check_view(view, found, record)
+        self._check_side(found, record, failed)
+        return found
+
+    def _is_not_of(self, shard: int, record: ShardRecord) -> str | None:
+        """Why a record cannot be that of a shard of this store."""
+        rows, files = self._spec.rows_of_shard(shard), {*self._spec.views, *self._spec.side_arrays}
+        counts = (record.num_ok + record.num_failed, len(record.failures))
+        if counts != (record.num_rows, record.num_failed) or record.num_rows > len(rows):
+            return f"{record_name(shard)}: its counts of rows do not add up"
+        if (record.shard, record.first_row) != (shard, rows.start) or record.files.keys() != {
+            shard_file(self._spec, array, shard) for array in files
+        }:
+            return f"{record_name(shard)} is the record of other files"
+        return None
+
+    def _check_view(self, view: str, found: ShardCheck, record: ShardRecord) -> None:
+        data, is_sound = self._read(shard_file(self._spec, view, found.shard), found, record)
+        if data is None or not (is_sound or self._spec.codec == "zstd"):  # only its chunks have checksums of their own
+            return
+        num_problems = len(found.problems)
+        try:
+            moments = self._moments(view, self._stored(view, data, found, record))
+        except StoreError as error:
+            found.problems.append(self._inside(error))
+            return
+        if is_sound and len(found.problems) == num_problems:
+            said = (record.statistics or {}).get(view)
+            if differing := _differing(moments, said):
+                where = record_name(found.shard)
+                found.problems.append(f"{where}: {differing} of {view} is not that of the latents stored")
+
+    def _stored(self, view: str, data: bytes, found: ShardCheck, record: ShardRecord) -> Iterator[np.ndarray]:
+        """The values of the ok rows that are sound, [c, h, w] each. Raises StoreError if the file has no index."""
+        name, reader = shard_file(self._spec, view, found.shard), self._readers[view]
+        opened, ok_rows = reader.whole(found.shard, data), set(found.ok_rows)
+        for slot in range(self._spec.rows_per_shard):
+            row, chunk = record.first_row + slot, opened.chunk(slot)
+            if row not in ok_rows:
+                if chunk is not None and not record.replacing:
+                    found.problems.append(f"{name}: row {row} has latents and is not ok")
+                continue
+            if chunk is None:
+                found.problems.append(f"{name}: row {row} is ok and has no latents")
+                continue
+            try:
+                values = reader.stored(row, chunk)
+            except StoreError as error:
+                found.problems.append(self._inside(error))
+                continue
+            if not np.isfinite(values).all() or (values.dtype == np.int8 and (values == _FILL_INT8).any()):
+                found.problems.append(f"{name}: the latents of row {row} are not finite")
+                continue
+            yield values
+
+    def _moments(self, view: str, values: Iterator[np.ndarray]) -> LatentMoments | None:
+        moments: Moments | None = None
+        while batch := list(islice(values, _BATCH_ROWS)):
+            moments = Moments.of(as_float(np.stack(batch), self._spec, view)).merge(moments)
+        return LatentMoments.of(moments) if moments else None
+
+    def _check_side(self, found: ShardCheck, record: ShardRecord, failed: set[int]) -> None:
+        for array in self._spec.side_arrays:
+            name = shard_file(self._spec, array, found.shard)
+            data, is_sound = self._read(name, found, record)
+            if data is None or not is_sound or self._side is None:
+                continue
+            if array == "content_hash":
+                slots = np.array(found.ok_rows, np.int64) - record.first_row
+                found.content_hashes = self._side.decode(array, found.shard, data)[slots]
+            if array == "status":
+                status = self._side.decode(array, found.shard, data)
+                found.problems += _wrong_status(name, status, record, failed)
+
+    def _read(self, name: str, found: ShardCheck, record: ShardRecord) -> tuple[bytes | None, bool]:
+        """A file of the shard, and whether it is what was committed."""
+        try:
+            data = self._folder.read(name)
+        except OSError as error:
+            is_gone = isinstance(error, FileNotFoundError)
+            found.problems.append(
+                f"{name} {'is missing' if is_gone else f'cannot be read ({error.strerror or error})'}"
+            )
+            return None, False
+        found.num_files += 1
+        found.num_bytes += len(data)
+        is_now, was = FileRecord(size=len(data), crc32c=crc32c_of(data)), record.files[name]
+        is_sound = is_now in (was, record.replacing.get(name, was))
+        if not is_sound:
+            found.problems.append(
+                f"{name} has {is_now.size:,} bytes, {was.size:,} were committed"
+                if is_now.size != was.size
+                else f"{name} has been changed: its CRC-32C is {is_now.crc32c:08x}, {was.crc32c:08x} was committed"
+            )
+        return data, is_sound
+
+    def _inside(self, error: StoreError) -> str:
+        return str(error).removeprefix(f"{self._folder.uri}/")
+
+
+def _wrong_status(name: str, status: np.ndarray, record: ShardRecord, failed: set[int]) -> list[str]:
+    """How the status of a shard's rows differs from its record; while its files are replaced, of the ok rows."""
+    wanted = np.full(len(status), PENDING, np.uint8)
+    wanted[: record.num_rows] = OK
+    wanted[[row - record.first_row for row in failed]] = FAILED
+    differing = np.flatnonzero((status != wanted) & ((wanted == OK) | (not record.replacing)))
+    if not len(differing):
+        return []
+    words, first = {OK: "ok", FAILED: "failed", PENDING: "pending"}, int(differing[0])
+    more = f", and {len(differing) - 1} more differ" if len(differing) > 1 else ""
+    found = words.get(int(status[first]), str(status[first]))
+    return [f"{name}: row {record.first_row + first} is {found}, its record says {words[int(wanted[first])]}{more}"]
+
+
+def tolerance_of(moments: LatentMoments) -> float:
+    """By how much statistics of the same latents may differ: 1e-12 of their root mean square, for another order."""
+    overall = moments.channel.over((0,))
+    return _TOLERANCE * float(np.hypot(overall.mean, overall.std))
+
+
+def statistic_differences(found: LatentMoments, said: dict[str, np.ndarray]) -> list[str]:
+    """Names of statistics that `said`, arrays as LatentMoments.arrays gives them, lacks or has otherwise."""
+    tolerance = tolerance_of(found)
+    return [
+        name
+        for name, values in found.arrays().items()
+        if name not in said
+        or said[name].shape != values.shape
+        or not (np.abs(said[name] - values) <= tolerance).all()  # so that a NaN differs
+    ]
+
+
+def _differing(found: LatentMoments | None, said: dict[str, object] | None) -> str | None:
+    """The first statistic of a record that is not what was found."""
+    if found is None or said is None:
+        return None if found is said else "the count of rows"
+    try:
+        moments = LatentMoments.from_json(said)
+    except (KeyError, TypeError, ValueError):
+        return "the statistics"
+    if moments.num_rows != found.num_rows:
+        return "num_rows"
+    return next(iter(statistic_differences(found, moments.arrays())), None)

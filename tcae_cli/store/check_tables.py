@@ -1,0 +1,106 @@
+"""Whether what a store says as a whole agrees with the records of its shards: arrays, counts, statistics, failures."""
+
+import json
+from typing import Any
+
+import numpy as np
+import zarr
+
+from tcae_cli.runtime.folder import Folder
+from tcae_cli.store.check_shard import statistic_differences, tolerance_of
+from tcae_cli.store.commit import Totals
+from tcae_cli.store.layout import ROOT, array_metadata, read_attributes, read_spec
+from tcae_cli.store.statistics import LatentMoments
+
+_DAMAGED = (OSError, ValueError, KeyError, RuntimeError)  # what zarr raises for metadata and chunks that are not sound
+_ROW_COUNTS = ("ok", "failed", "encoded_again_in_float32")
+
+
+def check_arrays(folder: Folder) -> list[str]:
+    """What is wrong with the metadata of the store's arrays, a sentence each; none if they can be read."""
+    spec, problems = read_spec(folder), []
+    fields = ["node_type", "data_type", "chunk_grid"]
+    if read_attributes(folder)["complete"]:  # else rows may be about to be appended
+        fields.append("shape")
+    wanted = array_metadata(spec)
+    for name, data in zip(wanted, folder.read_many(list(wanted)), strict=True):
+        if data is None:
+            problems.append(f"{name} is missing; repeat tcae encode-dataset, which writes it again")
+            continue
+        try:
+            found = json.loads(data)
+            differing = [key for key in fields if found[key] != json.loads(wanted[name])[key]]
+        except (ValueError, KeyError, TypeError):
+            problems.append(f"{name} is damaged; remove it and repeat tcae encode-dataset, which writes it again")
+            continue
+        problems += [f"{name}: its {key} is not what the store's root describes" for key in differing]
+    return problems
+
+
+def check_tables(folder: Folder, totals: Totals) -> list[str]:
+    """What a complete store says that is not what its shards' records add up to, a sentence each."""
+    attributes, problems = read_attributes(folder), []
+    for name, count in zip(_ROW_COUNTS, (totals.num_ok, totals.num_failed, totals.num_again), strict=True):
+        said = attributes.get("rows", {}).get(name)
+        if said != count:
+            problems.append(f"{ROOT}: rows.{name} is {said}, the records of the shards say {count}")
+    if attributes.get("num_clipped") != totals.num_clipped:
+        problems.append(
+            f"{ROOT}: num_clipped is {attributes.get('num_clipped')}, the shards' records say {totals.num_clipped}"
+        )
+    said = attributes["statistics"] or {}
+    if said.keys() != totals.moments.keys():
+        problems.append(f"{ROOT}: statistics are of {', '.join(said) or 'no view'}, not of those with ok rows")
+    for view, moments in totals.moments.items():
+        problems += _check_summary(view, moments, said.get(view, {}))
+        problems += _check_statistics(folder, view, moments)
+    return problems + _check_failures(folder, totals)
+
+
+def _check_summary(view: str, moments: LatentMoments, said: dict[str, Any]) -> list[str]:
+    """The statistics in the root's attributes."""
+    return [
+        f"{ROOT}: statistics.{view}.{name} is not that of the latents stored"
+        for name, value in moments.summary().items()
+        if not _is_close(said.get(name), value, moments)
+    ]
+
+
+def _is_close(said: Any, value: Any, moments: LatentMoments) -> bool:
+    said_values, values = np.asarray(said, object), np.asarray(value, np.float64)
+    if said_values.shape != values.shape or not all(isinstance(each, int | float) for each in said_values.flat):
+        return False
+    return bool((np.abs(said_values.astype(np.float64) - values) <= tolerance_of(moments)).all())
+
+
+def _check_statistics(folder: Folder, view: str, moments: LatentMoments) -> list[str]:
+    """The arrays below statistics/."""
+    said, problems = {}, []
+    for name in moments.arrays():
+        try:
+            said[name] = _read_array(folder, f"statistics/{view}/{name}")
+        except _DAMAGED as error:
+            problems.append(f"statistics/{view}/{name} cannot be read ({error})")
+    wrong = [name for name in statistic_differences(moments, said) if name in said]
+    return problems + [f"statistics/{view}/{name} is not that of the latents stored" for name in wrong]
+
+
+def _check_failures(folder: Folder, totals: Totals) -> list[str]:
+    wanted = [failure.model_dump() for failure in totals.failures]
+    try:
+        columns = {name: _read_array(folder, f"failures/{name}").tolist() for name in ("row", "path", "stage", "error")}
+    except _DAMAGED as error:
+        return [f"failures cannot be read ({error})"]
+    if len({len(values) for values in columns.values()}) > 1:
+        return ["failures: its columns have different lengths"]
+    found = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    if found == wanted:
+        return []
+    if len(found) != len(wanted):
+        return [f"failures lists {len(found):,} rows, the shards' records {len(wanted):,}"]
+    row = next(said["row"] for said, failure in zip(found, wanted, strict=True) if said != failure)
+    return [f"failures: what it says of row {row} is not what its shard's record says"]
+
+
+def _read_array(folder: Folder, name: str) -> np.ndarray:
+    return np.asarray(zarr.open_array(f"{folder.uri}/{name}", mode="r")[:])

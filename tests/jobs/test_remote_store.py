@@ -1,0 +1,260 @@
+"""A store in a bucket holds what a local one does, and keeps the same promises."""
+
+import json
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import s3fs
+
+from tcae_cli.cli import _run
+from tcae_cli.errors import DiskError, StoreError
+from tcae_cli.jobs.decode import decode_store
+from tcae_cli.report import DecodeRequest, Silent
+from tcae_cli.runtime import remote_folder
+from tcae_cli.store.reader import LatentStore
+
+from .conftest import assert_same_arrays, assert_same_store
+from .wire import Wire, refusing_server
+
+
+@pytest.fixture(scope="module")
+def local_store(photos, encode, tmp_path_factory) -> Path:
+    """The photographs in a local store."""
+    path = tmp_path_factory.mktemp("local") / "store.zarr"
+    encode(photos, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def store(photos, encode, object_store) -> str:
+    """The photographs in a store in a bucket, to be read."""
+    s3fs.S3FileSystem().mkdir("shared")
+    encode(photos, "s3://shared/store.zarr")
+    return "s3://shared/store.zarr"
+
+
+def objects(uri: str) -> dict[str, tuple[str, str]]:
+    """What tells one writing of an object from another, by name below a URI."""
+    found = s3fs.S3FileSystem(use_listings_cache=False).find(uri, detail=True)
+    return {name: (entry["ETag"], str(entry["LastModified"])) for name, entry in found.items()}
+
+
+def wait_for(uri: str, count: int) -> list[str]:
+    patience_ends_at = time.monotonic() + 60
+    while len(found := list(objects(uri))) < count:
+        assert time.monotonic() < patience_ends_at
+        time.sleep(0.02)
+    return found
+
+
+def put_all(folder: Path, uri: str) -> None:
+    s3fs.S3FileSystem().put(f"{folder}/", f"{uri}/", recursive=True)
+
+
+def test_it_equals_a_local_store(store, local_store):
+    assert_same_store(store, local_store)
+
+
+@pytest.mark.parametrize("options", [{"dtype": "int8", "flip": True}, {"sizes": (64, 96), "codec": "none"}])
+def test_with_any_views_and_dtypes(photos, bucket, tmp_path, encode, options):
+    encode(photos, f"{bucket}/store.zarr", **options)
+    encode(photos, tmp_path / "store.zarr", **options)
+    assert_same_store(f"{bucket}/store.zarr", tmp_path / "store.zarr")
+
+
+def test_sources_in_a_bucket_give_the_same_rows(photos, bucket, local_store, tmp_path, encode):
+    put_all(photos, f"{bucket}/photos")
+    encode(f"{bucket}/photos", f"{bucket}/of-folder.zarr", num_workers=1)
+    assert_same_arrays(f"{bucket}/of-folder.zarr", local_store)
+
+    (tmp_path / "tars").mkdir()
+    for label in ("animal", "thing"):
+        with tarfile.open(tmp_path / "tars" / f"{label}.tar", "w") as tar:
+            tar.add(photos / label, ".")
+    put_all(tmp_path / "tars", f"{bucket}/tars")
+    encode(f"{bucket}/tars/{{animal,thing}}.tar", f"{bucket}/of-tars.zarr")
+    encode(f"{tmp_path}/tars/{{animal,thing}}.tar", tmp_path / "of-tars.zarr")
+    assert_same_arrays(f"{bucket}/of-tars.zarr", tmp_path / "of-tars.zarr")
+
+
+def test_the_reader_gives_rows_labels_keys_and_statistics(store, local_store):
+    there, here = LatentStore(store), LatentStore(local_store)
+    assert np.array_equal(there.latents([23, 0, 8]), here.latents([23, 0, 8]))
+    assert there.labels().tolist() == here.labels().tolist()
+    assert there.keys([0, 23]) == ["animal/0.jpg", "thing/7.jpg"]
+    assert there.summaries == here.summaries and there.failures() == []
+
+
+def test_it_is_decoded_with_its_originals_beside(store, local_store, tmp_path):
+    for uri, name in ((store, "there"), (str(local_store), "here")):
+        report = decode_store(
+            DecodeRequest(store=uri, out_dir=tmp_path / name, rows="6:10", grid=2, device="cpu"), Silent()
+        )
+        assert report.num_written == 4
+    files = [path.relative_to(tmp_path / "here") for path in (tmp_path / "here").rglob("*.png")]
+    assert len(files) == 5
+    assert all((tmp_path / "here" / name).read_bytes() == (tmp_path / "there" / name).read_bytes() for name in files)
+
+
+def test_a_killed_run_keeps_others_out_while_it_lives_and_is_gone_on_with_after(
+    many_photos, bucket, tmp_path, encode, start_tcae
+):
+    there = f"{bucket}/store.zarr"
+    run = start_tcae(many_photos, there, "--batch-size", "2")
+    wait_for(f"{there}/.tcae/commits", 2)
+    with pytest.raises(StoreError, match=rf"store.zarr is being written by process {run.pid} on .*; wait for it"):
+        encode(many_photos, there, batch_size=2)
+    run.kill()
+    run.communicate()
+
+    committed = objects(f"{there}/.tcae/commits")
+    assert 2 <= len(committed) < 15
+    report = encode(many_photos, there, batch_size=2)
+    assert report.num_encoded_now == 240 - 16 * len(committed)
+    assert committed.items() <= objects(f"{there}/.tcae/commits").items()
+    encode(many_photos, tmp_path / "store.zarr", batch_size=2)
+    assert_same_store(there, tmp_path / "store.zarr")
+    assert not list(objects(f"{there}/.tcae/leases"))
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_ends_its_launch_which_is_gone_on_with_by_one(
+    many_photos, bucket, tmp_path, encode, start_tcae, rank
+):
+    there, torchrun = f"{bucket}/store.zarr", ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+    launch = start_tcae(many_photos, there, "--batch-size", "2", launcher=torchrun)
+    wait_for(f"{there}/.tcae/commits", 2)
+    [claim] = [name for name in objects(f"{there}/.tcae/leases") if name.endswith(f".{rank}.json")]
+    pid = json.loads(s3fs.S3FileSystem().cat_file(claim))["pid"]
+    subprocess.run([sys.executable, "-c", f"import os; os.kill({pid}, 9)"], check=True)
+    _, stderr = launch.communicate(timeout=60)
+    assert launch.returncode != 0 and "exitcode  : -9" in stderr
+
+    committed = objects(f"{there}/.tcae/commits")
+    assert len(committed) < 15
+    assert encode(many_photos, there, batch_size=2).num_encoded_now == 240 - 16 * len(committed)
+    assert committed.items() <= objects(f"{there}/.tcae/commits").items()
+    encode(many_photos, tmp_path / "store.zarr", batch_size=2)
+    assert_same_store(there, tmp_path / "store.zarr")
+
+
+def test_repeating_the_command_writes_no_array_again(photos, store, encode):
+    before = {name: tags for name, tags in objects(store).items() if "/index/" not in name}
+    report = encode(photos, store)
+    assert (report.num_encoded_now, report.num_ok, report.complete) == (0, 24, True)
+    assert {name: tags for name, tags in objects(store).items() if "/index/" not in name} == before
+
+
+@pytest.mark.parametrize("lost", [".tcae/commits/000001.json", "latents/c.1.0.0.0", "status/c.1"])
+def test_a_shard_counts_while_its_record_and_its_objects_are_there(photos, bucket, local_store, encode, lost):
+    encode(photos, f"{bucket}/store.zarr")
+    s3fs.S3FileSystem().rm_file(f"{bucket}/store.zarr/{lost}")
+    report = encode(photos, f"{bucket}/store.zarr")
+    assert (report.num_encoded_now, report.decides) == (8, True)
+    assert_same_store(f"{bucket}/store.zarr", local_store)
+
+
+def test_rows_are_appended_and_failed_ones_tried_again(photos, bucket, local_store, tmp_path, encode):
+    source, there = tmp_path / "photos", f"{bucket}/store.zarr"
+    shutil.copytree(photos, source, ignore=lambda *_: ["thing"])
+    (source / "animal" / "3.jpg").write_bytes(b"\xff" * (photos / "animal" / "3.jpg").stat().st_size)
+    assert encode(source, there).num_failed == 1
+    shutil.copy(photos / "animal" / "3.jpg", source / "animal" / "3.jpg")
+    shutil.copytree(photos / "thing", source / "thing")
+
+    with pytest.raises(StoreError, match="8 new .*pass --append to add the new ones as rows"):
+        encode(source, there)
+    report = encode(source, there, append=True, retry_failed=True)
+    assert (report.num_encoded_now, report.num_ok, report.num_failed) == (9, 24, 0)
+    assert_same_arrays(there, local_store)
+
+
+def test_what_is_something_else_is_refused_and_left_alone(photos, bucket, encode):
+    s3fs.S3FileSystem().pipe_file(f"{bucket}/notes/important.txt", b"mine")
+    with pytest.raises(StoreError, match="notes exists, is not a store of latents and is not empty; name another path"):
+        encode(photos, f"{bucket}/notes")
+    assert len(objects(bucket)) == 1
+
+
+def test_a_source_that_cannot_work_leaves_nothing_in_the_bucket(bucket, tmp_path, encode):
+    with pytest.raises(Exception, match="nowhere does not exist"):
+        encode(tmp_path / "nowhere", f"{bucket}/store.zarr")
+    assert objects(bucket) == {}
+
+
+def test_a_shard_of_many_upload_parts_is_encoded_and_read_back(many_photos, bucket, tmp_path, encode, monkeypatch):
+    monkeypatch.setattr(remote_folder, "_PART_BYTES", 5 * 2**20)
+    source, there = tmp_path / "photos", f"{bucket}/store.zarr"
+    source.mkdir()
+    for path in sorted(many_photos.iterdir())[:16]:
+        shutil.copy(path, source)
+    options = {"dtype": "float32", "codec": "none", "sizes": (3840,), "batch_size": 4}  # 16 x 460,800 bytes
+    encode(source, there, **options)
+    tag, _ = objects(there)[f"{there.removeprefix('s3://')}/latents/c.0.0.0.0"]
+    assert tag.strip('"').endswith("-2")  # parts
+    encode(source, tmp_path / "store.zarr", **options)
+    assert_same_store(there, tmp_path / "store.zarr")
+
+
+def run_cli(capsys, *words: str) -> tuple[int, str]:
+    """The exit code of a command and what it said on stderr."""
+    s3fs.S3FileSystem.clear_instance_cache()
+    code = _run(list(words))
+    return code, capsys.readouterr().err
+
+
+def test_a_bucket_that_is_not_there_is_one_sentence(photos, object_store, capsys, tmp_path):
+    code, said = run_cli(capsys, "encode-dataset", str(photos), "s3://no-such-bucket/store.zarr", "--device", "cpu")
+    assert (code, said.count("\n")) == (1, 1)
+    assert said.startswith("Error: s3://no-such-bucket/store.zarr") and "bucket does not exist" in said
+    code, said = run_cli(capsys, "decode", "s3://no-such-bucket/store.zarr", str(tmp_path / "out"))
+    assert (code, said.count("\n")) == (1, 1)
+    assert "s3://no-such-bucket/store.zarr is not a store of latents" in said
+
+
+@pytest.mark.parametrize("verbs", [{"PUT", "POST"}, {"GET", "HEAD", "PUT", "POST", "DELETE"}])
+def test_permission_that_is_missing_is_one_sentence(photos, object_store, monkeypatch, capsys, verbs):
+    with refusing_server(verbs) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        code, said = run_cli(capsys, "encode-dataset", str(photos), "s3://theirs/store.zarr", "--device", "cpu")
+    s3fs.S3FileSystem.clear_instance_cache()
+    assert (code, said.count("\n")) == (1, 1)
+    assert said.startswith("Error: s3://theirs/store.zarr") and "Access Denied" in said
+
+
+class CutAfter(Silent):
+    """Cuts the wire after some rows."""
+
+    def __init__(self, wire: Wire, num_rows: int) -> None:
+        self._wire, self._left = wire, num_rows
+
+    def advance(self, count: int = 1, failed: int = 0, note: str = "") -> None:
+        self._left -= count
+        if self._left <= 0:
+            self._wire.cut()
+
+
+def test_a_network_that_goes_away_is_one_sentence_and_the_same_command_goes_on(
+    many_photos, object_store, bucket, tmp_path, encode, monkeypatch
+):
+    there = f"{bucket}/store.zarr"
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with Wire(object_store) as wire, monkeypatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", wire.url)
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(DiskError, match=r"^s3://.*store.zarr/\S+ cannot be written: .*; what is complete stays"):
+            encode(many_photos, there, CutAfter(wire, 64))
+    s3fs.S3FileSystem.clear_instance_cache()
+
+    committed = objects(f"{there}/.tcae/commits")
+    assert len(committed) == 4
+    assert encode(many_photos, there).num_encoded_now == 240 - 64
+    assert committed.items() <= objects(f"{there}/.tcae/commits").items()
+    encode(many_photos, tmp_path / "store.zarr")
+    assert_same_store(there, tmp_path / "store.zarr")
