@@ -12,7 +12,7 @@ from tcae_cli.data.partition import shards_of_part, shards_of_rank
 from tcae_cli.data.source import load_source
 from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.jobs.encode_shards import ShardsReport, encode_shards
-from tcae_cli.jobs.encode_source import open_store_source
+from tcae_cli.jobs.encode_source import open_store_source, publish_index
 from tcae_cli.jobs.quantisation import measure_quantisation
 from tcae_cli.report import EncodeReport, EncodeRequest, Progress
 from tcae_cli.runtime import distributed
@@ -104,8 +104,7 @@ def _make_ready(
     spec = _describe(request, header, device, identity, source.has_captions, found)
     if found is None and request.dtype == "int8":
         spec = measure_quantisation(request, spec, source, device, progress)
-    for path in sorted(index.iterdir(), key=lambda path: path.suffix == ".json"):  # the summary says it is whole
-        folder.put(path, f"{layout.index_folder(spec)}/{path.name}")
+    publish_index(folder, index, layout.index_folder(spec))
     if found is None:
         layout.create_store(folder, spec)
         return

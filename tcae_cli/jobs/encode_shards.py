@@ -67,6 +67,7 @@ def encode_shards(
     progress.start(_label(), num_all, done=num_all - num_todo)
     pack = partial(_timed_pack, encoder=encoder, writer=writer)
     sink = _Sink(writer, source, plans, report, check, progress)
+    sink.is_second_try = request.retry_failed  # these have failed before, and may again
     try:
         first = next(batches)  # start-up ends here
         started = time.perf_counter()
@@ -122,6 +123,7 @@ class _Sink:
         self._check, self._progress = check, progress
         self._stages = report.stage_seconds
         self._stages |= dict.fromkeys(("read", "encode", "pack", "write"), 0.0)
+        self.is_second_try = False
         self._plans, self._last_row = iter(plans), -1
         self._shard: ShardInProgress | None = None
 
@@ -159,7 +161,8 @@ class _Sink:
         report = self._report
         report.num_rows += len(rows.todo)
         report.num_failed += len(rows.failures)
-        if report.num_rows <= _EARLY_ROWS + len(rows.todo) and report.num_failed > _EARLY_ROWS // 2:
+        is_early = report.num_rows <= _EARLY_ROWS + len(rows.todo) and not self.is_second_try
+        if is_early and report.num_failed > _EARLY_ROWS // 2:
             row, (_, error) = next(iter(rows.failures.items()))
             raise SourceError(
                 f"{self._source.uri}: {report.num_failed} of the first {report.num_rows} images failed, "

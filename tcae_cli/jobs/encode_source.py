@@ -52,6 +52,15 @@ def open_store_source(
     return index
 
 
+def publish_index(folder: Folder, index: Path, name: str) -> None:
+    """Put an index where the ranks look for it, unless the same is there."""
+    (there,) = folder.read_many([f"{name}/{SUMMARY_FILE}"])
+    if there == (index / SUMMARY_FILE).read_bytes():
+        return
+    for path in sorted(index.iterdir(), key=lambda path: path.name == SUMMARY_FILE):  # last: it says that all is there
+        folder.put(path, f"{name}/{path.name}")
+
+
 def _cannot_continue(
     request: EncodeRequest, folder: Folder, found: StoreSpec, changes: SourceChanges, source: Source
 ) -> str:

@@ -85,9 +85,10 @@ class Lease:
             claim = self._read(leader)
             state = claim.get("state")
             is_there = state is not None and (state == _DONE or not self._is_gone(claim))
-            # What an earlier launch of the same name left is older than that.
-            if is_there and state in (_READY, _DONE) and self._age_s(leader, self.name) <= _STALE_S:
-                return
+            if is_there and self._age_s(leader, self.name) <= _STALE_S:  # an earlier launch's of this name is older
+                if state in (_READY, _DONE):
+                    return
+                patience_ends_at = time.monotonic() + _PATIENCE_S  # while it lives it may take as long as it needs
             if seen and not is_there:
                 raise StoreError("rank 0 has stopped; its own message says why")
             seen = seen or is_there
