@@ -45,7 +45,7 @@ class StoreError(TcaeError):
 
 
 class DiskError(TcaeError, OSError):
-    """Something cannot be written: disk full, quota, permission, folder gone."""
+    """Something cannot be written, or an object read: disk full, quota, permission, folder gone."""
 
 
 class CheckpointError(TcaeError, ValueError):

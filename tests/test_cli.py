@@ -1,6 +1,7 @@
 """The command line: help, exit codes, one sentence an error."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -137,3 +138,89 @@ def test_a_store_may_be_named_by_json(tcae, photos, tmp_path, small_checkpoint):
     report = json.loads(stdout)
     assert code == 0
     assert (report["num_ok"], report["complete"], report["store"]) == (24, True, str(tmp_path / "out.zarr"))
+
+
+@pytest.mark.parametrize("command", ["info", "verify"])
+def test_what_looks_at_a_store_has_help(tcae, command):
+    code, stdout, _ = tcae(command, "--help")
+    assert code == 0
+    assert stdout.startswith(f"Usage: tcae {command} [OPTIONS] STORE")
+    assert command in tcae("--help")[1]
+
+
+def test_info_is_one_screen(tcae, photos, tmp_path, small_checkpoint, monkeypatch):
+    source, store = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "out.zarr"
+    (source / "animal" / "1.jpg").write_bytes(b"not an image")
+    shutil.copy(source / "animal" / "0.jpg", source / "animal" / "2.jpg")
+    options = ["--model", small_checkpoint, "--device", "cpu", "--workers", 0, "--max-failures", "5%"]
+    tcae("encode-dataset", source, store, "--flip", "--dtype", "int8", *options)
+    monkeypatch.setenv("COLUMNS", "100")
+    code, stdout, stderr = tcae("info", store)
+    assert (code, stderr) == (0, "")
+    assert stdout.count("\n") <= 30
+    for words in (
+        f"{store}: complete\n",
+        "24: 23 ok, 1 failed, 0 pending",
+        "2 of 2 committed, 16 rows each",
+        "latents [8, 2, 2] of 64 px; latents_flip [8, 2, 2] of 64 px, mirrored",
+        "int8, codec zstd",
+        f"{small_checkpoint} (",
+        "torch resize, fp32, batches of 16",
+        f"{source}: 24 images (",
+        "3 classes (animal, person, thing)",
+        "% of 8-bit pixels",
+        "of 8 nearly dead",
+        "values clipped",
+        "2 rows hold 1 image: animal/0.jpg = animal/2.jpg",
+        "1 in decode",
+        "animal/1.jpg  decode  not an image",
+    ):
+        assert words in stdout, words
+    report = json.loads(tcae("info", store, "--json")[1])
+    assert report["rows"]["ok"] == 23 and report["source"]["count"] == 24
+
+
+def test_verify_exits_with_1_when_something_is_wrong(tcae, photos, tmp_path, small_checkpoint):
+    store, picture = tmp_path / "out.zarr", tmp_path / "picture.png"
+    tcae("encode-dataset", photos, store, "--model", small_checkpoint, "--device", "cpu", "--workers", 0)
+    verify = ["verify", store, "--device", "cpu", "--picture", picture]
+    code, stdout, _ = tcae(*verify, "--source", photos)
+    assert code == 0
+    assert "2 of 2 shards checked: 14 files" in stdout and "24 images of " in stdout
+    assert f"originals above what their latents decode to: {picture}\n" in stdout
+    assert stdout.endswith(f"{store}: sound\n")
+
+    (store / "labels" / "c.1").unlink()
+    code, stdout, stderr = tcae(*verify, "--rows", 0)
+    assert code == 1 and "Error" not in stderr
+    assert "problem: labels/c.1 is missing\n" in stdout
+    assert f"to mend shards, remove .tcae/commits/000001.json in {store} and repeat tcae encode-dataset" in stdout
+    assert stdout.endswith(f"{store}: 1 problem\n")
+    code, stdout, _ = tcae(*verify, "--rows", 0, "--json")
+    assert code == 1 and json.loads(stdout)["problems"] == ["labels/c.1 is missing"]
+
+
+def test_a_store_is_sound_again_after_what_verify_advises(tcae, photos, tmp_path, small_checkpoint):
+    store = tmp_path / "out.zarr"
+    encode = ["encode-dataset", photos, store, "--model", small_checkpoint, "--device", "cpu", "--workers", 0]
+    tcae(*encode)
+    shard = store / "latents" / "c.1.0.0.0"
+    data = shard.read_bytes()
+    shard.write_bytes(bytes([data[0] ^ 0xFF]) + data[1:])
+    code, stdout, _ = tcae("verify", store, "--rows", 0)
+    assert code == 1 and ".tcae/commits/000001.json" in stdout
+    (store / ".tcae" / "commits" / "000001.json").unlink()
+    assert tcae(*encode)[0] == 0
+    assert shard.read_bytes() == data
+    assert tcae("verify", store, "--rows", 0)[0] == 0
+
+
+def test_verify_says_that_a_store_is_incomplete(tcae, photos, tmp_path, small_checkpoint):
+    store = tmp_path / "out.zarr"
+    parts = ["--num-parts", 2, "--part", 0, "--model", small_checkpoint, "--device", "cpu", "--workers", 0]
+    tcae("encode-dataset", photos, store, *parts)
+    code, stdout, _ = tcae("verify", store, "--rows", 0)
+    assert code == 0
+    assert "1 of 2 shards checked" in stdout
+    assert stdout.endswith("sound so far; it is incomplete, repeat tcae encode-dataset to go on\n")
+    assert f"{store}: incomplete; repeat tcae encode-dataset to go on\n" in tcae("info", store)[1]

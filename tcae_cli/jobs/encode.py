@@ -19,7 +19,14 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, default_precision
 from tcae_cli.runtime.folder import Folder, open_folder
 from tcae_cli.store import layout
-from tcae_cli.store.commit import append_rows, clear_leftovers, finalise, reopen_failed, reopen_unless_whole
+from tcae_cli.store.commit import (
+    append_rows,
+    clear_leftovers,
+    finalise,
+    remove_old_indexes,
+    reopen_failed,
+    reopen_unless_whole,
+)
 from tcae_cli.store.lease import Lease, Place, join_store
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import (
@@ -66,6 +73,8 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
         mine = shards_of_rank(_shards(request, spec), distributed.rank(), distributed.world_size())
         encoded = encode_shards(request, StoreWriter(folder), source, mine, device, lease.check, progress)
 
+        lease.refresh()
+        lease.check()
         finished = not was_complete and finalise(folder)
     return _report(request, folder, encoded, decides=finished or (was_complete and place.is_leader))
 
@@ -107,12 +116,14 @@ def _make_ready(
     publish_index(folder, index, layout.index_folder(spec))
     if found is None:
         layout.create_store(folder, spec)
-        return
-    reopen_unless_whole(folder)
-    if identity.fingerprint != found.source.fingerprint:
-        append_rows(folder, identity)
-    layout.fit_arrays(folder)
-    if request.retry_failed and (count := reopen_failed(folder, _shards(request, spec))):
+    else:
+        reopen_unless_whole(folder)
+        if identity.fingerprint != found.source.fingerprint:
+            append_rows(folder, identity)
+        layout.fit_arrays(folder)
+    if request.num_parts == 1:  # other parts may be about to name theirs
+        remove_old_indexes(folder)
+    if found and request.retry_failed and (count := reopen_failed(folder, _shards(request, spec))):
         progress.say(f"{count:,} failed rows are tried again")
 
 

@@ -81,7 +81,7 @@ def _add_up(folder: Folder, spec: StoreSpec, sizes: dict[str, int]) -> tuple[Tot
 
 def _bytes(spec: StoreSpec, sizes: dict[str, int], num_ok: int) -> dict[str, Any]:
     on_disk = sum(sizes.values())
-    of_latents = sum(size for name, size in sizes.items() if name.partition("/")[0] in spec.views)
+    of_latents = sum(size for name, size in sizes.items() if name.rpartition("/c.")[0] in spec.views)
     values = sum(int(np.prod(spec.sample_shape(view))) for view in spec.views)
     pixels = sum(3 * size * size for size in spec.sizes)
     return {

@@ -7,16 +7,18 @@ object store it is there once its upload ends.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import chain, islice
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 from tcae_cli.runtime.files import disk_errors, sync
+from tcae_cli.runtime.local_file import LocalFile, at_once
+from tcae_cli.runtime.processes import this_process
 from tcae_cli.runtime.remote import is_remote
 
 PARTS = ".tcae/part"  # files that have no name yet: OWNER.NUMBER
 _BLOCK_BYTES = 2**22
-_STARTED = uuid4().hex[:12]
 
 
 class FileInProgress(Protocol):
@@ -62,8 +64,8 @@ class Folder(Protocol):
     def remove_if_empty(self) -> None:
         """Remove what `make` made, if there is no file in it."""
 
-    def write(self, files: Mapping[str, bytes]) -> None:
-        """Write files, each in one piece; all are durable on return."""
+    def write(self, *steps: Mapping[str, bytes]) -> None:
+        """Write files, each in one piece; all are durable on return, and those of a step before the next are there."""
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file that must not be there; False, and nothing changed, if it is."""
@@ -79,11 +81,6 @@ class Folder(Protocol):
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove files, in order, durably; what is not there does not matter."""
-
-
-def this_process() -> str:
-    """A name for this process that no other has: numbers come again, in containers and after a while."""
-    return f"{_STARTED}-{os.getpid()}"  # a forked one has another number
 
 
 def open_folder(uri: str | Path) -> Folder:
@@ -143,19 +140,19 @@ class LocalFolder:
             with suppress(OSError):  # not empty, or not there
                 path.rmdir()
 
-    def write(self, files: Mapping[str, bytes]) -> None:
-        parts: list[_LocalFile] = []
+    def write(self, *steps: Mapping[str, bytes]) -> None:
+        parts: list[LocalFile] = []
         try:
-            for name, data in files.items():
+            for name, data in chain.from_iterable(step.items() for step in steps):
                 parts.append(self.begin(name))
                 parts[-1].write(data)
-            for part in parts:
-                part.seal()
-            for part in parts:
-                part.rename()
-            for parent in dict.fromkeys(part.final.parent for part in parts):
-                with disk_errors(parent):
-                    sync(parent)
+            at_once(LocalFile.seal, parts)
+            following = iter(parts)
+            for step in steps:
+                named = list(islice(following, len(step)))
+                for part in named:
+                    part.rename()
+                at_once(LocalFile.sync_name, list({part.final.parent: part for part in named}.values()))
         finally:
             for part in parts:
                 part.discard()
@@ -169,13 +166,13 @@ class LocalFolder:
         finally:
             part.discard()
 
-    def begin(self, name: str) -> "_LocalFile":
+    def begin(self, name: str) -> "LocalFile":
         final = self.path / name
         temporary = self.path / PARTS / f"{self.owner}.{uuid4().hex[:12]}"
         with disk_errors(final):
             self._make_below(temporary.parent)
             self._make_below(final.parent)
-            return _LocalFile(temporary, final)
+            return LocalFile(temporary, final)
 
     def put(self, path: Path, name: str) -> None:
         part = self.begin(name)
@@ -207,45 +204,3 @@ class LocalFolder:
             with suppress(FileExistsError):
                 folder.mkdir()
                 sync(folder.parent)
-
-
-class _LocalFile:
-    """A FileInProgress under a temporary name in the same file system."""
-
-    def __init__(self, temporary: Path, final: Path) -> None:
-        self.final, self._temporary = final, temporary
-        self._file: BinaryIO = temporary.open("xb")
-
-    def write(self, data: bytes) -> None:
-        with disk_errors(self.final):
-            self._file.write(data)
-
-    def seal(self) -> None:
-        with disk_errors(self.final):
-            self._file.flush()
-            os.fsync(self._file.fileno())
-            self._file.close()
-
-    def rename(self) -> None:
-        with disk_errors(self.final):
-            os.replace(self._temporary, self.final)
-
-    def link(self) -> bool:
-        with disk_errors(self.final):
-            try:
-                os.link(self._temporary, self.final)
-            except FileExistsError:
-                return False
-            sync(self.final.parent)
-            return True
-
-    def publish(self) -> None:
-        self.rename()
-        with disk_errors(self.final):
-            sync(self.final.parent)
-
-    def discard(self) -> None:
-        with suppress(OSError):  # a full disk may refuse the rest of the buffer, and the file goes anyway
-            self._file.close()
-        with suppress(OSError):
-            self._temporary.unlink()

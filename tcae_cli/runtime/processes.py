@@ -4,6 +4,9 @@ import multiprocessing
 import os
 from contextlib import suppress
 from pathlib import Path
+from uuid import uuid4
+
+_STARTED = uuid4().hex[:12]
 
 
 def leave_with_the_parent() -> None:
@@ -11,6 +14,11 @@ def leave_with_the_parent() -> None:
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
+
+
+def this_process() -> str:
+    """A name for this process that no other has: numbers come again, in containers and after a while."""
+    return f"{_STARTED}-{os.getpid()}"  # a forked one has another number
 
 
 def process_space() -> str:

@@ -6,6 +6,7 @@ Sentences name files inside the store. Memory holds one file at a time, of 256 M
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -89,6 +90,11 @@ class ShardChecker:
             shard_file(self._spec, array, shard) for array in files
         }:
             return f"{record_name(shard)} is the record of other files"
+        try:
+            for said in (record.statistics or {}).values():
+                LatentMoments.from_json(said)
+        except (KeyError, TypeError, ValueError):
+            return f"{record_name(shard)}: its statistics are damaged"
         return None
 
     def _check_view(self, view: str, found: ShardCheck, record: ShardRecord) -> None:
@@ -207,14 +213,11 @@ def statistic_differences(found: LatentMoments, said: dict[str, np.ndarray]) -> 
     ]
 
 
-def _differing(found: LatentMoments | None, said: dict[str, object] | None) -> str | None:
+def _differing(found: LatentMoments | None, said: dict[str, Any] | None) -> str | None:
     """The first statistic of a record that is not what was found."""
     if found is None or said is None:
         return None if found is said else "the count of rows"
-    try:
-        moments = LatentMoments.from_json(said)
-    except (KeyError, TypeError, ValueError):
-        return "the statistics"
+    moments = LatentMoments.from_json(said)
     if moments.num_rows != found.num_rows:
         return "num_rows"
     return next(iter(statistic_differences(found, moments.arrays())), None)

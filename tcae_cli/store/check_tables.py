@@ -4,12 +4,11 @@ import json
 from typing import Any
 
 import numpy as np
-import zarr
 
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.check_shard import statistic_differences, tolerance_of
 from tcae_cli.store.commit import Totals
-from tcae_cli.store.layout import ROOT, array_metadata, read_attributes, read_spec
+from tcae_cli.store.layout import ROOT, array_metadata, read_array, read_attributes, read_spec
 from tcae_cli.store.statistics import LatentMoments
 
 _DAMAGED = (OSError, ValueError, KeyError, RuntimeError)  # what zarr raises for metadata and chunks that are not sound
@@ -78,7 +77,7 @@ def _check_statistics(folder: Folder, view: str, moments: LatentMoments) -> list
     said, problems = {}, []
     for name in moments.arrays():
         try:
-            said[name] = _read_array(folder, f"statistics/{view}/{name}")
+            said[name] = read_array(folder, f"statistics/{view}/{name}")
         except _DAMAGED as error:
             problems.append(f"statistics/{view}/{name} cannot be read ({error})")
     wrong = [name for name in statistic_differences(moments, said) if name in said]
@@ -88,7 +87,7 @@ def _check_statistics(folder: Folder, view: str, moments: LatentMoments) -> list
 def _check_failures(folder: Folder, totals: Totals) -> list[str]:
     wanted = [failure.model_dump() for failure in totals.failures]
     try:
-        columns = {name: _read_array(folder, f"failures/{name}").tolist() for name in ("row", "path", "stage", "error")}
+        columns = {name: read_array(folder, f"failures/{name}").tolist() for name in ("row", "path", "stage", "error")}
     except _DAMAGED as error:
         return [f"failures cannot be read ({error})"]
     if len({len(values) for values in columns.values()}) > 1:
@@ -100,7 +99,3 @@ def _check_failures(folder: Folder, totals: Totals) -> list[str]:
         return [f"failures lists {len(found):,} rows, the shards' records {len(wanted):,}"]
     row = next(said["row"] for said, failure in zip(found, wanted, strict=True) if said != failure)
     return [f"failures: what it says of row {row} is not what its shard's record says"]
-
-
-def _read_array(folder: Folder, name: str) -> np.ndarray:
-    return np.asarray(zarr.open_array(f"{folder.uri}/{name}", mode="r")[:])

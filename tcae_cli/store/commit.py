@@ -13,6 +13,7 @@ from zarr.storage import MemoryStore
 
 from tcae_cli.runtime.folder import PARTS, Folder
 from tcae_cli.store.layout import (
+    INDEXES,
     PRIVATE_FOLDER,
     group_metadata,
     index_folder,
@@ -103,11 +104,13 @@ def reopen_failed(folder: Folder, shards: Iterable[int]) -> int:
 
 def append_rows(folder: Folder, source: SourceIdentity) -> None:
     """Give the store the rows of a source that has grown; its first rows are the store's. The root decides."""
-    before = read_spec(folder)
     _reopen(folder, source=source.model_dump(mode="json"))
-    # An index nobody names any more.
-    if before.source.fingerprint != source.fingerprint:
-        folder.remove(list(folder.sizes(index_folder(before))))
+
+
+def remove_old_indexes(folder: Folder) -> None:
+    """Remove what the root names no more, or, after a creation that was killed, never named."""
+    current = index_folder(read_spec(folder))
+    folder.remove([name for name in folder.sizes(INDEXES) if not name.startswith(f"{current}/")])
 
 
 def failed_rows(folder: Folder) -> list[int]:

@@ -8,13 +8,15 @@ import numpy as np
 import zarr
 from pydantic import ValidationError
 from zarr.codecs import BloscCodec, ZstdCodec
+from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from tcae_cli.errors import StoreError
+from tcae_cli.errors import DiskError, StoreError
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.spec import PENDING, Codec, StoreSpec, View
 
 PRIVATE_FOLDER = ".tcae"
+INDEXES = f"{PRIVATE_FOLDER}/index"
 ROOT = "zarr.json"
 
 _FILL_VALUES: dict[str, Any] = {"float16": math.nan, "float32": math.nan, "int8": -128}  # loud where a row is not ok
@@ -23,7 +25,7 @@ _SIDE_FILL_VALUES: dict[str, Any] = {"string": "", "int64": -1, "uint8": PENDING
 
 def index_folder(spec: StoreSpec) -> str:
     """Where the index of a store's source is."""
-    return f"{PRIVATE_FOLDER}/index/{spec.source.fingerprint}"
+    return f"{INDEXES}/{spec.source.fingerprint}"
 
 
 def is_store(folder: Folder) -> bool:
@@ -63,6 +65,8 @@ def read_attributes(folder: Folder) -> dict[str, Any]:
     try:
         root = json.loads(folder.read(ROOT))
         attributes: dict[str, Any] = root["attributes"] if root["node_type"] == "group" else {}
+    except DiskError:  # an OSError too, with its own sentence
+        raise
     except OSError as error:
         reason = error.strerror or str(error)
         raise StoreError(f"{folder.uri} is not a store of latents: {folder.uri}/{ROOT}: {reason}") from error
@@ -106,6 +110,16 @@ def fit_arrays(folder: Folder) -> None:
     changed = {name: _reshaped(old, wanted[name]) if old else wanted[name] for name, old in found.items()}
     if changes := {name: data for name, data in changed.items() if data != found[name]}:
         folder.write(changes)
+
+
+def read_array(folder: Folder, name: str) -> np.ndarray:
+    """All values of an array that is small: not of latents. Raises what zarr raises where it is missing or damaged."""
+    names = list(folder.sizes(name))
+    to_buffer = default_buffer_prototype().buffer.from_bytes
+    found = zip(names, folder.read_many(names), strict=True)
+    # Not by zarr from the object store itself: it would leave a connection of its own open.
+    files = {file: to_buffer(data) for file, data in found if data is not None}
+    return np.asarray(zarr.open_array(MemoryStore(files), path=name, mode="r")[:])
 
 
 def shard_file(spec: StoreSpec, array: str, shard: int) -> str:

@@ -60,8 +60,9 @@ def join_store(folder: Folder, place: Place) -> Iterator["Lease"]:
             lease.leave(is_done=True)
     finally:
         lease.leave(is_done=False)
-        if not folder.sizes():
-            folder.remove_if_empty()
+        with suppress(OSError):  # the network may be gone, and what is raised already says so
+            if not folder.sizes():
+                folder.remove_if_empty()
 
 
 class Lease:
@@ -147,7 +148,7 @@ class Lease:
         self._put(self.name, json.dumps(holder | {"owner": self._folder.owner}).encode())
 
     def _put(self, name: str, data: bytes) -> None:
-        """Write a file; again, when a leader cleared it away half-written: no claim yet shows that this process lives."""
+        """Write a file; again if a leader cleared it away meanwhile: without a claim this process seems dead."""
         for _ in range(_TIMES_CLEARED):
             try:
                 return self._folder.write({name: data})

@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import zarr
 
 from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.runtime.folder import LocalFolder, open_folder
-from tcae_cli.store.layout import read_attributes, read_spec
+from tcae_cli.store.layout import read_array, read_attributes, read_spec
 from tcae_cli.store.quantise import as_float
 from tcae_cli.store.shard_file import ShardReader
 from tcae_cli.store.spec import MAIN_VIEW, OK, PENDING
@@ -147,4 +146,4 @@ class LatentStore:
         return [str(value) for value in values[np.asarray(rows, np.int64)]]
 
     def _column(self, name: str) -> np.ndarray:
-        return np.asarray(zarr.open_array(f"{self.folder.uri}/{name}", mode="r")[:])
+        return read_array(self.folder, name)

@@ -70,8 +70,13 @@ def record_name(shard: int) -> str:
 
 
 def write_record(folder: Folder, record: ShardRecord) -> None:
-    """Commit a shard."""
-    folder.write({record_name(record.shard): record.model_dump_json().encode()})
+    """Commit a shard, all files of which are there."""
+    folder.write(record_file(record))
+
+
+def record_file(record: ShardRecord) -> dict[str, bytes]:
+    """What is to be written to commit a shard, by name."""
+    return {record_name(record.shard): record.model_dump_json().encode()}
 
 
 def read_records(

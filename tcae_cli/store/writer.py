@@ -13,7 +13,15 @@ from tcae_cli.errors import StoreError
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.layout import read_spec, shard_file
 from tcae_cli.store.quantise import as_float
-from tcae_cli.store.record import FailedRow, FileRecord, ShardRecord, read_records, record_name, write_record
+from tcae_cli.store.record import (
+    FailedRow,
+    FileRecord,
+    ShardRecord,
+    read_records,
+    record_file,
+    record_name,
+    write_record,
+)
 from tcae_cli.store.shard_file import ShardFileWriter, ShardReader, chunk_codec, crc32c_of
 from tcae_cli.store.side_chunks import SideChunks
 from tcae_cli.store.spec import FAILED, OK, PENDING
@@ -125,10 +133,8 @@ class ShardInProgress:
             file.publish()
         status_file = shard_file(spec, "status", shard)
         status = chunks.pop(status_file)
-        folder.write(chunks)
-        folder.write({status_file: status})
         record = self._record(records)
-        write_record(folder, record)
+        folder.write(chunks, {status_file: status}, record_file(record))
         return record
 
     def abandon(self) -> None:

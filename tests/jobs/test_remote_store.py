@@ -1,9 +1,9 @@
 """A store in a bucket holds what a local one does, and keeps the same promises."""
 
 import json
+import os
 import shutil
-import subprocess
-import sys
+import signal
 import tarfile
 import time
 from pathlib import Path
@@ -16,7 +16,6 @@ from tcae_cli.cli import _run
 from tcae_cli.errors import DiskError, StoreError
 from tcae_cli.jobs.decode import decode_store
 from tcae_cli.report import DecodeRequest, Silent
-from tcae_cli.runtime import remote_folder
 from tcae_cli.store.reader import LatentStore
 
 from .conftest import assert_same_arrays, assert_same_store
@@ -45,12 +44,11 @@ def objects(uri: str) -> dict[str, tuple[str, str]]:
     return {name: (entry["ETag"], str(entry["LastModified"])) for name, entry in found.items()}
 
 
-def wait_for(uri: str, count: int) -> list[str]:
+def wait_for(uri: str, count: int) -> None:
     patience_ends_at = time.monotonic() + 60
-    while len(found := list(objects(uri))) < count:
+    while len(objects(uri)) < count:
         assert time.monotonic() < patience_ends_at
         time.sleep(0.02)
-    return found
 
 
 def put_all(folder: Path, uri: str) -> None:
@@ -123,16 +121,15 @@ def test_a_killed_run_keeps_others_out_while_it_lives_and_is_gone_on_with_after(
     assert not list(objects(f"{there}/.tcae/leases"))
 
 
-@pytest.mark.parametrize("rank", [0, 1])
 def test_a_rank_that_is_killed_ends_its_launch_which_is_gone_on_with_by_one(
-    many_photos, bucket, tmp_path, encode, start_tcae, rank
+    many_photos, bucket, tmp_path, encode, start_tcae
 ):
     there, torchrun = f"{bucket}/store.zarr", ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
     launch = start_tcae(many_photos, there, "--batch-size", "2", launcher=torchrun)
     wait_for(f"{there}/.tcae/commits", 2)
-    [claim] = [name for name in objects(f"{there}/.tcae/leases") if name.endswith(f".{rank}.json")]
+    [claim] = [name for name in objects(f"{there}/.tcae/leases") if name.endswith(".1.json")]
     pid = json.loads(s3fs.S3FileSystem().cat_file(claim))["pid"]
-    subprocess.run([sys.executable, "-c", f"import os; os.kill({pid}, 9)"], check=True)
+    os.kill(pid, signal.SIGKILL)
     _, stderr = launch.communicate(timeout=60)
     assert launch.returncode != 0 and "exitcode  : -9" in stderr
 
@@ -188,20 +185,6 @@ def test_a_source_that_cannot_work_leaves_nothing_in_the_bucket(bucket, tmp_path
     assert objects(bucket) == {}
 
 
-def test_a_shard_of_many_upload_parts_is_encoded_and_read_back(many_photos, bucket, tmp_path, encode, monkeypatch):
-    monkeypatch.setattr(remote_folder, "_PART_BYTES", 5 * 2**20)
-    source, there = tmp_path / "photos", f"{bucket}/store.zarr"
-    source.mkdir()
-    for path in sorted(many_photos.iterdir())[:16]:
-        shutil.copy(path, source)
-    options = {"dtype": "float32", "codec": "none", "sizes": (3840,), "batch_size": 4}  # 16 x 460,800 bytes
-    encode(source, there, **options)
-    tag, _ = objects(there)[f"{there.removeprefix('s3://')}/latents/c.0.0.0.0"]
-    assert tag.strip('"').endswith("-2")  # parts
-    encode(source, tmp_path / "store.zarr", **options)
-    assert_same_store(there, tmp_path / "store.zarr")
-
-
 def run_cli(capsys, *words: str) -> tuple[int, str]:
     """The exit code of a command and what it said on stderr."""
     s3fs.S3FileSystem.clear_instance_cache()
@@ -213,6 +196,7 @@ def test_a_bucket_that_is_not_there_is_one_sentence(photos, object_store, capsys
     code, said = run_cli(capsys, "encode-dataset", str(photos), "s3://no-such-bucket/store.zarr", "--device", "cpu")
     assert (code, said.count("\n")) == (1, 1)
     assert said.startswith("Error: s3://no-such-bucket/store.zarr") and "bucket does not exist" in said
+    assert "cannot be written" in said
     code, said = run_cli(capsys, "decode", "s3://no-such-bucket/store.zarr", str(tmp_path / "out"))
     assert (code, said.count("\n")) == (1, 1)
     assert "s3://no-such-bucket/store.zarr is not a store of latents" in said

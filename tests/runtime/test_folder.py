@@ -185,6 +185,27 @@ def test_a_large_upload_that_is_dropped_leaves_nothing_in_the_bucket(bucket, mon
     assert store.find(name) == []
 
 
+@pytest.mark.parametrize("conflicts", [3, 4])
+def test_two_who_create_a_file_at_the_same_moment_try_again(bucket, monkeypatch, conflicts):
+    folder, left = RemoteFolder(f"{bucket}/store.zarr"), [None] * conflicts
+    monkeypatch.setattr(remote_folder, "_CONFLICT_WAITS_S", (0, 0, 0, 0))
+    create = folder._files.pipe_file
+
+    def conflict(*args, **kwargs) -> None:  # as s3fs raises it; moto takes one after the other
+        if not left:
+            return create(*args, **kwargs)
+        left.pop()
+        raise OSError(5, "An error occurred (ConditionalRequestConflict) when calling the PutObject operation: ...")
+
+    monkeypatch.setattr(folder._files, "pipe_file", conflict)
+    if conflicts == 3:
+        assert folder.create("a", b"x") and folder.read("a") == b"x"
+        assert not folder.create("a", b"x")
+    else:
+        with pytest.raises(DiskError, match="store.zarr/a cannot be written: others create it at the same moment"):
+            folder.create("a", b"x")
+
+
 def test_a_bucket_that_is_not_there_is_one_sentence(object_store):
     folder = RemoteFolder("s3://no-such-bucket/store.zarr")
     for write in (
@@ -194,3 +215,6 @@ def test_a_bucket_that_is_not_there_is_one_sentence(object_store):
     ):
         with pytest.raises(DiskError, match=r"^s3://no-such-bucket/store.zarr/a cannot be written: .*; what is comp"):
             write()
+    with pytest.raises(FileNotFoundError):
+        folder.read("a")
+    assert folder.sizes() == {}

@@ -103,12 +103,13 @@ class Attack:
         outcome = self._launch(num_ranks, None)
         assert outcome.exits == [0] * num_ranks, outcome
         assert_same_store(self.store, self._scenario.reference.path)
-        assert leftovers_of(self.store) == []
+        leftovers = leftovers_of(self.store)
+        assert not leftovers, leftovers
 
     def _launch(self, num_ranks: int, kill: Kill | KillAt | None, grace_s: float | None = None) -> Outcome:
         reference, retries = self._scenario.reference, "retry_failed" in self._scenario.options
         committed = reference.committed_files_of(self.store, retries)
-        launch_id = self._same_launch if self._draw.random() < 0.3 else None
+        launch_id = self._same_launch if kill and self._draw.random() < 0.3 else None
         apart = self._draw.random() < 0.1
         outcome = self._driver.launch(
             self._request, num_ranks, kill, launch_id=launch_id, indexes_apart=apart, grace_s=grace_s

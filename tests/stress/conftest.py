@@ -32,7 +32,7 @@ def sources(photos, tmp_path_factory) -> Path:
     for number in _BROKEN:
         for kind in ("broken",) if number in _REPAIRED else ("broken", "repaired"):
             path = folder / kind / names[number]
-            path.write_bytes(bytes(path.stat().st_size))  # of the same size, so the same image to the index
+            path.write_bytes(path.read_bytes()[:700])
     later = {f"{start}-{number}.jpg" for start in ("person/0", "thing/2") for number in range(5)}
     for name in names:
         if not name.startswith("animal/") and name not in later:  # so a new class sorts before the old ones

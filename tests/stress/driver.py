@@ -3,6 +3,7 @@
 Reads launches from its input, a line of JSON each, and answers each with a line: how its ranks ended.
 """
 
+import faulthandler
 import json
 import os
 import signal
@@ -14,7 +15,7 @@ from typing import Any
 
 BUG = 99  # exit code of a rank that raised what is no TcaeError
 _POLL_S = 0.002
-_PATIENCE_S = 60.0
+_PATIENCE_S = 30.0
 
 
 class _Launch:
@@ -55,7 +56,8 @@ class _Launch:
             if first_ended_at is not None and seconds > first_ended_at + self._task["grace_s"]:
                 self._kill(None)  # as torchrun ends the others
             if seconds > _PATIENCE_S:
-                self._kill(None)
+                self._kill(None, signal.SIGABRT)  # shows where they are
+                time.sleep(1)
                 raise TimeoutError(f"ranks did not end: {self._task}")
             time.sleep(_POLL_S)
         with os.fdopen(self._said) as said:
@@ -81,14 +83,15 @@ class _Launch:
                 if ended:
                     self._exits[pid] = os.waitstatus_to_exitcode(status)
 
-    def _kill(self, rank: int | None) -> None:
+    def _kill(self, rank: int | None, how: signal.Signals = signal.SIGKILL) -> None:
         for pid in self._pids if rank is None else [self._pids[rank]]:
             if pid not in self._exits:
-                os.kill(pid, signal.SIGKILL)
+                os.kill(pid, how)
 
 
 def _be_a_rank(task: dict[str, Any], environment: dict[str, str], said_in: int, take_token: Any) -> None:
     """What a forked process does, and never returns from."""
+    faulthandler.enable()
     os.dup2(os.open(os.devnull, os.O_RDWR), 1)  # answers go there
     os.environ |= environment
     code = BUG

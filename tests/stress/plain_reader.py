@@ -60,7 +60,9 @@ def leftovers_of(store: Path) -> list[str]:
     private = store / ".tcae"
     claims = [path for path in private.glob("leases/*") if _state_of(path) != "done"]  # that one is for late ranks
     partial = [*private.glob("part/*"), *store.rglob("*.partial")]
-    old_indexes = sorted(private.glob("index/*"))[1:]
+    root = json.loads((store / "zarr.json").read_bytes())
+    current = root["attributes"]["source"]["fingerprint"]
+    old_indexes = [path for path in private.glob("index/*/*") if path.parent.name != current]
     return [str(path.relative_to(store)) for path in (*partial, *claims, *old_indexes)]
 
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from tcae_cli.runtime import folder
 from tcae_cli.store.shard_file import ShardFileWriter
@@ -29,7 +30,7 @@ SCENARIOS_OF_STEP: dict[str, Sequence[str]] = {
     "array made": (FRESH,),
     "finished marker removed": ALWAYS,
     "root reopened": REOPENING,
-    "old index removed": (APPEND,),
+    "old index removed": REOPENING,
     "array made longer": (APPEND,),
     "record reopened": (RETRY,),
     "first chunk appended": ALWAYS,
@@ -77,10 +78,16 @@ def set_trap(kill: Kill, store: Path, is_first: Callable[[], bool]) -> None:
     def name_of(file: Any) -> str:
         return file.final.relative_to(store).as_posix()
 
-    _wrap(folder._LocalFile, "rename", trap, lambda file: _naming(name_of(file), file.final, file._temporary))
-    _wrap(folder._LocalFile, "link", trap, lambda file: _creation(name_of(file)))
-    _wrap(folder._LocalFile, "seal", trap, lambda file: _sealing(name_of(file)))
-    _wrap(ShardFileWriter, "append", trap, lambda writer, _: _appending(writer._num_appended + 1))
+    _wrap(folder.LocalFile, "rename", trap, lambda file: _naming(name_of(file), file.final, file._temporary))
+    _wrap(folder.LocalFile, "link", trap, lambda file: _creation(name_of(file)))
+    _wrap(folder.LocalFile, "seal", trap, lambda file: _sealing(name_of(file)))
+    num_appended: WeakKeyDictionary[ShardFileWriter, int] = WeakKeyDictionary()
+
+    def appending(writer: ShardFileWriter, chunk: bytes | None) -> str | None:
+        num_appended[writer] = number = num_appended.get(writer, 0) + 1
+        return f"{_CHUNKS[number]} chunk appended" if number in _CHUNKS else None
+
+    _wrap(ShardFileWriter, "append", trap, appending)
     remove_all = folder.LocalFolder.remove
 
     def remove(self: folder.LocalFolder, names: Sequence[str]) -> None:
@@ -157,10 +164,6 @@ def _creation(name: str) -> str | None:
 
 def _sealing(name: str) -> str | None:
     return "latents sealed" if name.startswith(("latents/c", "latents_flip/c")) else None
-
-
-def _appending(number: int) -> str | None:
-    return f"{_CHUNKS[number]} chunk appended" if number in _CHUNKS else None
 
 
 def _removal(name: str, path: Path) -> str | None:

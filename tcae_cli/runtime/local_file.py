@@ -1,0 +1,76 @@
+"""A file that is written under a temporary name and then gets its own, in the same file system."""
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+
+from tcae_cli.runtime.files import disk_errors, start_writing_out, sync
+
+_BLOCK_BYTES = 2**22
+_THREADS = 16
+
+Item = TypeVar("Item")
+
+
+def at_once(wait: Callable[[Item], None], items: Sequence[Item]) -> None:
+    """Call what waits for the disk on each item, side by side: a file system makes one wait of many."""
+    if len(items) < 2:
+        for item in items:
+            wait(item)
+        return
+    with ThreadPoolExecutor(min(len(items), _THREADS)) as threads:
+        list(threads.map(wait, items))
+
+
+class LocalFile:
+    """A FileInProgress under a temporary name in the same file system."""
+
+    def __init__(self, temporary: Path, final: Path) -> None:
+        self.final, self._temporary, self._waiting_bytes = final, temporary, 0
+        self._file: BinaryIO = temporary.open("xb")
+
+    def write(self, data: bytes) -> None:
+        with disk_errors(self.final):
+            self._file.write(data)
+            self._waiting_bytes += len(data)
+            if self._waiting_bytes >= _BLOCK_BYTES:  # now, not all of it in seal
+                start_writing_out(self._file, self._waiting_bytes)
+                self._waiting_bytes = 0
+
+    def seal(self) -> None:
+        with disk_errors(self.final):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def rename(self) -> None:
+        with disk_errors(self.final):
+            os.replace(self._temporary, self.final)
+
+    def link(self) -> bool:
+        with disk_errors(self.final):
+            try:
+                os.link(self._temporary, self.final)
+            except FileExistsError:
+                return False
+        self.sync_name()
+        return True
+
+    def publish(self) -> None:
+        """Give it its name, durably, in place of what had it."""
+        self.rename()
+        self.sync_name()
+
+    def sync_name(self) -> None:
+        """Wait until the name is on the disk, with others that were given in the same folder before."""
+        with disk_errors(self.final):
+            sync(self.final.parent)
+
+    def discard(self) -> None:
+        with suppress(OSError):  # a full disk may refuse the rest of the buffer, and the file goes anyway
+            self._file.close()
+        with suppress(OSError):
+            self._temporary.unlink()

@@ -1,0 +1,373 @@
+"""`tcae verify`: what is damaged is found and named, what is sound passes."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+from PIL import Image
+
+from tcae_cli.errors import NotFoundError, StoreError
+from tcae_cli.jobs.verify import verify_store
+from tcae_cli.report import Silent
+from tcae_cli.runtime.folder import LocalFolder
+from tcae_cli.store.layout import read_spec
+from tcae_cli.store.record import FileRecord, ShardRecord, record_name
+from tcae_cli.store.shard_file import ShardFileWriter, ShardReader, crc32c_of
+from tcae_cli.store_report import VerifyReport, VerifyRequest
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:zarr")  # zarr does not know .tcae
+
+
+@pytest.fixture
+def source(photos, tmp_path) -> Path:
+    """A copy of the photographs that a test may change."""
+    return shutil.copytree(photos, tmp_path / "photos")
+
+
+@pytest.fixture
+def store(source, tmp_path, encode) -> Path:
+    """24 rows in 2 shards, of which row 1 has failed."""
+    (source / "animal" / "1.jpg").write_bytes(b"not an image")
+    encode(source, tmp_path / "store.zarr", max_failures="5%", flip=True)
+    return tmp_path / "store.zarr"
+
+
+def verify(store: Path | str, num_rows: int = 0, **options) -> VerifyReport:
+    request = VerifyRequest(store=str(store), num_rows=num_rows, device="cpu", **options)
+    return verify_store(request, Silent())
+
+
+def change_bytes(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0xFF
+    path.write_bytes(data)
+
+
+def change_record(store: Path, shard: int, **changes) -> None:
+    path = store / record_name(shard)
+    record = ShardRecord.model_validate_json(path.read_bytes())
+    path.write_text(record.model_copy(update=changes).model_dump_json())
+
+
+def make_checksum_right(store: Path, shard: int, name: str) -> None:
+    record = ShardRecord.model_validate_json((store / record_name(shard)).read_bytes())
+    data = (store / name).read_bytes()
+    change_record(store, shard, files={**record.files, name: FileRecord(size=len(data), crc32c=crc32c_of(data))})
+
+
+def change_attributes(store: Path, change) -> None:
+    root = json.loads((store / "zarr.json").read_text())
+    change(root["attributes"])
+    (store / "zarr.json").write_text(json.dumps(root))
+
+
+def write_latents(store: Path, view: str, shard: int, rows: list[int | None]) -> None:
+    """Give a shard the latents of these rows, and a record that fits."""
+    folder = LocalFolder(store)
+    spec, name = read_spec(folder), f"{view}/c.{shard}.0.0.0"
+    reader = ShardReader(folder, spec, view)
+    chunks = [None if row is None else reader.chunk(row) for row in rows]
+    writer = ShardFileWriter(folder.begin(name), spec.rows_per_shard)
+    for chunk in chunks:
+        writer.append(chunk)
+    writer.seal()
+    writer.publish()
+    make_checksum_right(store, shard, name)
+
+
+@pytest.mark.parametrize("options", [{}, {"dtype": "int8"}, {"codec": "none"}, {"codec": "lz4-bitshuffle"}], ids=str)
+def test_a_sound_store_passes(photos, tmp_path, encode, options):
+    encode(photos, tmp_path / "store.zarr", **options)
+    report = verify(tmp_path / "store.zarr", 24, source=str(photos), picture=tmp_path / "picture.png")
+
+    assert (report.problems, report.not_checked, report.exit_code) == ([], [], 0)
+    assert (report.num_shards_checked, report.num_ok, report.num_failed, report.num_compared) == (2, 24, 0, 24)
+    assert report.num_files == 2 * 7 and report.num_bytes > 1000  # latents and six arrays beside them
+    assert len(report.sample) == 24
+
+
+def test_a_store_with_failed_rows_and_views_passes(store, source):
+    report = verify(store, source=str(source))
+    assert (report.problems, report.num_ok, report.num_failed) == ([], 23, 1)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+@pytest.mark.parametrize("codec", ["zstd", "none", "lz4-bitshuffle"])
+def test_a_flipped_byte_of_latents_is_found(photos, tmp_path, encode, codec, dtype):
+    encode(photos, tmp_path / "store.zarr", codec=codec, dtype=dtype)
+    change_bytes(tmp_path / "store.zarr" / "latents" / "c.1.0.0.0", 20)
+    report = verify(tmp_path / "store.zarr")
+
+    assert report.exit_code == 1
+    assert report.problems[0].startswith("latents/c.1.0.0.0 has been changed: its CRC-32C is ")
+    assert report.damaged_records == [".tcae/commits/000001.json"]
+    if codec == "zstd":  # its frames have checksums
+        assert report.problems[1].startswith("latents/c.1.0.0.0: the latents of row 16 are damaged")
+    assert report.num_problems == (2 if codec == "zstd" else 1)
+
+
+def test_a_flipped_byte_of_the_index_of_a_shard_is_found(store):
+    change_bytes(store / "latents_flip" / "c.0.0.0.0", -30)
+    problems = verify(store).problems
+    assert len(problems) == 2
+    assert problems[0].startswith("latents_flip/c.0.0.0.0 has been changed")
+    assert problems[1] == "latents_flip/c.0.0.0.0 is damaged: its index does not match its checksum"
+
+
+def test_a_flipped_byte_beside_the_latents_is_found(store):
+    for array in ("keys", "content_hash", "crop"):
+        path = next((store / array).glob("c.1*"))
+        change_bytes(path, 5)
+        report = verify(store)
+        assert len(report.problems) == 1
+        assert report.problems[0].startswith(f"{path.relative_to(store)} has been changed")
+        change_bytes(path, 5)
+    assert verify(store).problems == []
+
+
+@pytest.mark.parametrize("codec", ["zstd", "none"])
+def test_a_truncated_shard_is_found(photos, tmp_path, encode, codec):
+    encode(photos, tmp_path / "store.zarr", codec=codec)
+    path = tmp_path / "store.zarr" / "latents" / "c.0.0.0.0"
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.truncate(size - 100)
+    assert verify(tmp_path / "store.zarr").problems[0] == (
+        f"latents/c.0.0.0.0 has {size - 100:,} bytes, {size:,} were committed"
+    )
+
+
+def test_missing_files_are_found(store):
+    (store / "latents" / "c.0.0.0.0").unlink()
+    (store / "status" / "c.1").unlink()
+    (store / "labels" / "zarr.json").unlink()
+    (store / "statistics" / "latents" / "channel_std" / "zarr.json").unlink()
+    problems = verify(store).problems
+    assert problems[:3] == [
+        "labels/zarr.json is missing; repeat tcae encode-dataset, which writes it again",
+        "latents/c.0.0.0.0 is missing",
+        "status/c.1 is missing",
+    ]
+    assert len(problems) == 4 and problems[3].startswith("statistics/latents/channel_std cannot be read")
+
+
+def test_a_missing_record_of_a_complete_store_is_found(store):
+    (store / record_name(1)).unlink()
+    assert verify(store).problems == [
+        ".tcae/commits/000001.json is missing, though the store is complete; repeat tcae encode-dataset"
+    ]
+
+
+def test_a_damaged_record_is_found(store):
+    (store / record_name(1)).write_text("{}")
+    problems = verify(store).problems
+    assert len(problems) == 1 and ".tcae/commits/000001.json is damaged; remove it and repeat" in problems[0]
+
+    change_record(store, 0, statistics={"latents": {"num_rows": 15}})
+    assert ".tcae/commits/000000.json: its statistics are damaged" in verify(store).problems
+
+    shutil.copy(store / record_name(0), store / record_name(1))
+    assert ".tcae/commits/000001.json: its counts of rows do not add up" in verify(store).problems
+
+
+def test_a_changed_status_is_found(store):
+    status = zarr.open_array(store / "status", mode="r+")
+    status[[1, 5]] = 1, 2
+    report = verify(store)
+    assert len(report.problems) == 1 and report.problems[0] == "status/c.0 has 22 bytes, 18 were committed"
+
+    make_checksum_right(store, 0, "status/c.0")
+    assert verify(store).problems == ["status/c.0: row 1 is ok, its record says failed, and 1 more differ"]
+
+
+def test_rows_that_hold_what_they_should_not_are_found(store):
+    rows = list(range(16))
+    write_latents(store, "latents", 0, [0, 0, 2, None, *rows[4:]])
+    assert verify(store).problems == [
+        "latents/c.0.0.0.0: row 1 has latents and is not ok",
+        "latents/c.0.0.0.0: row 3 is ok and has no latents",
+    ]
+
+
+def test_latents_that_are_not_finite_are_found(photos, tmp_path, encode):
+    encode(photos, tmp_path / "store.zarr", codec="none")
+    path = tmp_path / "store.zarr" / "latents" / "c.0.0.0.0"
+    with path.open("r+b") as file:
+        file.seek(2 * 64)  # row 2: 8 x 2 x 2 float16
+        file.write(np.array([np.nan], np.float16).tobytes())
+    make_checksum_right(tmp_path / "store.zarr", 0, "latents/c.0.0.0.0")
+    assert verify(tmp_path / "store.zarr").problems == ["latents/c.0.0.0.0: the latents of row 2 are not finite"]
+
+
+def test_statistics_that_are_not_those_of_the_latents_are_found(store):
+    write_latents(store, "latents", 0, [0, None, *[2] * 14])
+    problems = verify(store).problems
+    assert problems == [".tcae/commits/000000.json: channel_mean of latents is not that of the latents stored"]
+
+
+def test_wrong_statistics_of_the_store_are_found(store):
+    def change(attributes):
+        attributes["statistics"]["latents"]["channel_std"][3] *= 1 + 1e-9
+        attributes["statistics"]["latents_flip"]["num_rows"] = 24
+        attributes["rows"]["ok"] = 24
+
+    change_attributes(store, change)
+    array = zarr.open_array(store / "statistics" / "latents" / "position_max", mode="r+")
+    array[1, 1] = 7.0
+    assert sorted(verify(store).problems) == [
+        "statistics/latents/position_max is not that of the latents stored",
+        "zarr.json: rows.ok is 24, the records of the shards say 23",
+        "zarr.json: statistics.latents.channel_std is not that of the latents stored",
+        "zarr.json: statistics.latents_flip.num_rows is not that of the latents stored",
+    ]
+
+
+def test_a_failures_table_that_differs_is_found(store):
+    stage = zarr.open_array(store / "failures" / "stage", mode="r+")
+    stage[0] = "read"
+    assert verify(store).problems == ["failures: what it says of row 1 is not what its shard's record says"]
+
+
+def test_an_array_described_otherwise_is_found(store):
+    path = store / "latents" / "zarr.json"
+    metadata = json.loads(path.read_text())
+    path.write_text(json.dumps({**metadata, "shape": [99, *metadata["shape"][1:]]}))
+    assert verify(store).problems == ["latents/zarr.json: its shape is not what the store's root describes"]
+
+
+def test_new_changed_and_vanished_images_are_named(store, source):
+    shutil.copy(source / "thing" / "0.jpg", source / "thing" / "new.jpg")
+    (source / "thing" / "2.jpg").unlink()
+    with (source / "person" / "3.jpg").open("ab") as file:
+        file.write(b"more")
+    report = verify(store, source=str(source))
+
+    assert report.num_problems == 3 and report.exit_code == 1
+    new, changed, vanished = report.problems
+    assert f"{source}: 1 new" in new and "--append adds them (thing/new.jpg)" in new
+    assert "1 changed since they were encoded" in changed and "person/3.jpg (" in changed
+    assert "1 vanished" in vanished and "(thing/2.jpg)" in vanished
+    assert report.num_compared == 22  # not the one that is gone, nor the failed one
+
+
+def test_an_image_of_the_same_size_with_other_bytes_is_named(store, source):
+    path = source / "person" / "3.jpg"
+    size = path.stat().st_size
+    change_bytes(path, -10)
+    assert verify(store, source=str(source)).problems == [
+        f"person/3.jpg (row 11) has other bytes than when it was encoded, though as many ({size:,})"
+    ]
+    assert verify(store).problems == []
+
+
+def test_latents_of_another_image_are_found_by_decoding(photos, tmp_path, encode):
+    encode(photos, tmp_path / "store.zarr", model="tcae-tiny", sizes=(64,))
+    rows = list(range(16))
+    rows[2], rows[9] = 9, 2
+    write_latents(tmp_path / "store.zarr", "latents", 0, rows)
+    report = verify(tmp_path / "store.zarr", 24, picture=tmp_path / "picture.png")
+
+    assert len(report.problems) == 2
+    assert report.problems[0].startswith("latents: the latents of row 2 are not those of animal/2.jpg: they decode to")
+    assert report.problems[1].startswith("latents: the latents of row 9 are not those of person/1.jpg: they decode to")
+    assert report.mean_psnr["latents"]["psnr_fresh"] > report.mean_psnr["latents"]["psnr"] + 0.5
+
+
+def test_the_picture_shows_originals_above_what_latents_decode_to(store, tmp_path, photos):
+    report = verify(store, 10, picture=tmp_path / "new" / "seen.png")
+    assert report.picture == tmp_path / "new" / "seen.png"
+    assert {row["view"] for row in report.sample} == {"latents", "latents_flip"} and len(report.sample) == 20
+    with Image.open(report.picture) as picture:
+        assert picture.size == (8 * 68 + 4, 4 * 68 + 4)  # two lines of originals, two of reconstructions
+        shown = np.array(picture)[4:68, 4:68].astype(int)
+    row = report.sample[0]
+    with Image.open(photos / row["key"]) as picture:
+        original = np.array(picture.resize((85, 64), Image.Resampling.BICUBIC))[:, 10:74].astype(int)
+    assert np.abs(shown - original).mean() < 8
+
+    assert verify(store, 10, picture=tmp_path / "new" / "seen.png").picture == tmp_path / "new" / "seen-2.png"
+
+
+def test_the_picture_is_named_after_the_store_and_lies_here(store, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert verify("store.zarr", 1).picture == Path("store-verify.png")
+    assert (tmp_path / "store-verify.png").is_file()
+
+
+def test_the_sample_is_the_same_every_time(store, tmp_path):
+    first, second = (verify(store, 5, picture=tmp_path / "a.png") for _ in range(2))
+    assert first.sample == second.sample and len({row["row"] for row in first.sample}) == 5
+
+
+def test_images_that_are_gone_are_no_problem_of_the_store(store, source, tmp_path):
+    source.rename(tmp_path / "moved")
+    report = verify(store, 4)
+    assert (report.num_problems, report.sample, report.picture) == (0, [], None)
+    assert report.not_checked == [
+        "4 of the 4 rows of the sample: their images have changed or are gone; --source says where images are now"
+    ]
+    found = verify(store, 4, source=str(tmp_path / "moved"), picture=tmp_path / "a.png")
+    assert (found.problems, found.not_checked, len(found.sample)) == ([], [], 8)
+
+
+def test_a_model_that_is_gone_is_no_problem_of_the_store(photos, tmp_path, encode, small_checkpoint):
+    model = Path(shutil.copy(small_checkpoint, tmp_path / "model.safetensors"))
+    encode(photos, tmp_path / "store.zarr", model=str(model))
+    model.unlink()
+    report = verify(tmp_path / "store.zarr", 4)
+    assert report.exit_code == 0 and report.sample == []
+    assert len(report.not_checked) == 1 and f"no model at {model}" in report.not_checked[0]
+    with pytest.raises(NotFoundError, match="no model at"):
+        verify(tmp_path / "store.zarr", 4, model=str(model))
+
+
+def test_another_encoder_is_refused(store):
+    with pytest.raises(StoreError, match=r"made with encoder \w{12} .* tcae-tiny has \w{12}; pass --model .*--rows 0"):
+        verify(store, 4, model="tcae-tiny")
+
+
+def test_an_incomplete_store_is_sound_so_far(store):
+    (store / record_name(1)).unlink()
+    change_attributes(store, lambda attributes: attributes.update(complete=False, statistics=None))
+    report = verify(store)
+    assert (report.problems, report.complete, report.exit_code) == ([], False, 0)
+    assert (report.num_shards_checked, report.num_shards, report.num_ok) == (1, 2, 15)
+
+    change_bytes(store / "latents" / "c.0.0.0.0", 3)
+    assert verify(store).exit_code == 1
+
+
+def test_a_shard_whose_files_were_being_replaced_is_sound(store):
+    """Killed between the first file and the last: each file is the old one or the new one."""
+    record = ShardRecord.model_validate_json((store / record_name(0)).read_bytes())
+    old = {name: FileRecord(size=1, crc32c=1) for name in record.files if name.startswith("latents")}
+    change_record(store, 0, files={**record.files, **old}, replacing=record.files)
+    change_attributes(store, lambda attributes: attributes.update(complete=False, statistics=None))
+    assert verify(store).problems == []
+
+
+def test_what_is_wrong_with_very_many_rows_is_counted_and_the_first_are_told(many_photos, tmp_path, encode):
+    source = shutil.copytree(many_photos, tmp_path / "photos")
+    encode(source, tmp_path / "store.zarr")
+    for path in source.iterdir():
+        change_bytes(path, -10)
+    report = verify(tmp_path / "store.zarr", source=str(source))
+    assert (report.num_problems, len(report.problems)) == (240, 100)
+
+
+def test_a_store_in_an_object_store_is_verified(photos, bucket, encode, tmp_path):
+    encode(photos, f"{bucket}/store.zarr")
+    report = verify(f"{bucket}/store.zarr", 4, source=str(photos), picture=tmp_path / "a.png")
+    assert (report.problems, report.num_shards_checked, len(report.sample)) == ([], 2, 4)
+
+
+def test_a_store_without_a_row_that_is_ok_is_sound(tmp_path, encode):
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        (tmp_path / "photos" / f"{number}.jpg").write_bytes(b"not an image")
+    encode(tmp_path / "photos", tmp_path / "store.zarr")
+    report = verify(tmp_path / "store.zarr", 4, source=str(tmp_path / "photos"))
+    assert (report.problems, report.num_ok, report.num_failed, report.sample) == ([], 0, 3, [])
