@@ -122,8 +122,8 @@ def show_verification(console: Console, report: VerifyReport) -> None:
     num_sampled = len({row["row"] for row in report.sample})
     for view, mean in report.mean_psnr.items():
         console.print(
-            f"{view}: {num_sampled:,} rows decode to their images at {mean['psnr']:.2f} dB; "
-            f"latents encoded now would at {mean['psnr_fresh']:.2f} dB"
+            f"{view}: decode to their images at {mean['psnr']:.2f} dB, where latents encoded now do at "
+            f"{mean['psnr_fresh']:.2f} dB (PSNR, mean of a sample of {num_sampled:,})"
         )
     if report.picture:
         console.print(f"originals above what their latents decode to: {report.picture}")

@@ -5,44 +5,46 @@ import threading
 import time
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from tcae_cli.checkpoint import load_autoencoder
-from tcae_cli.data.loader import ImageBatch, load_batches
-from tcae_cli.data.partition import batches_of_shard
+from tcae_cli.data.loader import BatchRows, ImageBatch, load_batches
+from tcae_cli.data.partition import batches_of_rows
 from tcae_cli.data.source import Source, open_source
 from tcae_cli.data.transform import to_float
 from tcae_cli.jobs.encode import encode_dataset
+from tcae_cli.jobs.encoder import Encoded, LatentEncoder, pack_rows
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.report import EncodeReport, EncodeRequest, Silent
+from tcae_cli.runtime.folder import LocalFolder
 from tcae_cli.store.layout import create_store
 from tcae_cli.store.reader import LatentStore
-from tcae_cli.store.writer import EncodedRows, StoreWriter
+from tcae_cli.store.spec import StoreSpec
+from tcae_cli.store.writer import StoreWriter
 
 
 def encode(images: Path, store: Path, **options) -> EncodeReport:
-    return encode_dataset(EncodeRequest(source=str(images), store=store, **options), Silent())
+    return encode_dataset(EncodeRequest(source=str(images), store=str(store), **options), Silent())
 
 
 def read_all(source: Source, batch_size: int, num_workers: int) -> list[ImageBatch]:
-    rows = batches_of_shard(0, len(source), batch_size)
-    return list(load_batches(source, rows, batch_size=batch_size, size=256, resize="torch", num_workers=num_workers))
+    batches = map(BatchRows, batches_of_rows(0, len(source), batch_size))
+    return list(
+        load_batches(source, batches, batch_size=batch_size, sizes=[256], resize="torch", num_workers=num_workers)
+    )
 
 
-def write_all(batches: list[ImageBatch], latents: list[np.ndarray], source: Source, like: Path, path: Path) -> None:
-    create_store(path, LatentStore(like).spec)
-    writer = StoreWriter(path)
-    pairs = zip(batches, latents, strict=True)
-    for shard in range(writer.spec.num_shards):
-        rows = writer.spec.rows_of_shard(shard)
+def write_all(encoded: list[Encoded], encoder: LatentEncoder, source: Source, spec: StoreSpec, path: Path) -> None:
+    path.mkdir()
+    create_store(LocalFolder(path), spec)
+    writer, batches = StoreWriter(LocalFolder(path)), iter(encoded)
+    for plan in writer.plan(range(spec.num_shards)):
+        rows = plan.rows
         labels = source.labels(rows.start, rows.stop)
-        in_progress = writer.begin(shard, keys=source.keys(rows), labels=labels, captions=None)
-        for _ in batches_of_shard(rows.start, rows.stop, writer.spec.compute.batch_size):
-            batch, values = next(pairs)
-            fields = (batch.original_sizes, batch.crops, batch.content_hashes, batch.failures)
-            in_progress.add(EncodedRows(batch.rows, values[: len(batch.rows)], *fields))
+        in_progress = writer.begin(plan, keys=source.keys(rows), labels=labels, captions=None)
+        for _ in batches_of_rows(rows.start, rows.stop, spec.compute.batch_size):
+            in_progress.add(pack_rows(next(batches), encoder, spec))
         in_progress.commit()
 
 
@@ -63,22 +65,23 @@ def test_wall_time_is_near_the_cpu_time_of_the_stages_over_the_cores(images, tmp
 
     # Each stage alone, on one thread, where no thread spins while it waits for another.
     source = open_source(str(images), tmp_path / "index")
-    batch_size = LatentStore(tmp_path / "whole.zarr").spec.compute.batch_size
-    model, threads = load_autoencoder(), torch.get_num_threads()
+    spec = LatentStore(tmp_path / "whole.zarr").spec
+    encoder = LatentEncoder(load_autoencoder().encode, torch.device("cpu"), spec)
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with CpuSeconds() as read:
-            batches = read_all(source, batch_size, num_workers=0)
-        with CpuSeconds() as encoded, torch.inference_mode():
-            latents = [model.encode(to_float(batch.images)).numpy().astype(np.float16) for batch in batches]
+            batches = read_all(source, spec.compute.batch_size, num_workers=0)
+        with CpuSeconds() as encode_them:
+            encoded = [encoder(batch) for batch in batches]
         with CpuSeconds() as write:
-            write_all(batches, latents, source, tmp_path / "whole.zarr", tmp_path / "alone.zarr")
+            write_all(encoded, encoder, source, spec, tmp_path / "alone.zarr")
     finally:
         torch.set_num_threads(threads)
 
     cores = len(os.sched_getaffinity(0))
-    ideal_s = (read.seconds + encoded.seconds + write.seconds) / cores
-    stages = f"read {read.seconds:.1f}, encode {encoded.seconds:.1f}, write {write.seconds:.1f} CPU s"
+    ideal_s = (read.seconds + encode_them.seconds + write.seconds) / cores
+    stages = f"read {read.seconds:.1f}, encode {encode_them.seconds:.1f}, pack and write {write.seconds:.1f} CPU s"
     ratio = report.elapsed_s / ideal_s
     show(f"{report.num_ok} images in {report.elapsed_s:.1f} s; {stages} on {cores} cores: {ratio:.2f}")
     assert ratio <= 1.25
@@ -87,7 +90,7 @@ def test_wall_time_is_near_the_cpu_time_of_the_stages_over_the_cores(images, tmp
 def test_reading_encoding_and_writing_overlap(images, tmp_path, show, monkeypatch):
     source = open_source(str(images), tmp_path / "index")
     decode_s = sum(batch.decode_s for batch in read_all(source, 16, num_workers=1))
-    num_batches = len(batches_of_shard(0, len(source), 16))
+    num_batches = len(batches_of_rows(0, len(source), 16))
 
     one_device = threading.Lock()
 
@@ -118,7 +121,7 @@ def test_a_gpu_is_as_fast_as_the_slower_of_reading_and_encoding(images, tmp_path
     batches = read_all(source, batch_size, num_workers)
     read_per_s = len(source) / (time.perf_counter() - started)
     model = load_autoencoder(device="cuda")
-    pixels = to_float(batches[0].images.cuda())
+    pixels = to_float(batches[0].images[0].cuda())
     with torch.inference_mode(), torch.autocast("cuda", torch.bfloat16):
         for repeat in range(60):
             if repeat == 10:

@@ -1,4 +1,4 @@
-"""A rank that encodes very many rows, for its memory to be watched: `python many_rows.py` and a JSON of Settings.
+"""Ranks that encode very many rows, each a process whose memory is watched.
 
 Stand-ins: decoding gives an image of one pixel, once the row's entry in the index was read as reading a file does, and
 the encoder gives the same latents for every batch, some of their rows random. The index was written before. All the
@@ -6,13 +6,16 @@ rest is as it is: model file, batches, rounding, statistics, compression, shards
 """
 
 import json
+import os
 import re
+import subprocess
 import sys
 import threading
 import time
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,24 +30,12 @@ _LOOK_EVERY_S = 0.02
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What is encoded, and from which row on memory must not grow."""
-
-    index: str
-    store: str
-    model: str
-    size: int
-    flip: bool
-    settled_at: int  # rows of this rank
-
-
-@dataclass
 class Memory:
     """Resident memory in MB: all of it, the process's own, and mapped files."""
 
-    all: float = 0.0
-    own: float = 0.0
-    files: float = 0.0
+    all: float
+    own: float
+    files: float
 
     @classmethod
     def now(cls) -> "Memory":
@@ -53,12 +44,36 @@ class Memory:
         return cls(*(int(found[name]) / 1000 for name in ("VmRSS", "RssAnon", "RssFile")))
 
 
+class Rank(NamedTuple):
+    """What a rank has found."""
+
+    num_rows: int  # its own
+    settled: Memory  # after the first so many
+    largest: Memory  # from then to the end
+
+
+def encode_in_ranks(
+    num_ranks: int, index: Path, store: Path, model: Path, *, size: int, flip: bool, settled_at: int
+) -> list[Rank]:
+    """Fill a store, in as many processes; memory has settled after so many rows of a rank."""
+    settings = {"index": index, "store": store, "model": model, "size": size, "flip": flip, "settled_at": settled_at}
+    command = [sys.executable, __file__, json.dumps(settings, default=str)]
+    launch = {"WORLD_SIZE": str(num_ranks), "TORCHELASTIC_RUN_ID": "many"}
+    ranks = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **launch, "RANK": str(rank)}, text=True)
+        for rank in range(num_ranks)
+    ]
+    found = [json.loads(rank.communicate()[0]) for rank in ranks]
+    assert not any(rank.returncode for rank in ranks) and any(each["complete"] for each in found)
+    return [Rank(each["num_rows"], Memory(**each["settled"]), Memory(**each["largest"])) for each in found]
+
+
 class Watch(Silent):
     """Looks at the memory of this process all the time, and counts its rows."""
 
     def __init__(self, settled_at: int) -> None:
         self._settled_at, self.num_rows = settled_at, 0
-        self.settled, self.largest = Memory(), Memory()
+        self.settled = self.largest = Memory(0, 0, 0)
         threading.Thread(target=self._look, daemon=True).start()
 
     def advance(self, count: int = 1, failed: int = 0, note: str = "") -> None:
@@ -107,24 +122,24 @@ def encode_nothing(self: LatentEncoder, batch) -> Encoded:
     return Encoded(batch, latents, 0.0, 0.0)
 
 
-def main(settings: Settings) -> None:
+def main(settings: dict[str, Any]) -> None:
     Decoder.decode = decode_nothing
     LatentEncoder.__call__ = encode_nothing
-    encoding.open_store_source = lambda *_: Path(settings.index)
-    watch = Watch(settings.settled_at)
+    encoding.open_store_source = lambda *_: Path(settings["index"])
+    watch = Watch(settings["settled_at"])
     request = EncodeRequest(
         source="many",
-        store=settings.store,
-        model=settings.model,
+        store=settings["store"],
+        model=settings["model"],
         device="cpu",
         num_workers=0,
-        sizes=(settings.size,),
-        flip=settings.flip,
+        sizes=(settings["size"],),
+        flip=settings["flip"],
     )
     report = encoding.encode_dataset(request, watch)
-    found = {"num_rows": watch.num_rows, "complete": report.complete, "elapsed_s": report.elapsed_s}
-    print(json.dumps({**found, "settled": asdict(watch.settled), "largest": asdict(watch.largest)}))
+    memory = {"settled": asdict(watch.settled), "largest": asdict(watch.largest)}
+    print(json.dumps({"num_rows": watch.num_rows, "complete": report.complete, **memory}))
 
 
 if __name__ == "__main__":
-    main(Settings(**json.loads(sys.argv[1])))
+    main(json.loads(sys.argv[1]))

@@ -165,7 +165,7 @@ def test_rows_are_appended_and_failed_ones_tried_again(photos, bucket, local_sto
     shutil.copy(photos / "animal" / "3.jpg", source / "animal" / "3.jpg")
     shutil.copytree(photos / "thing", source / "thing")
 
-    with pytest.raises(StoreError, match="8 new .*pass --append to add the new ones as rows"):
+    with pytest.raises(StoreError, match=r"8 new .*pass --append to add the new ones as rows"):
         encode(source, there)
     report = encode(source, there, append=True, retry_failed=True)
     assert (report.num_encoded_now, report.num_ok, report.num_failed) == (9, 24, 0)

@@ -7,9 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from PIL import Image
 
-from tcae_cli.errors import NotFoundError, StoreError
 from tcae_cli.jobs.verify import verify_store
 from tcae_cli.report import Silent
 from tcae_cli.runtime.folder import LocalFolder
@@ -238,97 +236,6 @@ def test_an_array_described_otherwise_is_found(store):
     assert verify(store).problems == ["latents/zarr.json: its shape is not what the store's root describes"]
 
 
-def test_new_changed_and_vanished_images_are_named(store, source):
-    shutil.copy(source / "thing" / "0.jpg", source / "thing" / "new.jpg")
-    (source / "thing" / "2.jpg").unlink()
-    with (source / "person" / "3.jpg").open("ab") as file:
-        file.write(b"more")
-    report = verify(store, source=str(source))
-
-    assert report.num_problems == 3 and report.exit_code == 1
-    new, changed, vanished = report.problems
-    assert f"{source}: 1 new" in new and "--append adds them (thing/new.jpg)" in new
-    assert "1 changed since they were encoded" in changed and "person/3.jpg (" in changed
-    assert "1 vanished" in vanished and "(thing/2.jpg)" in vanished
-    assert report.num_compared == 22  # not the one that is gone, nor the failed one
-
-
-def test_an_image_of_the_same_size_with_other_bytes_is_named(store, source):
-    path = source / "person" / "3.jpg"
-    size = path.stat().st_size
-    change_bytes(path, -10)
-    assert verify(store, source=str(source)).problems == [
-        f"person/3.jpg (row 11) has other bytes than when it was encoded, though as many ({size:,})"
-    ]
-    assert verify(store).problems == []
-
-
-def test_latents_of_another_image_are_found_by_decoding(photos, tmp_path, encode):
-    encode(photos, tmp_path / "store.zarr", model="tcae-tiny", sizes=(64,))
-    rows = list(range(16))
-    rows[2], rows[9] = 9, 2
-    write_latents(tmp_path / "store.zarr", "latents", 0, rows)
-    report = verify(tmp_path / "store.zarr", 24, picture=tmp_path / "picture.png")
-
-    assert len(report.problems) == 2
-    assert report.problems[0].startswith("latents: the latents of row 2 are not those of animal/2.jpg: they decode to")
-    assert report.problems[1].startswith("latents: the latents of row 9 are not those of person/1.jpg: they decode to")
-    assert report.mean_psnr["latents"]["psnr_fresh"] > report.mean_psnr["latents"]["psnr"] + 0.5
-
-
-def test_the_picture_shows_originals_above_what_latents_decode_to(store, tmp_path, photos):
-    report = verify(store, 10, picture=tmp_path / "new" / "seen.png")
-    assert report.picture == tmp_path / "new" / "seen.png"
-    assert {row["view"] for row in report.sample} == {"latents", "latents_flip"} and len(report.sample) == 20
-    with Image.open(report.picture) as picture:
-        assert picture.size == (8 * 68 + 4, 4 * 68 + 4)  # two lines of originals, two of reconstructions
-        shown = np.array(picture)[4:68, 4:68].astype(int)
-    row = report.sample[0]
-    with Image.open(photos / row["key"]) as picture:
-        original = np.array(picture.resize((85, 64), Image.Resampling.BICUBIC))[:, 10:74].astype(int)
-    assert np.abs(shown - original).mean() < 8
-
-    assert verify(store, 10, picture=tmp_path / "new" / "seen.png").picture == tmp_path / "new" / "seen-2.png"
-
-
-def test_the_picture_is_named_after_the_store_and_lies_here(store, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert verify("store.zarr", 1).picture == Path("store-verify.png")
-    assert (tmp_path / "store-verify.png").is_file()
-
-
-def test_the_sample_is_the_same_every_time(store, tmp_path):
-    first, second = (verify(store, 5, picture=tmp_path / "a.png") for _ in range(2))
-    assert first.sample == second.sample and len({row["row"] for row in first.sample}) == 5
-
-
-def test_images_that_are_gone_are_no_problem_of_the_store(store, source, tmp_path):
-    source.rename(tmp_path / "moved")
-    report = verify(store, 4)
-    assert (report.num_problems, report.sample, report.picture) == (0, [], None)
-    assert report.not_checked == [
-        "4 of the 4 rows of the sample: their images have changed or are gone; --source says where images are now"
-    ]
-    found = verify(store, 4, source=str(tmp_path / "moved"), picture=tmp_path / "a.png")
-    assert (found.problems, found.not_checked, len(found.sample)) == ([], [], 8)
-
-
-def test_a_model_that_is_gone_is_no_problem_of_the_store(photos, tmp_path, encode, small_checkpoint):
-    model = Path(shutil.copy(small_checkpoint, tmp_path / "model.safetensors"))
-    encode(photos, tmp_path / "store.zarr", model=str(model))
-    model.unlink()
-    report = verify(tmp_path / "store.zarr", 4)
-    assert report.exit_code == 0 and report.sample == []
-    assert len(report.not_checked) == 1 and f"no model at {model}" in report.not_checked[0]
-    with pytest.raises(NotFoundError, match="no model at"):
-        verify(tmp_path / "store.zarr", 4, model=str(model))
-
-
-def test_another_encoder_is_refused(store):
-    with pytest.raises(StoreError, match=r"made with encoder \w{12} .* tcae-tiny has \w{12}; pass --model .*--rows 0"):
-        verify(store, 4, model="tcae-tiny")
-
-
 def test_an_incomplete_store_is_sound_so_far(store):
     (store / record_name(1)).unlink()
     change_attributes(store, lambda attributes: attributes.update(complete=False, statistics=None))
@@ -347,15 +254,6 @@ def test_a_shard_whose_files_were_being_replaced_is_sound(store):
     change_record(store, 0, files={**record.files, **old}, replacing=record.files)
     change_attributes(store, lambda attributes: attributes.update(complete=False, statistics=None))
     assert verify(store).problems == []
-
-
-def test_what_is_wrong_with_very_many_rows_is_counted_and_the_first_are_told(many_photos, tmp_path, encode):
-    source = shutil.copytree(many_photos, tmp_path / "photos")
-    encode(source, tmp_path / "store.zarr")
-    for path in source.iterdir():
-        change_bytes(path, -10)
-    report = verify(tmp_path / "store.zarr", source=str(source))
-    assert (report.num_problems, len(report.problems)) == (240, 100)
 
 
 def test_a_store_in_an_object_store_is_verified(photos, bucket, encode, tmp_path):

@@ -202,7 +202,7 @@ def test_two_who_create_a_file_at_the_same_moment_try_again(bucket, monkeypatch,
         assert folder.create("a", b"x") and folder.read("a") == b"x"
         assert not folder.create("a", b"x")
     else:
-        with pytest.raises(DiskError, match="store.zarr/a cannot be written: others create it at the same moment"):
+        with pytest.raises(DiskError, match=r"store.zarr/a cannot be written: others create it at the same moment"):
             folder.create("a", b"x")
 
 
