@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint bench
+.PHONY: help install demo test lint bench stress
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -37,3 +37,6 @@ lint: install ## format, lint, types and layers
 
 bench: install ## speed of the pipeline on this machine, with IMAGES=FOLDER on your images
 	$(BIN)/python -m pytest tests/benchmarks --override-ini norecursedirs= -s
+
+stress: install ## kill encode-dataset over a hundred times; SEED=N draws the same instants again
+	STRESS=1 $(BIN)/python -m pytest tests/stress

@@ -97,6 +97,7 @@ class Decoder(Dataset[Decoded]):
             for pictures, view in zip(images, views, strict=True):
                 pictures[slot] = view.pixels
         self._rest()
+        self.source.release()
         packed = self._room(torch.from_numpy(records.view(np.uint8)))
         return Decoded(images, packed, time.perf_counter() - started)
 

@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from mmap import MADV_DONTNEED, mmap
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -92,6 +93,7 @@ class Source:
         self.has_captions: bool = summary["has_captions"]
         self._storage, self._tar_names = Storage(summary["root"]), summary["tar_names"]
         self.is_remote: bool = self._storage.is_remote
+        self._maps: list[np.ndarray] = []
         self._labels, self._sizes = self._map("labels"), self._map("sizes")
         self._keys = self._strings("keys")
         self._captions = self._strings("captions") if self.has_captions else None
@@ -159,6 +161,12 @@ class Source:
         """What read gives or raises for each row, in order; from a remote store, some are read ahead at once."""
         return self._storage.in_order(self._read_or_error, rows)
 
+    def release(self) -> None:
+        """Give back the memory that the index of the rows asked for so far takes: a map holds on to all it has read."""
+        for table in self._maps:
+            if isinstance(table.base, mmap):
+                table.base.madvise(MADV_DONTNEED)
+
     def _read_or_error(self, row: int) -> bytes | ImageError:
         try:
             return self.read(row)
@@ -170,6 +178,7 @@ class Source:
 
     def _map(self, name: str) -> np.ndarray:
         array: np.ndarray = np.load(self.index_dir / f"{name}.npy", mmap_mode="r")
+        self._maps.append(array)
         return array
 
 

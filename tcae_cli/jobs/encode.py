@@ -116,7 +116,9 @@ def _make_ready(
     publish_index(folder, index, layout.index_folder(spec))
     if found is None:
         layout.create_store(folder, spec)
+        _refuse_another_source(folder, {identity.fingerprint})
     else:
+        _refuse_another_source(folder, {identity.fingerprint, found.source.fingerprint})
         reopen_unless_whole(folder)
         if identity.fingerprint != found.source.fingerprint:
             append_rows(folder, identity)
@@ -125,6 +127,14 @@ def _make_ready(
         remove_old_indexes(folder)
     if found and request.retry_failed and (count := reopen_failed(folder, _shards(request, spec))):
         progress.say(f"{count:,} failed rows are tried again")
+
+
+def _refuse_another_source(folder: Folder, fingerprints: set[str]) -> None:
+    """Raise StoreError if another part has given the store other images while this one looked through its own."""
+    if layout.read_spec(folder).source.fingerprint not in fingerprints:
+        raise StoreError(
+            f"{folder.uri} was given other images by another part meanwhile; give all parts one source, and repeat"
+        )
 
 
 def _describe(

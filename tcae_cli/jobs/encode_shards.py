@@ -154,8 +154,9 @@ class _Sink:
         rows, source = plan.rows, self._source
         self._last_row = plan.todo[-1]
         captions = [source.caption(row) for row in rows] if self._writer.spec.has_captions else None
-        labels = source.labels(rows.start, rows.stop)
-        return self._writer.begin(plan, keys=source.keys(rows), labels=labels, captions=captions)
+        keys, labels = source.keys(rows), source.labels(rows.start, rows.stop)
+        source.release()
+        return self._writer.begin(plan, keys=keys, labels=labels, captions=captions)
 
     def _count(self, rows: EncodedRows) -> None:
         report = self._report

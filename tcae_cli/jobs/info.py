@@ -9,9 +9,9 @@ import numpy as np
 from tcae_cli.errors import StoreError
 from tcae_cli.report import Progress
 from tcae_cli.runtime.folder import Folder, open_folder
+from tcae_cli.store.claim import live_claims
 from tcae_cli.store.commit import Totals
 from tcae_cli.store.layout import read_attributes, read_spec
-from tcae_cli.store.lease import live_claims
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.record import read_records, record_name
 from tcae_cli.store.spec import StoreSpec

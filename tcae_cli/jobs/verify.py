@@ -20,9 +20,9 @@ from tcae_cli.runtime.device import choose_device
 from tcae_cli.runtime.folder import Folder, open_folder
 from tcae_cli.store.check_shard import ShardCheck, ShardChecker
 from tcae_cli.store.check_tables import check_arrays, check_tables
+from tcae_cli.store.claim import live_claims
 from tcae_cli.store.commit import Totals
 from tcae_cli.store.layout import index_folder, is_complete, read_spec
-from tcae_cli.store.lease import live_claims
 from tcae_cli.store.record import record_name
 from tcae_cli.store.spec import StoreSpec
 from tcae_cli.store_report import VerifyReport, VerifyRequest

@@ -1,6 +1,7 @@
 """Which rank of how many this process is, read from what torchrun or Slurm put into the environment."""
 
 import os
+import re
 from functools import cache
 from uuid import uuid4
 
@@ -12,7 +13,7 @@ def rank() -> int:
 
 def world_size() -> int:
     """How many processes work together."""
-    return _first_number("WORLD_SIZE", "SLURM_NTASKS") if in_a_launch() else 1
+    return _first_number("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") if in_a_launch() else 1
 
 
 def local_rank() -> int:
@@ -22,22 +23,50 @@ def local_rank() -> int:
 
 def local_world_size() -> int:
     """How many of the processes share this machine."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE") or os.environ.get("SLURM_NTASKS_PER_NODE") or world_size())
+    if not in_a_launch():
+        return 1
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        return int(os.environ["LOCAL_WORLD_SIZE"])
+    return _tasks_of_this_node() or int(os.environ.get("SLURM_NTASKS_PER_NODE") or world_size())
 
 
 def in_a_launch() -> bool:
     """Whether torchrun, or srun with several tasks, started this process."""
-    slurm = int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_PROCID" in os.environ
-    return ("RANK" in os.environ and "WORLD_SIZE" in os.environ) or slurm
+    return _by_torchrun() or _by_srun()
 
 
 @cache
 def launch_id() -> str:
-    """A name the ranks of one launch share; a process that stands alone makes up its own."""
+    """A name the ranks of one launch share, fit for a file; a process that stands alone makes up its own.
+
+    A launch by torchrun with --master-addr and neither --rdzv-id nor Slurm has the same name each time.
+    """
     if not in_a_launch():
         return uuid4().hex
-    names = ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT", "SLURM_JOB_ID", "SLURM_STEP_ID")
-    return "-".join(os.environ[name] for name in names if name in os.environ) or "launch"
+    names = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")  # a job that Slurm starts again keeps its number
+    # torchrun may be a step of its own on each machine.
+    names += ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT") if _by_torchrun() else ("SLURM_STEP_ID",)
+    words = "-".join(os.environ[name] for name in names if name in os.environ)
+    return re.sub(r"[^\w.-]", "_", words) or "launch"
+
+
+def _by_torchrun() -> bool:
+    return "RANK" in os.environ and "WORLD_SIZE" in os.environ
+
+
+def _by_srun() -> bool:
+    # A batch script has a rank and a number of tasks too, but is no step: it stands alone.
+    is_step = "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ
+    return is_step and int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS", "1")) > 1
+
+
+def _tasks_of_this_node() -> int | None:
+    """From SLURM_STEP_TASKS_PER_NODE, "2(x3),1" for 2, 2, 2 and 1; None without it."""
+    tasks: list[int] = []
+    for number, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
+        tasks += [int(number)] * int(times or 1)
+    node = int(os.environ.get("SLURM_NODEID", "0"))
+    return tasks[node] if node < len(tasks) else None
 
 
 def _first_number(*names: str) -> int:

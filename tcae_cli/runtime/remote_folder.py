@@ -160,4 +160,6 @@ class _Upload:
 
 
 def _reason(error: OSError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "there is no such bucket"
     return str(error.strerror or error).rstrip(".")

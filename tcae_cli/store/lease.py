@@ -18,16 +18,12 @@ from uuid import uuid4
 from tcae_cli.errors import DiskError, StoreError
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.runtime.processes import is_alive, process_space
-from tcae_cli.store.layout import PRIVATE_FOLDER
+from tcae_cli.store.claim import DONE, JOINED, LEASES_FOLDER, READY, SETTLED, STALE_S, claim_name, is_here, launch_of
 
-_LEASES_FOLDER = f"{PRIVATE_FOLDER}/leases"
 _HEARTBEAT_S = 10.0
-_STALE_S = 60.0
 _PATIENCE_S = 600.0  # a rank waits for its leader to begin on the source
 _POLL_S = 0.05
 _TIMES_CLEARED = 3  # and more than twice is no coincidence
-
-_JOINED, _SETTLED, _READY, _DONE = "joined", "settled", "ready", "done"
 
 
 @dataclass(frozen=True)
@@ -69,39 +65,50 @@ class Lease:
     """The claim of one process."""
 
     def __init__(self, folder: Folder, place: Place) -> None:
-        self.name = _claim_name(place.launch, place.member)
+        self.name = claim_name(place.launch, place.member)
         self._folder, self._place = folder, place
         self._state: str | None = None  # nothing written yet
         self._is_lost = False
 
     def announce_ready(self) -> None:
         """Tell those this process leads that the store is there and may be continued."""
-        self._write(_READY)
+        self._write(READY)
 
     def wait_for_leader(self) -> None:
         """Wait until the leader has announced it. Raises StoreError if it has stopped or does not come."""
-        leader, seen = _claim_name(self._place.launch, self._place.leader), False
+        leader, seen = claim_name(self._place.launch, self._place.leader), False
         patience_ends_at = time.monotonic() + _PATIENCE_S
         while time.monotonic() < patience_ends_at:
-            claim = self._read(leader)
-            state = claim.get("state")
-            is_there = state is not None and (state == _DONE or not self._is_gone(claim))
-            if is_there and self._age_s(leader, self.name) <= _STALE_S:  # an earlier launch's of this name is older
-                if state in (_READY, _DONE):
-                    return
+            state = self._state_of(leader)
+            if state in (READY, DONE):
+                return
+            if state:
                 patience_ends_at = time.monotonic() + _PATIENCE_S  # while it lives it may take as long as it needs
-            if seen and not is_there:
+            elif seen:
                 raise StoreError("rank 0 has stopped; its own message says why")
-            seen = seen or is_there
+            seen = seen or state is not None
             time.sleep(_POLL_S)
         raise StoreError(f"rank 0 of this launch did not begin within {_PATIENCE_S:.0f} s; see its own message")
+
+    def _state_of(self, name: str) -> str | None:
+        """What a claim of this launch says; None where there is none, or its process is no more."""
+        claim = self._read(name)
+        if claim and claim["state"] != DONE and self._is_gone(claim):
+            claim = self._read(name)  # it may have ended as it should in between
+            if claim.get("state") != DONE:
+                return None
+        with suppress(FileNotFoundError):  # given up meanwhile
+            # What an earlier launch of the same name left is older than that.
+            if claim and self._age_s(name, self.name) <= STALE_S:
+                return str(claim["state"])
+        return None
 
     def check(self) -> None:
         """Raise StoreError if this claim was taken away: this process stood still for so long that it seemed dead."""
         if self._is_lost:
             raise StoreError(
                 f"{self._folder.uri}: this process's claim on the store is gone (it stood still for over "
-                f"{_STALE_S:.0f} s, or the store was removed); repeat the command"
+                f"{STALE_S:.0f} s, or the store was removed); repeat the command"
             )
 
     def live_owners(self) -> set[str]:
@@ -116,29 +123,29 @@ class Lease:
         """
         if claim := self._live_claim(self.name):
             raise self._taken(claim)
-        self._write(_JOINED)
+        self._write(JOINED)
         for name in self._claims():
-            if _launch_of(name) == self._place.launch:
+            if launch_of(name) == self._place.launch:
                 continue
             while claim := self._live_claim(name):
-                if claim["state"] != _JOINED or _launch_of(name) < self._place.launch:
+                if claim["state"] != JOINED or launch_of(name) < self._place.launch:
                     raise self._taken(claim)
                 time.sleep(_POLL_S)
             self._folder.remove([name])
-        self._write(_SETTLED)
+        self._write(SETTLED)
 
     def leave(self, is_done: bool) -> None:
         """Give the claim up; a leader leaves word that it is done, for members that come late."""
         if is_done and self._place.is_leader and self._place.has_followers:
-            self._write(_DONE)
-        elif self._state and self._state != _DONE and not self._is_lost:
+            self._write(DONE)
+        elif self._state and self._state != DONE and not self._is_lost:
             with suppress(OSError):  # the store may be gone
                 self._folder.remove([self.name])
 
     def refresh(self) -> None:
         """Show that this process is alive; a claim that is gone stays so."""
         if self._read(self.name).get("owner") == self._folder.owner:
-            self._write(self._state or _JOINED)
+            self._write(self._state or JOINED)
         else:
             self._is_lost = True
 
@@ -158,7 +165,7 @@ class Lease:
         return self._folder.write({name: data})
 
     def _claims(self) -> list[str]:
-        return [name for name in self._folder.sizes(_LEASES_FOLDER) if name.endswith(".json")]
+        return [name for name in self._folder.sizes(LEASES_FOLDER) if name.endswith(".json")]
 
     def _read(self, name: str) -> dict[str, Any]:
         """A claim; empty where there is none."""
@@ -174,14 +181,14 @@ class Lease:
         return claim if claim and not self._is_stale(name, claim) else None
 
     def _is_stale(self, name: str, claim: dict[str, Any]) -> bool:
-        if claim["state"] == _DONE:
+        if claim["state"] == DONE:
             return True
         if self._is_gone(claim):
             return True
-        probe = f"{_LEASES_FOLDER}/{uuid4().hex}.probe"
+        probe = f"{LEASES_FOLDER}/{uuid4().hex}.probe"
         self._put(probe, b"")
         try:
-            return self._age_s(name, probe) > _STALE_S
+            return self._age_s(name, probe) > STALE_S
         except FileNotFoundError:
             return True
         finally:
@@ -189,7 +196,7 @@ class Lease:
 
     def _is_gone(self, claim: dict[str, Any]) -> bool:
         """Whether its process was of this machine and is no more."""
-        return _is_here(claim) and (self._is_reused(claim) or not is_alive(claim["pid"]))
+        return is_here(claim) and (self._is_reused(claim) or not is_alive(claim["pid"]))
 
     def _is_reused(self, claim: dict[str, Any]) -> bool:
         """Whether the number is this process's own now: containers give the same numbers again and again."""
@@ -202,21 +209,8 @@ class Lease:
     def _taken(self, claim: dict[str, Any]) -> StoreError:
         return StoreError(
             f"{self._folder.uri} is being written by process {claim['pid']} on {claim['host']}; wait for it "
-            f"to end, or stop it (a machine that died counts as gone after {_STALE_S:.0f} s)"
+            f"to end, or stop it (a machine that died counts as gone after {STALE_S:.0f} s)"
         )
-
-
-def live_claims(folder: Folder) -> list[dict[str, Any]]:
-    """Host, pid and silence_s of those at work on a store; nothing is written to ask, so it is by this clock."""
-    found = []
-    for name in folder.sizes(_LEASES_FOLDER):
-        with suppress(FileNotFoundError):  # given up meanwhile
-            claim: dict[str, Any] = json.loads(folder.read(name) or b"{}")
-            silence_s = max(0.0, time.time() - folder.modified(name))
-            here = _is_here(claim)
-            if claim.get("state", _DONE) != _DONE and (is_alive(claim["pid"]) if here else silence_s <= _STALE_S):
-                found.append({"host": claim["host"], "pid": claim["pid"], "silence_s": silence_s})
-    return found
 
 
 @contextmanager
@@ -236,15 +230,3 @@ def _kept_fresh(lease: Lease) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-def _claim_name(launch: str, member: str) -> str:
-    return f"{_LEASES_FOLDER}/{launch}.{member}.json"
-
-
-def _launch_of(name: str) -> str:
-    return name.rpartition("/")[2].removesuffix(".json").rpartition(".")[0]
-
-
-def _is_here(claim: dict[str, Any]) -> bool:
-    return (claim.get("host"), claim.get("processes")) == (socket.gethostname(), process_space())

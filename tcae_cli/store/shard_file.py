@@ -7,6 +7,7 @@ same files, at about 1 ms a chunk (STORE sections 2 and 7).
 
 import os
 import weakref
+from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
@@ -25,7 +26,8 @@ from tcae_cli.store.spec import StoreSpec
 
 _ABSENT = 2**64 - 1
 _CRC_BYTES = 4
-_BLOCK_BYTES = 2**20
+_BLOCK_BYTES = 2**20  # written at a time
+_BLOCKS_WAITING = 2  # to be written, at most: memory does not grow where the disk is slow
 _SHARDS_OPEN = 256  # files and indexes a reader keeps; 64 KiB each at 4,096 rows
 
 
@@ -65,35 +67,43 @@ def crc32c_of(data: bytes) -> int:
 class ShardFileWriter:
     """Appends chunks to a file that is published when it is whole.
 
-    Chunks are written a block at a time, in a thread of the file's own: who compresses does not wait for the disk.
+    A thread of the file's own writes them, a block at a time: who compresses does not wait for the disk.
     """
 
     def __init__(self, file: FileInProgress, num_chunks: int) -> None:
-        self._file = file
-        self._index = np.full((num_chunks, 2), _ABSENT, "<u8")
-        self._num_appended = self._size = 0
+        self._file, self._num_chunks = file, num_chunks
+        self._sizes: list[int] = []  # of each chunk so far; -1 where there is none
+        self._size = 0
         self._checksum = google_crc32c.Checksum()
         self._block: list[bytes] = []  # chunks not written yet
         self._block_bytes = 0
         self._thread = ThreadPoolExecutor(1, "shard file")
-        self._writing: Future[None] | None = None  # the block before
+        self._writing: deque[Future[None]] = deque()
+        self._is_finished = False
 
     def append(self, chunk: bytes | None) -> None:
         """The next chunk, compressed; None where there is none: readers see the fill value."""
-        if chunk is not None:
-            self._index[self._num_appended] = self._size, len(chunk)
+        if chunk is None:
+            self._sizes.append(-1)
+        else:
+            self._sizes.append(len(chunk))
             self._write(chunk)
-        self._num_appended += 1
 
-    def seal(self) -> FileRecord:
-        """Write the index and make the file durable, not visible yet."""
-        index = self._index.tobytes()
+    def finish(self) -> None:
+        """There are no more chunks: write the index, and begin to make the file durable."""
+        index = _index(np.array(self._sizes, np.int64), self._num_chunks)
         self._write(index)
         self._write(crc32c_of(index).to_bytes(_CRC_BYTES, "little"))
         self._hand_over()
-        self._wait()
+        self._writing.append(self._thread.submit(self._file.seal))
+        self._is_finished = True
+
+    def seal(self) -> FileRecord:
+        """Wait until the file is whole and durable; it is not visible yet."""
+        if not self._is_finished:
+            self.finish()
+        self._wait(0)
         self._thread.shutdown()
-        self._file.seal()
         return FileRecord(size=self._size, crc32c=int.from_bytes(self._checksum.digest(), "big"))
 
     def publish(self) -> None:
@@ -113,9 +123,8 @@ class ShardFileWriter:
             self._hand_over()
 
     def _hand_over(self) -> None:
-        """Have the block written, once the one before is: memory does not grow where the disk is slow."""
-        self._wait()
-        self._writing = self._thread.submit(self._write_block, self._block)
+        self._wait(_BLOCKS_WAITING)
+        self._writing.append(self._thread.submit(self._write_block, self._block))
         self._block, self._block_bytes = [], 0
 
     def _write_block(self, block: list[bytes]) -> None:
@@ -123,9 +132,18 @@ class ShardFileWriter:
         self._file.write(data)
         self._checksum.update(data)
 
-    def _wait(self) -> None:
-        if self._writing:
-            self._writing.result()
+    def _wait(self, num_left: int) -> None:
+        while len(self._writing) > num_left:
+            self._writing.popleft().result()
+
+
+def _index(sizes: np.ndarray, num_chunks: int) -> bytes:
+    """The index of chunks that lie back to back, -1 where there is none."""
+    is_there = np.flatnonzero(sizes >= 0)
+    ends = np.cumsum(sizes[is_there])
+    index = np.full((num_chunks, 2), _ABSENT, "<u8")
+    index[is_there, 0], index[is_there, 1] = ends - sizes[is_there], sizes[is_there]
+    return index.tobytes()
 
 
 class ShardReader:

@@ -1,5 +1,6 @@
 """Chunks of the arrays beside the latents, as zarr-python makes them, in memory; writing them is left to others."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from zarr.storage import MemoryStore
 
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.layout import shard_file
-from tcae_cli.store.spec import StoreSpec
+from tcae_cli.store.spec import OK, PENDING, StoreSpec
 
 
 class SideChunks:
@@ -41,3 +42,20 @@ class SideChunks:
         values = np.asarray(self._arrays[name][rows.start : rows.stop])
         del self._files[file]
         return values
+
+    def taken_back(self, folder: Folder, shard: int, coming: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+        """The status file of a shard without the rows that were ok and are not what they were; empty if there are none.
+
+        coming: what its side arrays will be. A try that was killed before its record has said that a row is ok, and its
+        image is another now, or fails: it must not be ok while its files change.
+        """
+        files = {name: shard_file(self._spec, name, shard) for name in ("status", "content_hash")}
+        status_file, hashes_file = folder.read_many(list(files.values()))
+        if status_file is None or hashes_file is None:
+            return {}
+        status = self.decode("status", shard, status_file)
+        is_same = self.decode("content_hash", shard, hashes_file) == coming["content_hash"]
+        is_wrong = (status == OK) & ~(is_same & (coming["status"] == OK))
+        if not is_wrong.any():
+            return {}
+        return {files["status"]: self.encode("status", shard, np.where(is_wrong, PENDING, status).astype(np.uint8))}

@@ -153,8 +153,9 @@ def rows_per_shard(num_rows: int, sample_bytes: int) -> int:
 
 def differences(store: StoreSpec, wanted: StoreSpec) -> str | None:
     """What keeps a run from continuing a store, in words, the source aside; None when nothing does."""
+    same_encoder = store.encoder.hash == wanted.encoder.hash  # whatever the models are called
     pairs = {
-        "encoder": (_encoder_words(store), _encoder_words(wanted)),
+        "encoder": (_encoder_words(store), _encoder_words(store if same_encoder else wanted)),
         "--size": (_sizes_words(store), _sizes_words(wanted)),
         "--flip": (_flip_words(store), _flip_words(wanted)),
         "--resize": (store.transform.resize, wanted.transform.resize),

@@ -120,21 +120,23 @@ class ShardInProgress:
         folder, spec, shard = self._writer.folder, self._writer.spec, self._plan.shard
         self._keep_until(self._plan.rows.stop)
         assert PENDING not in self._side["status"]
-        records = {shard_file(spec, view, shard): file.seal() for view, file in self._files.items()}
+        for file in self._files.values():
+            file.finish()
         chunks = {
             shard_file(spec, name, shard): self._writer.side.encode(name, shard, self._side[name])
             for name in spec.side_arrays
         }
+        records = {shard_file(spec, view, shard): file.seal() for view, file in self._files.items()}
         records |= {name: FileRecord(size=len(data), crc32c=crc32c_of(data)) for name, data in chunks.items()}
-
+        if taken_back := self._writer.side.taken_back(folder, shard, self._side):
+            folder.write(taken_back)
         if self._plan.record:
             write_record(folder, self._plan.record.model_copy(update={"replacing": records}))
         for file in self._files.values():
             file.publish()
         status_file = shard_file(spec, "status", shard)
-        status = chunks.pop(status_file)
-        record = self._record(records)
-        folder.write(chunks, {status_file: status}, record_file(record))
+        status, record = {status_file: chunks.pop(status_file)}, self._record(records)
+        folder.write(chunks, status, record_file(record))
         return record
 
     def abandon(self) -> None:
@@ -151,30 +153,29 @@ class ShardInProgress:
         """The rows of one batch, of which some may be kept."""
         assert rows.start == self._next_row
         self._next_row = rows.stop
-        new = {row: slot for slot, row in enumerate(encoded.todo)} if encoded else {}
+        new = dict(zip(encoded.todo, range(len(encoded.todo)), strict=True)) if encoded else {}
         if encoded:
             self._take_side(encoded)
-        kept = [row for row in rows if row not in new]
+        kept = [row for row in rows if row not in new] if len(new) < len(rows) else []
         if kept:
             assert self._kept
             self._failures += self._kept.take_side(kept, self._side)
         first = self._plan.rows.start
         is_ok = (self._side["status"][rows.start - first : rows.stop - first] == OK).tolist()
         for view, file in self._files.items():
-            latents = np.ascontiguousarray(encoded.latents[view]) if encoded else None
+            latents = np.ascontiguousarray(encoded.latents[view]) if encoded else np.empty(0)
             values: list[np.ndarray] = []
             for row, ok in zip(rows, is_ok, strict=True):
                 if not ok:
                     file.append(None)
                 elif row in new:
-                    assert latents is not None
-                    file.append(self._writer.codec.encode(latents[new[row]]))
                     values.append(latents[new[row]])
+                    file.append(self._writer.codec.encode(values[-1]))
                 else:
                     assert self._kept
                     chunk, kept_latents = self._kept.latents(view, row)
-                    file.append(chunk)
                     values.append(kept_latents)
+                    file.append(chunk)
             self._count(view, values, encoded if not kept else None)
 
     def _take_side(self, encoded: EncodedRows) -> None:

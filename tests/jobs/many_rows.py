@@ -26,6 +26,7 @@ from tcae_cli.jobs import encode as encoding
 from tcae_cli.jobs.encoder import Encoded, LatentEncoder
 from tcae_cli.report import EncodeRequest, Silent
 
+CAPTION = "a photograph of two people and a dog on a beach in the evening, with a number"
 _LOOK_EVERY_S = 0.02
 
 
@@ -58,10 +59,10 @@ def encode_in_ranks(
     """Fill a store, in as many processes; memory has settled after so many rows of a rank."""
     settings = {"index": index, "store": store, "model": model, "size": size, "flip": flip, "settled_at": settled_at}
     command = [sys.executable, __file__, json.dumps(settings, default=str)]
-    launch = {"WORLD_SIZE": str(num_ranks), "TORCHELASTIC_RUN_ID": "many"}
+    launch = {**os.environ, "WORLD_SIZE": str(num_ranks), "TORCHELASTIC_RUN_ID": "many"}
     ranks = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, **launch, "RANK": str(rank)}, text=True)
-        for rank in range(num_ranks)
+        subprocess.Popen(command, stdout=subprocess.PIPE, env={**launch, "RANK": rank, "LOCAL_RANK": rank}, text=True)
+        for rank in map(str, range(num_ranks))
     ]
     found = [json.loads(rank.communicate()[0]) for rank in ranks]
     assert not any(rank.returncode for rank in ranks) and any(each["complete"] for each in found)
@@ -90,9 +91,16 @@ class Watch(Silent):
 
 
 def write_long_index(index: Path, num_rows: int) -> None:
-    """An index of images in tars of 10,000 that are not there."""
+    """An index of images with captions, in tars of 10,000 that are not there."""
     entries = [
-        Entry(f"{row // 10_000:03d}.tar/{row:09d}.jpg", 100_000 + row % 1000, row % 1000, "", row // 10_000, row * 1024)
+        Entry(
+            key=f"{row // 10_000:03d}.tar/{row:09d}.jpg",
+            size_bytes=100_000 + row % 1000,
+            label=row % 1000,
+            caption=f"{CAPTION} {row}",
+            tar=row // 10_000,
+            offset=row * 1024,
+        )
         for row in range(num_rows)
     ]
     names = tuple(f"{number:03d}.tar" for number in range(-(-num_rows // 10_000)))
@@ -105,6 +113,7 @@ def decode_nothing(self: Decoder, rows, slots, num_records: int) -> Decoded:
         source = self.source
         assert not source.problem(row) and source.key(row) and source._tars[row] >= 0 and source._offsets[row] >= 0
         records[slot]["content_hash"] = source.size_bytes(row)
+    self.source.release()
     images = [torch.zeros(self.batch_size, 3, 1, 1, dtype=torch.uint8) for _ in self.sizes]
     return Decoded(images, torch.from_numpy(records.view(np.uint8)), 0.0)
 

@@ -184,27 +184,6 @@ def test_latents_that_are_not_finite_fail_and_say_so(photos, tmp_path, encode, m
     assert encode(photos, tmp_path / "float32.zarr", dtype="float32").num_ok == 24
 
 
-def test_another_encoder_transform_or_source_is_refused_in_one_sentence(photos, many_photos, tmp_path, encode):
-    store = tmp_path / "store.zarr"
-    encode(photos, store)
-    moved = shutil.copytree(photos, tmp_path / "moved")
-
-    for options, words in [
-        ({"model": "tcae-tiny", "sizes": (64,)}, r"made with encoder \w{12} .* not \w{12} \(tcae-tiny\)"),
-        ({"sizes": (96,)}, "--size 64, not 96"),
-        ({"resize": "adm"}, "--resize torch, not adm"),
-        ({"precision": "bf16"}, "--precision fp32, not bf16"),
-        ({"dtype": "float32"}, "--dtype float16, not float32"),
-        ({"codec": "none"}, "--codec zstd, not none"),
-        ({"batch_size": 4}, "--batch-size 16, not 4"),
-        ({"source": many_photos}, r"from 24 images \(fingerprint \w{12}\), and .* has 240 .*: 240 new .*; 24 vanished"),
-    ]:
-        with pytest.raises(StoreError, match=words) as raised:
-            encode(**{"source": photos, "store": store} | options)
-        assert "encode into another store" in str(raised.value)
-    assert encode(moved, store).num_encoded_now == 0  # the same images elsewhere are the same source
-
-
 def test_a_path_that_is_something_else_is_refused_and_left_alone(photos, tmp_path, encode):
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "important.txt").write_text("mine")

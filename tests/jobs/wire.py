@@ -58,12 +58,15 @@ def refusing_server(verbs: Set[str]) -> Iterator[str]:
     """The URL of an S3 server of empty buckets that denies requests of some verbs."""
 
     class Refusing(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"  # clients wait to be told to go on with what they send
+
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))
             denied = self.command in verbs
             body = _DENIED if denied else _NOT_THERE
             self.send_response(403 if denied else 404)
             self.send_header("Content-Length", str(len(body)))
+            self.send_header("Connection", "close")
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)

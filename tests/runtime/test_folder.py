@@ -213,7 +213,7 @@ def test_a_bucket_that_is_not_there_is_one_sentence(object_store):
         lambda: folder.create("a", b""),
         lambda: folder.begin("a").publish(),
     ):
-        with pytest.raises(DiskError, match=r"^s3://no-such-bucket/store.zarr/a cannot be written: .*; what is comp"):
+        with pytest.raises(DiskError, match=r"^s3://no-such-bucket/store.zarr/a cannot be written: there is no such b"):
             write()
     with pytest.raises(FileNotFoundError):
         folder.read("a")

@@ -10,7 +10,14 @@ import pytest
 import zarr
 
 from tcae_cli.runtime.folder import LocalFolder
-from tcae_cli.store.commit import append_rows, clear_leftovers, finalise, reopen_failed, reopen_unless_whole
+from tcae_cli.store.commit import (
+    append_rows,
+    clear_leftovers,
+    finalise,
+    remove_old_indexes,
+    reopen_failed,
+    reopen_unless_whole,
+)
 from tcae_cli.store.layout import fit_arrays, is_complete, read_spec, shard_file
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.record import ShardRecord, record_name
@@ -169,6 +176,28 @@ def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(make_store)
 
     clear_leftovers(LocalFolder(path), lambda: {"alive"})
     assert [name for name in files_of(path) if "/part/" in name] == [".tcae/part/alive.abc"]
+
+
+def test_a_process_that_joins_while_leftovers_are_cleared_keeps_its_files(make_store):
+    path = make_store(shards=[0, 1])
+    own = path / ".tcae" / "part" / "joined.abc"
+
+    def join_meanwhile() -> set[str]:
+        own.write_bytes(b"half a shard")
+        return set()
+
+    clear_leftovers(LocalFolder(path), join_meanwhile)
+    assert own.exists()
+
+
+def test_an_index_that_no_root_names_is_removed(make_store):
+    path = make_store()
+    for fingerprint in ("cd" * 16, "ef" * 16):
+        (path / ".tcae" / "index" / fingerprint).mkdir(parents=True)
+        (path / ".tcae" / "index" / fingerprint / "index.json").write_text("{}")
+
+    remove_old_indexes(LocalFolder(path))
+    assert [name for name in files_of(path) if "/index/" in name] == [f".tcae/index/{'cd' * 16}/index.json"]
 
 
 def test_a_store_survives_being_moved(make_store, tmp_path):

@@ -13,6 +13,7 @@ import pytest
 
 from tcae_cli.errors import StoreError
 from tcae_cli.runtime.folder import LocalFolder
+from tcae_cli.runtime.local_file import LocalFile
 from tcae_cli.store import lease as lease_module
 from tcae_cli.store.lease import Place, join_store
 
@@ -125,6 +126,32 @@ def test_other_ranks_stop_when_rank_zero_stops(tmp_path):
     assert errors == ["rank 0 has stopped; its own message says why"]
 
 
+def test_other_ranks_stop_when_rank_zero_is_killed(tmp_path):
+    rank_zero = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    claim_of(tmp_path / ".tcae/leases/launch.0.json", rank_zero.pid, socket.gethostname(), state="settled")
+    killing = threading.Timer(0.2, rank_zero.kill)  # nobody waits for it, so its number stays taken
+    killing.start()
+    with pytest.raises(StoreError, match="rank 0 has stopped"), join(tmp_path, "launch", 1, 2) as lease:
+        lease.wait_for_leader()
+    killing.join()
+    rank_zero.communicate()
+
+
+def test_a_claim_that_a_leader_took_for_a_leftover_is_written_again(tmp_path, monkeypatch):
+    rename, cleared = LocalFile.rename, []
+
+    def clear_and_rename(file: LocalFile) -> None:
+        if not cleared:
+            cleared.append(file.final.name)
+            file.discard()
+        rename(file)
+
+    monkeypatch.setattr(LocalFile, "rename", clear_and_rename)
+    with join(tmp_path, "launch"):
+        assert cleared == ["launch.0.json"]
+        assert (tmp_path / ".tcae/leases/launch.0.json").exists()
+
+
 def test_of_launches_that_come_together_at_most_one_works(tmp_path):
     working, most, refused = [], [], []
 
@@ -171,7 +198,7 @@ def test_a_process_whose_claim_was_taken_away_stops(tmp_path, monkeypatch):
         lease.check()
         (tmp_path / ".tcae/leases/slow.0.json").unlink()
         patience_ends_at = time.monotonic() + 5
-        with pytest.raises(StoreError, match="claim on the store is gone .*; repeat the command"):
+        with pytest.raises(StoreError, match=r"claim on the store is gone .*; repeat the command"):
             while time.monotonic() < patience_ends_at:
                 lease.check()
                 time.sleep(0.01)

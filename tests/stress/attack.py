@@ -3,7 +3,8 @@
 import random
 import shutil
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from ..jobs.conftest import assert_same_store
 from .launches import Driver, KillAt, Outcome
 from .plain_reader import Reference, assert_committed_stay, leftovers_of
+from .real_launch import RealLaunch
 from .steps import STEPS, Kill
 
 _MOST_RANKS = 3
@@ -76,6 +78,17 @@ class Attack:
         self._ok_rows = scenario.reference.ok_rows_of(store)
         self._same_launch = f"again-{draw.random()}"  # a job that a scheduler starts again keeps its number
 
+    def kill_real_launch(self) -> bool:
+        """Launch with torchrun, or as one process, and kill one rank or all after some records; False if too late."""
+        num_ranks, num_records = self._draw.randint(1, _MOST_RANKS), self._draw.randrange(3)
+        rank = self._draw.choice([None, self._draw.randrange(num_ranks)])
+        with self._watched():
+            launch = RealLaunch(self._request, num_ranks)
+            is_killed = launch.kill_after(num_records, self._draw.uniform(0, 0.1), rank)
+        if is_killed:
+            self._hits.ranks[num_ranks] += 1
+        return is_killed
+
     def kill_at_a_time(self) -> None:
         """Launch, and kill one rank or all after a drawn time."""
         num_ranks = self._draw.randint(1, _MOST_RANKS)
@@ -107,18 +120,24 @@ class Attack:
         assert not leftovers, leftovers
 
     def _launch(self, num_ranks: int, kill: Kill | KillAt | None, grace_s: float | None = None) -> Outcome:
-        reference, retries = self._scenario.reference, "retry_failed" in self._scenario.options
-        committed = reference.committed_files_of(self.store, retries)
         launch_id = self._same_launch if kill and self._draw.random() < 0.3 else None
         apart = self._draw.random() < 0.1
-        outcome = self._driver.launch(
-            self._request, num_ranks, kill, launch_id=launch_id, indexes_apart=apart, grace_s=grace_s
-        )
+        with self._watched():
+            outcome = self._driver.launch(
+                self._request, num_ranks, kill, launch_id=launch_id, indexes_apart=apart, grace_s=grace_s
+            )
         self._assert_ended_well(outcome)
+        return outcome
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Asserts that a launch writes nothing again that is committed, and that what is ok is right and stays ok."""
+        reference, retries = self._scenario.reference, "retry_failed" in self._scenario.options
+        committed = reference.committed_files_of(self.store, retries)
+        yield
         assert_committed_stay(committed, reference.committed_files_of(self.store, retries))
         before, self._ok_rows = self._ok_rows, reference.ok_rows_of(self.store)
         assert before <= self._ok_rows, f"no longer ok: {sorted(before - self._ok_rows)}"
-        return outcome
 
     def _assert_ended_well(self, outcome: Outcome) -> None:
         """Ranks that were not killed have finished, or say that the one they waited for has stopped."""

@@ -65,7 +65,7 @@ def scenarios(sources, driver, request_of, tmp_path_factory) -> dict[str, Scenar
     folder = tmp_path_factory.mktemp("references")
 
     def encode(source: str, store: str, **options: Any) -> Path:
-        outcome = driver.launch(request_of(sources / source, folder / store, **options), 1, indexes_apart=True)
+        outcome = driver.launch(request_of(sources / source, folder / store, **options), 1)
         assert outcome.exits == [0], outcome
         return folder / store
 

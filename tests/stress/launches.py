@@ -1,6 +1,7 @@
 """Launches of `tcae encode-dataset` with the driver: how many ranks, and where they are killed."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from uuid import uuid4
 from .steps import Kill
 
 _NEVER_S = 1e9
+_ONE_THREAD = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}  # a process that forks should have no more
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Driver:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
+            env=os.environ | _ONE_THREAD,
         )
 
     def launch(

@@ -3,39 +3,43 @@
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any
 
 import pytest
 
-from .attack import Attack, Hits, Scenario
-from .launches import Driver
-from .steps import KILL_BEFORE, SCENARIOS_OF_STEP, STEPS
+from .attack import Attack, Hits
+from .steps import APPEND, FRESH, KILL_BEFORE, RETRY, SCENARIOS_OF_STEP, STEPS
 
 IN_FULL = bool(os.environ.get("STRESS"))
 SEED = int(os.environ.get("SEED", random.SystemRandom().randrange(10**6) if IN_FULL else 1))
-MOST_ROUNDS = 8
-HITS_WANTED = 3
-NUM_AT_A_TIME = 30 if IN_FULL else 4
+HITS_WANTED, MOST_ROUNDS = 3, 6
+NUM_AT_A_TIME = 30 if IN_FULL else 3
+NUM_REAL = 2  # at least, in each scenario
 KILLS_OF_A_STORE = 3
 
-Start = Callable[[str], Attack]
 Target = tuple[str, str]  # a step, and "before" or "after" it
+SOME = [(step, ("before", "after")[number // 2 % 2]) for number, step in enumerate(STEPS) if number % 2]
+ALL = [(step, when) for step in STEPS for when in ("before", "after")]
+
+
+@pytest.fixture(scope="module")
+def hits() -> Hits:
+    """What all the tests here have hit."""
+    return Hits()
 
 
 @pytest.fixture
-def start(scenarios, driver, request_of, tmp_path) -> Start:
-    """Begins an attack on a store in a scenario."""
+def start(scenarios, driver, request_of, tmp_path, hits) -> Callable[[str, random.Random], Attack]:
+    """Begins an attack on a new store in a scenario."""
     numbers = iter(range(10**6))
 
-    def begin(name: str, draw: random.Random, hits: Hits) -> Attack:
+    def begin(name: str, draw: random.Random) -> Attack:
         return Attack(scenarios[name], tmp_path / f"{next(numbers)}.zarr", driver, request_of, draw, hits)
 
     return begin
 
 
-def stores_of(targets: Sequence[Target], draw: random.Random) -> Iterator[tuple[str, list[Target]]]:
-    """The targets by scenario, a few for each store, in the order in which a run comes to them."""
+def by_store(targets: Sequence[Target], draw: random.Random) -> Iterator[tuple[str, list[Target]]]:
+    """The targets, each in a scenario it is a part of, a few for each store and in the order in which they come."""
     of_scenario: dict[str, list[Target]] = {}
     for step, when in targets:
         of_scenario.setdefault(draw.choice(SCENARIOS_OF_STEP[step]), []).append((step, when))
@@ -46,29 +50,44 @@ def stores_of(targets: Sequence[Target], draw: random.Random) -> Iterator[tuple[
             yield scenario, sorted(of_store, key=lambda target: STEPS.index(target[0]))
 
 
-def attack(attacked: Attack, targets: Sequence[Target], draw: random.Random, hits: Hits) -> None:
-    """Kill at each of the targets, now and then at a drawn time too, and let the store come to its end."""
-    for step, when in targets:
-        if step in KILL_BEFORE:
-            attacked.kill_at(*KILL_BEFORE[step])
-        attacked.kill_at(step, when)
-        if hits.num_at_a_time < NUM_AT_A_TIME and draw.random() < 0.4:
-            attacked.kill_at_a_time()
-    attacked.finish()
-
-
-def targets_left(hits: Hits) -> list[Target]:
-    """What is to be hit yet: each step before and after."""
+def left(hits: Hits) -> list[Target]:
+    """What is to be hit yet: the steps before and after, each as often as it takes together."""
     if not IN_FULL:
-        return []
-    both = [(step, when) for step in STEPS for when in ("before", "after")]
-    return [target for target in both for _ in range(HITS_WANTED - 1 - hits.steps[target])]
+        return SOME if hits.num_kills == 0 else []
+    return [target for target in ALL for _ in range((HITS_WANTED + 1) // 2 - hits.steps[target])]
 
 
-def test_a_store_killed_at_any_step_is_right_at_every_instant_and_whole_in_the_end(start, capsys):
-    draw, hits = random.Random(SEED), Hits()
+def test_a_store_killed_at_any_step_is_right_at_every_instant_and_whole_in_the_end(start, hits, capsys):
+    draw = random.Random(SEED)
     for _ in range(MOST_ROUNDS):
-        for scenario, targets in stores_of(targets_left(hits), draw):
-            attack(start(scenario, draw, hits), targets, draw, hits)
+        for scenario, targets in by_store(left(hits), draw):
+            attack = start(scenario, draw)
+            for step, when in targets:
+                if step in KILL_BEFORE:
+                    attack.kill_at(*KILL_BEFORE[step])
+                attack.kill_at(step, when)
+                if hits.num_at_a_time < NUM_AT_A_TIME and draw.random() < 0.5:
+                    attack.kill_at_a_time()
+            attack.finish()
+
+    if not IN_FULL:
+        assert hits.num_kills >= len(SOME)
+        return
     with capsys.disabled():
-        print(f"\nseed {SEED}\n{hits.table()}")
+        print(f"\nSEED={SEED}\n{hits.table()}")
+    assert hits.num_kills >= 100
+    assert not [step for step in STEPS if hits.of_step(step) < HITS_WANTED]
+
+
+@pytest.mark.skipif(not IN_FULL, reason="a launch of torchrun takes seconds")
+@pytest.mark.parametrize("scenario", [FRESH, APPEND, RETRY])
+def test_a_store_of_torchrun_or_the_command_itself_is_whole_after_kills(start, hits, capsys, scenario):
+    draw, num_killed = random.Random(SEED), 0
+    for _ in range(MOST_ROUNDS):
+        if num_killed < NUM_REAL:
+            attack = start(scenario, draw)
+            num_killed += attack.kill_real_launch() + attack.kill_real_launch()
+            attack.finish()
+    with capsys.disabled():
+        print(f"\n{scenario}: {num_killed} kills of torchrun, its ranks, or the command itself")
+    assert num_killed >= NUM_REAL

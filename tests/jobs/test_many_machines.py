@@ -1,0 +1,241 @@
+"""Processes that nothing connects but the store fill it as one would."""
+
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from tcae_cli.cli import _run
+from tcae_cli.errors import StoreError
+from tcae_cli.jobs import encode as encode_job
+from tcae_cli.store import layout
+from tcae_cli.store.reader import LatentStore
+
+from .conftest import assert_same_arrays, assert_same_store
+
+
+@pytest.fixture(scope="module")
+def broken_photos(many_photos, tmp_path_factory) -> Path:
+    """240 photographs, three of them cut short: of the first shard, the second and the last."""
+    folder = tmp_path_factory.mktemp("broken") / "photos"
+    shutil.copytree(many_photos, folder)
+    for row, path in enumerate(sorted(folder.iterdir())):
+        if row in (3, 17, 239):
+            path.write_bytes(path.read_bytes()[:700])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(broken_photos, encode, tmp_path_factory) -> Path:
+    """The store that one process makes of them."""
+    path = tmp_path_factory.mktemp("one") / "store.zarr"
+    assert encode(broken_photos, path).exit_code == 3
+    return path
+
+
+def finish(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str], str]:
+    """Their exit codes, what each printed, and what all said on stderr."""
+    spoken = [process.communicate(timeout=120) for process in processes]
+    codes = [process.returncode for process in processes]
+    return codes, [printed for printed, _ in spoken], "".join(said for _, said in spoken)
+
+
+def wait_for_commits(store: Path, count: int) -> None:
+    patience_ends_at = time.monotonic() + 60
+    while len(list(store.glob(".tcae/commits/*.json"))) < count:
+        assert time.monotonic() < patience_ends_at
+        time.sleep(0.002)
+
+
+def committed(store: Path) -> dict[Path, int]:
+    """When each record was written."""
+    return {path: path.stat().st_mtime_ns for path in store.glob(".tcae/commits/*.json")}
+
+
+def test_tasks_of_slurm_fill_one_store(broken_photos, one, tmp_path, start_tcae):
+    store, job = tmp_path / "store.zarr", {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}
+    tasks = [{"SLURM_PROCID": number, "SLURM_LOCALID": "0", "SLURM_NTASKS_PER_NODE": "1"} for number in "01"]
+    codes, printed, said = finish([start_tcae(broken_photos, store, environment=job | task) for task in tasks])
+
+    assert sorted(codes) == [0, 3], said
+    assert "".join(printed).count("is complete: 237 rows ok, 3 failed") == 1
+    assert_same_store(store, one)
+    assert sorted(path.name for path in store.glob(".tcae/leases/*.json")) == ["7-0.0.json"]  # the leader's last word
+
+
+def test_machines_under_torchrun_fill_one_store(broken_photos, one, tmp_path, start_tcae):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        endpoint = f"127.0.0.1:{free.getsockname()[1]}"
+    torchrun = ("-m", "torch.distributed.run", "--nnodes", "2", "--nproc-per-node", "1", "--rdzv-backend", "c10d")
+    torchrun = (*torchrun, "--rdzv-endpoint", endpoint, "--rdzv-id", "mine:3", "--local-addr", "127.0.0.1")
+    store = tmp_path / "store.zarr"
+    machines = [start_tcae(broken_photos, store, "--max-failures", "3", launcher=torchrun) for _ in range(2)]
+    codes, printed, said = finish(machines)
+
+    assert codes == [0, 0], said
+    assert "".join(printed).count("is complete: 237 rows ok, 3 failed") == 1
+    assert "".join(printed).count("this process has done its part") == 1
+    assert_same_store(store, one)
+    [claim] = store.glob(".tcae/leases/*.json")
+    assert claim.name.startswith("mine_3-")
+
+
+@pytest.mark.parametrize("order", [(2, 0, 1), (0, 1, 2)])
+def test_parts_one_after_the_other_fill_one_store(broken_photos, one, tmp_path, encode, order):
+    store = tmp_path / "store.zarr"
+    reports = [encode(broken_photos, store, num_parts=3, part=part) for part in order]
+
+    assert [report.num_encoded_now for report in reports] == [80, 80, 80]
+    assert [report.decides for report in reports] == [False, False, True]
+    assert [report.exit_code for report in reports] == [0, 0, 3]
+    assert_same_store(store, one)
+
+
+def test_parts_that_start_together_make_one_store_and_one_of_them_decides(broken_photos, one, tmp_path, start_tcae):
+    store = tmp_path / "store.zarr"
+    parts = [start_tcae(broken_photos, store, "--num-parts", "3", "--part", part) for part in "012"]
+    codes, printed, said = finish(parts)
+
+    assert sorted(codes) == [0, 0, 3], said
+    assert "".join(printed).count("is complete: 237 rows ok, 3 failed") == 1
+    assert "is complete" in printed[codes.index(3)]
+    assert_same_store(store, one)
+
+
+def test_a_part_may_have_ranks_of_its_own(broken_photos, one, tmp_path, encode, start_tcae):
+    store, torchrun = tmp_path / "store.zarr", ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+    ranks = start_tcae(
+        broken_photos, store, "--num-parts", "2", "--part", "1", "--max-failures", "3", launcher=torchrun
+    )
+    codes, printed, said = finish([ranks])
+    assert codes == [0], said
+    assert printed[0].count("this process has done its part; others are still at work, or yet to be started") == 2
+
+    report = encode(broken_photos, store, num_parts=2, part=0)
+    assert (report.num_encoded_now, report.exit_code) == (128, 3)
+    assert_same_store(store, one)
+
+
+def test_a_part_at_work_keeps_out_what_does_not_go_with_it_and_is_gone_on_with_when_killed(
+    broken_photos, one, tmp_path, encode, start_tcae
+):
+    store = tmp_path / "store.zarr"
+    part = start_tcae(broken_photos, store, "--num-parts", "2", "--part", "1", "--batch-size", "1")
+    wait_for_commits(store, 1)
+    part.send_signal(signal.SIGSTOP)  # no rank of it ends meanwhile
+    for options, words in [
+        ({}, rf"being written by process {part.pid} on .*; wait for it to end, or stop it"),
+        ({"num_parts": 3}, rf"being written by process {part.pid} on .*; wait for it to end, or stop it"),
+        ({"num_parts": 2, "part": 1}, rf"being written by process {part.pid} on .*; wait for it to end, or stop it"),
+        ({"num_parts": 2, "dtype": "float32"}, r"it was made with --dtype float16, not float32; repeat the command it"),
+    ]:
+        with pytest.raises(StoreError, match=words):
+            encode(broken_photos, store, **{"batch_size": 1} | options)
+    assert encode(broken_photos, store, num_parts=2, part=0, batch_size=1).num_encoded_now == 128
+    part.kill()
+    part.communicate()
+
+    before = committed(store)
+    report = encode(broken_photos, store, num_parts=2, part=1, batch_size=1)
+    assert 0 < report.num_encoded_now == 240 - 16 * len(before)
+    assert before.items() <= committed(store).items()
+    encode(broken_photos, tmp_path / "one.zarr", batch_size=1)
+    assert_same_store(store, tmp_path / "one.zarr")
+
+
+@pytest.mark.parametrize(
+    ("others", "words"),
+    [
+        ({"dtype": "float32"}, "cannot be continued: it was made with --dtype float16, not float32"),
+        ({"source": "broken_photos"}, "was given other images by another part meanwhile; give all parts one source"),
+    ],
+)
+def test_of_parts_that_make_one_store_in_different_ways_the_second_is_refused(
+    photos, tmp_path, encode, monkeypatch, request, others, words
+):
+    store, create, source = tmp_path / "store.zarr", layout.create_store, photos
+    if "source" in others:
+        source = request.getfixturevalue(others["source"])
+
+    def come_second(folder, spec) -> None:
+        monkeypatch.setattr(layout, "create_store", create)
+        encode(photos, store, num_parts=2, part=0)
+        create(folder, spec)
+
+    monkeypatch.setattr(layout, "create_store", come_second)
+    with pytest.raises(StoreError, match=words):
+        encode(**{"store": store, "num_parts": 2, "part": 1} | others | {"source": source})
+    encode(photos, store, num_parts=2, part=1)
+    encode(photos, tmp_path / "one.zarr")
+    assert_same_store(store, tmp_path / "one.zarr")
+
+
+def test_of_parts_that_append_different_images_the_second_is_refused(many_photos, tmp_path, encode, monkeypatch):
+    source, store, append = tmp_path / "photos", tmp_path / "store.zarr", encode_job.open_store_source
+    shutil.copytree(many_photos, source, ignore=lambda _, names: sorted(names)[40:])
+    encode(source, store)
+    new = sorted(many_photos.iterdir())[40:60]
+    for path in new[1::2]:
+        shutil.copy(path, source)
+
+    def come_second(*arguments) -> Path:
+        monkeypatch.setattr(encode_job, "open_store_source", append)
+        index = append(*arguments)
+        for path in new[::2]:
+            shutil.copy(path, source)
+        encode(source, store, num_parts=2, part=0, append=True)
+        return index
+
+    monkeypatch.setattr(encode_job, "open_store_source", come_second)
+    with pytest.raises(StoreError, match="was given other images by another part meanwhile"):
+        encode(source, store, num_parts=2, part=1, append=True)
+    encode(source, store, num_parts=2, part=1, append=True)
+    assert LatentStore(store).keys(range(40, 60)) == [path.name for path in new]
+    assert LatentStore(store).ok_rows.size == 60
+
+
+@pytest.mark.parametrize("part", ["3", "-1"])
+def test_a_part_that_there_is_not_is_wrong_use(photos, tmp_path, capsys, part):
+    command = ["encode-dataset", str(photos), str(tmp_path / "store.zarr"), "--num-parts", "3", "--part", part]
+    assert _run(command) == 2
+    said = capsys.readouterr().err
+    assert (
+        "--part 3 of --num-parts 3: parts are numbered from 0; correct it" in said or "-1 is not in the range" in said
+    )
+    assert not (tmp_path / "store.zarr").exists()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_parts_append_rows_and_try_failed_ones_again(many_photos, broken_photos, tmp_path, encode, order):
+    source, store = tmp_path / "photos", tmp_path / "store.zarr"
+    shutil.copytree(broken_photos, source, ignore=lambda _, names: sorted(names)[150:])
+    encode(source, store)
+    shutil.copytree(many_photos, source, dirs_exist_ok=True)  # the broken ones have other sizes now
+
+    with pytest.raises(StoreError, match=r"90 new .*2 changed"):
+        encode(source, store, num_parts=2)
+    reports = [encode(source, store, num_parts=2, part=part, append=True) for part in order]
+    assert sum(report.num_encoded_now for report in reports) == 90
+    assert [report.decides for report in reports] == [False, True]
+    assert LatentStore(store).ok_rows.size == 238
+
+
+def test_parts_try_failed_rows_again(many_photos, tmp_path, encode):
+    source, store = tmp_path / "photos", tmp_path / "store.zarr"
+    shutil.copytree(many_photos, source)
+    names = sorted(path.name for path in source.iterdir())
+    for row in (3, 17):
+        (source / names[row]).write_bytes(b"\0" * (source / names[row]).stat().st_size)
+    encode(source, store)
+    for row in (3, 17):
+        shutil.copy(many_photos / names[row], source / names[row])
+
+    first, second = (encode(source, store, num_parts=2, part=part, retry_failed=True) for part in (1, 0))
+    assert (first.num_encoded_now, second.num_encoded_now) == (1, 1)
+    assert (second.complete, second.num_ok, second.num_failed) == (True, 240, 0)
+    encode(many_photos, tmp_path / "whole.zarr")
+    assert_same_arrays(store, tmp_path / "whole.zarr")
