@@ -43,9 +43,9 @@ def launch_id() -> str:
     """
     if not in_a_launch():
         return uuid4().hex
-    names = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT")  # a job that Slurm starts again keeps its number
+    names = ["SLURM_JOB_ID", "SLURM_RESTART_COUNT"]  # a job that Slurm starts again keeps its number
     # torchrun may be a step of its own on each machine.
-    names += ("TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT") if _by_torchrun() else ("SLURM_STEP_ID",)
+    names += ["TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"] if _by_torchrun() else ["SLURM_STEP_ID"]
     words = "-".join(os.environ[name] for name in names if name in os.environ)
     return re.sub(r"[^\w.-]", "_", words) or "launch"
 

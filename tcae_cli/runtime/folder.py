@@ -24,8 +24,8 @@ _BLOCK_BYTES = 2**22
 class FileInProgress(Protocol):
     """A file that grows and is then published under its name."""
 
-    def write(self, data: bytes) -> None:
-        """Append."""
+    def write(self, *pieces: bytes) -> None:
+        """Append, one piece after another."""
 
     def seal(self) -> None:
         """All of it is written; wait until it would survive a power cut."""

@@ -10,6 +10,7 @@ from typing import BinaryIO, TypeVar
 from tcae_cli.runtime.files import disk_errors, start_writing_out, sync
 
 _BLOCK_BYTES = 2**22
+_PIECES_TOGETHER = 1024  # as systems allow
 _THREADS = 16
 
 Item = TypeVar("Item")
@@ -32,10 +33,11 @@ class LocalFile:
         self.final, self._temporary, self._waiting_bytes = final, temporary, 0
         self._file: BinaryIO = temporary.open("xb")
 
-    def write(self, data: bytes) -> None:
+    def write(self, *pieces: bytes) -> None:
         with disk_errors(self.final):
-            self._file.write(data)
-            self._waiting_bytes += len(data)
+            for start in range(0, len(pieces), _PIECES_TOGETHER):
+                self._write(pieces[start : start + _PIECES_TOGETHER])
+            self._waiting_bytes += sum(map(len, pieces))
             if self._waiting_bytes >= _BLOCK_BYTES:  # now, not all of it in seal
                 start_writing_out(self._file, self._waiting_bytes)
                 self._waiting_bytes = 0
@@ -74,3 +76,9 @@ class LocalFile:
             self._file.close()
         with suppress(OSError):
             self._temporary.unlink()
+
+    def _write(self, pieces: Sequence[bytes]) -> None:
+        num_bytes = os.writev(self._file.fileno(), pieces)
+        if num_bytes < sum(map(len, pieces)):  # where the room ends; the rest will say why
+            self._file.write(b"".join(pieces)[num_bytes:])
+            self._file.flush()

@@ -56,7 +56,8 @@ class RemoteFolder:
             except FileNotFoundError:  # not even the bucket
                 return {}
         skipped = len(self._prefix) + 1
-        return {path[skipped:]: int(entry["size"]) for path, entry in found.items()}
+        # The prefix itself comes as a folder where the first object under it is being written.
+        return {path[skipped:]: int(entry["size"]) for path, entry in found.items() if entry["type"] == "file"}
 
     def modified(self, name: str) -> float:
         with self._reading(name):
@@ -141,9 +142,9 @@ class _Upload:
     def __init__(self, folder: RemoteFolder, name: str, file: Any) -> None:
         self._folder, self._name, self._file = folder, name, file
 
-    def write(self, data: bytes) -> None:
+    def write(self, *pieces: bytes) -> None:
         with self._folder._writing(self._name):
-            self._file.write(data)
+            self._file.write(b"".join(pieces))
 
     def seal(self) -> None:
         """Nothing: what the store has taken is durable there."""

@@ -16,7 +16,7 @@ from typing import Any
 from uuid import uuid4
 
 from tcae_cli.errors import DiskError, StoreError
-from tcae_cli.runtime.folder import Folder
+from tcae_cli.runtime.folder import PARTS, Folder
 from tcae_cli.runtime.processes import is_alive, process_space
 from tcae_cli.store.claim import DONE, JOINED, LEASES_FOLDER, READY, SETTLED, STALE_S, claim_name, is_here, launch_of
 
@@ -185,12 +185,12 @@ class Lease:
             return True
         if self._is_gone(claim):
             return True
-        probe = f"{LEASES_FOLDER}/{uuid4().hex}.probe"
+        probe = f"{PARTS}/{self._folder.owner}.{uuid4().hex}"  # there a kill leaves it to be cleared away
         self._put(probe, b"")
         try:
             return self._age_s(name, probe) > STALE_S
-        except FileNotFoundError:
-            return True
+        except FileNotFoundError:  # of the claim, or the probe was cleared away
+            return not self._read(name)
         finally:
             self._folder.remove([probe])
 

@@ -128,9 +128,12 @@ class ShardFileWriter:
         self._block, self._block_bytes = [], 0
 
     def _write_block(self, block: list[bytes]) -> None:
-        data = b"".join(block)
-        self._file.write(data)
-        self._checksum.update(data)
+        self._file.write(*block)
+        self._sum_up(block)
+
+    def _sum_up(self, block: list[bytes]) -> None:
+        for data in block:
+            self._checksum.update(data)
 
     def _wait(self, num_left: int) -> None:
         while len(self._writing) > num_left:

@@ -128,9 +128,8 @@ class ShardInProgress:
         }
         records = {shard_file(spec, view, shard): file.seal() for view, file in self._files.items()}
         records |= {name: FileRecord(size=len(data), crc32c=crc32c_of(data)) for name, data in chunks.items()}
-        if taken_back := self._writer.side.taken_back(folder, shard, self._side):
-            folder.write(taken_back)
         if self._plan.record:
+            folder.write(self._writer.side.taken_back(folder, shard, self._side))
             write_record(folder, self._plan.record.model_copy(update={"replacing": records}))
         for file in self._files.values():
             file.publish()

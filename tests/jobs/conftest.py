@@ -4,15 +4,20 @@ import os
 import subprocess
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
+import s3fs
 import zarr
 
 from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.report import EncodeReport, EncodeRequest, Silent, Tolerance
+from tcae_cli.runtime import distributed
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +33,28 @@ def encode(small_checkpoint):
     return run
 
 
+@pytest.fixture
+def encode_as_ranks(encode, monkeypatch):
+    """Encodes as the ranks of one launch would, one after the other in this process; gives their reports."""
+
+    def run(num_ranks: int, *arguments, **options) -> list[EncodeReport]:
+        reports = []
+        with monkeypatch.context() as environment:
+            for rank in range(num_ranks):
+                for name, value in (("WORLD_SIZE", num_ranks), ("RANK", rank), ("LOCAL_RANK", rank)):
+                    environment.setenv(name, str(value))
+                distributed.launch_id.cache_clear()
+                reports.append(encode(*arguments, **options))
+        distributed.launch_id.cache_clear()
+        return reports
+
+    return run
+
+
 @pytest.fixture(scope="session")
 def start_tcae(small_checkpoint):
     """Starts a real process: `tcae encode-dataset` on the CPU with the small model."""
+    started: list[subprocess.Popen[str]] = []
 
     def start(
         source: Path | str, store: Path | str, *options: str, launcher=(), environment: Mapping[str, str] | None = None
@@ -38,16 +62,39 @@ def start_tcae(small_checkpoint):
         command = [sys.executable, *launcher, "-m", "tcae_cli", "encode-dataset", str(source), str(store)]
         command += ["--model", str(small_checkpoint), "--device", "cpu", "--workers", "1", *options]
         variables = os.environ | (environment or {})
-        return subprocess.Popen(command, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, env=variables, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
 
-    return start
+    yield start
+    for process in started:
+        if process.poll() is None or not process.stdout.closed:  # of a test that failed
+            process.kill()
+            process.communicate()
 
 
 def arrays_of(store: Path | str) -> dict[str, np.ndarray]:
-    """Every array of a store, here or in a bucket, by its path inside."""
-    with warnings.catch_warnings(action="ignore"):  # zarr does not know .tcae
-        members = zarr.open_group(store, mode="r").members(max_depth=None)
+    """Every array of a store, by its path inside."""
+    with local(store) as path, warnings.catch_warnings(action="ignore"):  # zarr does not know .tcae
+        members = zarr.open_group(path, mode="r").members(max_depth=None)
         return {name: array[:] for name, array in members if isinstance(array, zarr.Array)}
+
+
+def attributes_of(store: Path | str) -> dict[str, Any]:
+    """The root attributes of a store."""
+    with local(store) as path:
+        return dict(zarr.open_group(path, mode="r").attrs)
+
+
+@contextmanager
+def local(store: Path | str) -> Iterator[Path]:
+    """A store, or a copy of one in a bucket: zarr would leave a connection of its own open."""
+    if "://" not in str(store):
+        yield Path(store)
+        return
+    with TemporaryDirectory() as scratch:
+        s3fs.S3FileSystem().get(f"{store}/", f"{scratch}/store.zarr/", recursive=True)
+        yield Path(scratch) / "store.zarr"
 
 
 def assert_same_arrays(one: Path | str, other: Path | str) -> None:
@@ -66,7 +113,7 @@ def assert_same_arrays(one: Path | str, other: Path | str) -> None:
 def assert_same_store(one: Path | str, other: Path | str) -> None:
     """Equal in every array, to the bit, and in every attribute but the time."""
     assert_same_arrays(one, other)
-    attributes = [dict(zarr.open_group(path, mode="r").attrs) for path in (one, other)]
+    attributes = [attributes_of(path) for path in (one, other)]
     for each in attributes:
         del each["created_at"], each["generation"]
     assert attributes[0] == attributes[1]

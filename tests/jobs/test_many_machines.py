@@ -59,7 +59,9 @@ def committed(store: Path) -> dict[Path, int]:
 def test_tasks_of_slurm_fill_one_store(broken_photos, one, tmp_path, start_tcae):
     store, job = tmp_path / "store.zarr", {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2"}
     tasks = [{"SLURM_PROCID": number, "SLURM_LOCALID": "0", "SLURM_NTASKS_PER_NODE": "1"} for number in "01"]
-    codes, printed, said = finish([start_tcae(broken_photos, store, environment=job | task) for task in tasks])
+    codes, printed, said = finish(
+        [start_tcae(broken_photos, store, "--workers", "0", environment=job | task) for task in tasks]
+    )
 
     assert sorted(codes) == [0, 3], said
     assert "".join(printed).count("is complete: 237 rows ok, 3 failed") == 1
@@ -97,7 +99,7 @@ def test_parts_one_after_the_other_fill_one_store(broken_photos, one, tmp_path, 
 
 def test_parts_that_start_together_make_one_store_and_one_of_them_decides(broken_photos, one, tmp_path, start_tcae):
     store = tmp_path / "store.zarr"
-    parts = [start_tcae(broken_photos, store, "--num-parts", "3", "--part", part) for part in "012"]
+    parts = [start_tcae(broken_photos, store, "--num-parts", "3", "--part", part, "--workers", "0") for part in "012"]
     codes, printed, said = finish(parts)
 
     assert sorted(codes) == [0, 0, 3], said
@@ -106,17 +108,13 @@ def test_parts_that_start_together_make_one_store_and_one_of_them_decides(broken
     assert_same_store(store, one)
 
 
-def test_a_part_may_have_ranks_of_its_own(broken_photos, one, tmp_path, encode, start_tcae):
-    store, torchrun = tmp_path / "store.zarr", ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
-    ranks = start_tcae(
-        broken_photos, store, "--num-parts", "2", "--part", "1", "--max-failures", "3", launcher=torchrun
-    )
-    codes, printed, said = finish([ranks])
-    assert codes == [0], said
-    assert printed[0].count("this process has done its part; others are still at work, or yet to be started") == 2
+def test_a_part_may_have_ranks_of_its_own(broken_photos, one, tmp_path, encode, encode_as_ranks):
+    store = tmp_path / "store.zarr"
+    ranks = encode_as_ranks(2, broken_photos, store, num_parts=2, part=1)
+    assert [(rank.num_encoded_now, rank.decides, rank.exit_code) for rank in ranks] == [(64, False, 0), (48, False, 0)]
 
     report = encode(broken_photos, store, num_parts=2, part=0)
-    assert (report.num_encoded_now, report.exit_code) == (128, 3)
+    assert (report.num_encoded_now, report.decides, report.exit_code) == (128, True, 3)
     assert_same_store(store, one)
 
 
@@ -124,7 +122,7 @@ def test_a_part_at_work_keeps_out_what_does_not_go_with_it_and_is_gone_on_with_w
     broken_photos, one, tmp_path, encode, start_tcae
 ):
     store = tmp_path / "store.zarr"
-    part = start_tcae(broken_photos, store, "--num-parts", "2", "--part", "1", "--batch-size", "1")
+    part = start_tcae(broken_photos, store, "--num-parts", "2", "--part", "1", "--batch-size", "1", "--workers", "0")
     wait_for_commits(store, 1)
     part.send_signal(signal.SIGSTOP)  # no rank of it ends meanwhile
     for options, words in [

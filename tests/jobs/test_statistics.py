@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import zarr
 
-from tcae_cli.runtime import distributed
 from tcae_cli.store.reader import LatentStore
 
 from .conftest import assert_same_store
@@ -26,23 +25,6 @@ def source(many_photos, tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.fixture
-def encode_as_ranks(encode, monkeypatch):
-    """Encodes as the ranks of one launch would, one after the other in this process."""
-
-    def run(source: Path, store: Path, num_ranks: int, **options) -> None:
-        monkeypatch.setenv("WORLD_SIZE", str(num_ranks))
-        for rank in range(num_ranks):
-            monkeypatch.setenv("RANK", str(rank))
-            monkeypatch.setenv("LOCAL_RANK", str(rank))
-            distributed.launch_id.cache_clear()
-            encode(source, store, max_failures="10%", **options)
-        monkeypatch.delenv("RANK")
-        distributed.launch_id.cache_clear()
-
-    return run
-
-
 def statistics_files(store: Path) -> dict[str, bytes]:
     found = (store / "statistics").rglob("*")
     return {str(path.relative_to(store)): path.read_bytes() for path in found if path.is_file()}
@@ -53,7 +35,7 @@ def test_one_two_and_three_ranks_count_the_same_bits(source, tmp_path, encode, e
     options = {"dtype": dtype, "flip": True, "sizes": (64, 32)}
     encode(source, tmp_path / "1.zarr", max_failures="10%", **options)
     for num_ranks in (2, 3):
-        encode_as_ranks(source, tmp_path / f"{num_ranks}.zarr", num_ranks, **options)
+        encode_as_ranks(num_ranks, source, tmp_path / f"{num_ranks}.zarr", max_failures="10%", **options)
         assert_same_store(tmp_path / f"{num_ranks}.zarr", tmp_path / "1.zarr")
         assert statistics_files(tmp_path / f"{num_ranks}.zarr") == statistics_files(tmp_path / "1.zarr")
     assert len(statistics_files(tmp_path / "1.zarr")) == 1 + 4 * (1 + 8 * 2)  # groups, and each view's arrays

@@ -185,6 +185,14 @@ def test_a_large_upload_that_is_dropped_leaves_nothing_in_the_bucket(bucket, mon
     assert store.find(name) == []
 
 
+def test_a_prefix_that_fills_while_it_is_listed_is_no_file(bucket, monkeypatch):
+    folder = RemoteFolder(f"{bucket}/store.zarr")
+    folder.write({"a": b"x"})
+    found = {folder._prefix: folder._files.info(folder._prefix)}  # what s3fs gives when it saw none and then one
+    monkeypatch.setattr(folder._files, "find", lambda *_, **__: found)
+    assert found[folder._prefix]["type"] == "directory" and folder.sizes() == {}
+
+
 @pytest.mark.parametrize("conflicts", [3, 4])
 def test_two_who_create_a_file_at_the_same_moment_try_again(bucket, monkeypatch, conflicts):
     folder, left = RemoteFolder(f"{bucket}/store.zarr"), [None] * conflicts

@@ -25,6 +25,7 @@ class _Launch:
         self._task = task
         self._pids: list[int] = []
         self._exits: dict[int, int] = {}  # by pid; minus the signal where one ended it
+        self._failed_at: dict[str, float] = {}  # by launch, when its first rank failed
         gate_out, gate_in = os.pipe()
         self._token, token_in = os.pipe()  # who takes its byte is the first at the step
         os.set_blocking(self._token, False)
@@ -44,17 +45,14 @@ class _Launch:
 
     def outcome(self) -> dict[str, Any]:
         """Wait for the ranks, kill those that are to be killed at a time, and tell how all ended."""
-        is_killed, first_ended_at = False, None
+        is_killed = False
         while len(self._exits) < len(self._pids):
             seconds = time.monotonic() - self._started_at
             if not is_killed and seconds > self._task["kill_after_s"]:
                 is_killed = True
                 self._kill(self._task["kill_rank"])
-            self._reap()
-            if first_ended_at is None and any(self._exits.values()):
-                first_ended_at = seconds
-            if first_ended_at is not None and seconds > first_ended_at + self._task["grace_s"]:
-                self._kill(None)  # as torchrun ends the others
+            self._reap(seconds)
+            self._end_others(seconds)
             if seconds > _PATIENCE_S:
                 self._kill(None, signal.SIGABRT)  # shows where they are
                 time.sleep(1)
@@ -76,12 +74,24 @@ class _Launch:
         except BlockingIOError:
             return False
 
-    def _reap(self) -> None:
+    def _reap(self, seconds: float) -> None:
         for pid in self._pids:
             if pid not in self._exits:
                 ended, status = os.waitpid(pid, os.WNOHANG)
                 if ended:
                     self._exits[pid] = os.waitstatus_to_exitcode(status)
+                    if status:
+                        self._failed_at.setdefault(self._launch_of(pid), seconds)
+
+    def _end_others(self, seconds: float) -> None:
+        """What torchrun does when one of its ranks has failed."""
+        for rank, pid in enumerate(self._pids):
+            if seconds > self._failed_at.get(self._launch_of(pid), seconds) + self._task["grace_s"]:
+                self._kill(rank)
+
+    def _launch_of(self, pid: int) -> str:
+        launch: str = self._task["environments"][self._pids.index(pid)]["TORCHELASTIC_RUN_ID"]
+        return launch
 
     def _kill(self, rank: int | None, how: signal.Signals = signal.SIGKILL) -> None:
         for pid in self._pids if rank is None else [self._pids[rank]]:

@@ -69,7 +69,7 @@ class Driver:
     def launch_together(self, request: dict[str, Any], *nums_ranks: int) -> Outcome:
         """Several launches that begin at the same moment."""
         environments = [each for number in nums_ranks for each in ranks(number, uuid4().hex)]
-        return self._run(request, environments, None, indexes_apart=False, grace_s=None)
+        return self._run(request, environments, None, indexes_apart=False, grace_s=1.0)
 
     def close(self) -> None:
         """End it."""

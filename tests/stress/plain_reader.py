@@ -47,6 +47,16 @@ class Reference:
         return files
 
 
+def committed_rows_of(store: Path) -> set[int]:
+    """The rows that are ok by the records, those of shards that are taken up again too."""
+    rows: set[int] = set()
+    for path in (store / ".tcae" / "commits").glob("*.json"):
+        record = json.loads(path.read_bytes())
+        failed = {failure["row"] for failure in record["failures"]}
+        rows |= {record["first_row"] + slot for slot in range(record["num_rows"])} - failed
+    return rows
+
+
 def read_arrays(store: Path) -> dict[str, np.ndarray]:
     """The arrays a trainer reads, those that are there."""
     if not (store / "zarr.json").exists():

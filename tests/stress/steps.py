@@ -7,7 +7,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ SCENARIOS_OF_STEP: dict[str, Sequence[str]] = {
     "old index removed": REOPENING,
     "array made longer": (APPEND,),
     "record reopened": (RETRY,),
+    "status taken back": (FRESH, APPEND),
     "first chunk appended": ALWAYS,
     "middle chunk appended": ALWAYS,
     "last chunk appended": ALWAYS,
@@ -54,6 +55,7 @@ STEPS = tuple(SCENARIOS_OF_STEP)
 KILL_BEFORE = {
     "stale claim removed": ("index file written", "after"),
     "temporary file cleared": ("middle chunk appended", "after"),
+    "status taken back": ("status written", "after"),
     "finished marker removed": ("root completed", "before"),
 }
 _ROWS_OF_SHARD = 16
@@ -172,9 +174,12 @@ def _removal(name: str, path: Path) -> str | None:
             return "temporary file cleared"
         case [".tcae", "index", *_]:
             return "old index removed"
-        case [".tcae", "leases", file] if file.endswith(".json") and path.exists():
-            is_own = json.loads(path.read_bytes())["pid"] == os.getpid()
-            return "claim given up" if is_own else "stale claim removed"
+        case [".tcae", "leases", _]:
+            with suppress(FileNotFoundError):  # another rank was first
+                is_own = json.loads(path.read_bytes())["pid"] == os.getpid()
+                return "claim given up" if is_own else "stale claim removed"
+        case ["status", _] if path.exists():
+            return "status taken back"
         case [".tcae", file] if file.startswith("finished.") and path.exists():
             return "finished marker removed"
     return None
