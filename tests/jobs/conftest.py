@@ -15,6 +15,7 @@ import pytest
 import s3fs
 import zarr
 
+from tcae_cli.errors import StoreError
 from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.report import EncodeReport, EncodeRequest, Silent, Tolerance
 from tcae_cli.runtime import distributed
@@ -95,6 +96,19 @@ def local(store: Path | str) -> Iterator[Path]:
     with TemporaryDirectory() as scratch:
         s3fs.S3FileSystem().get(f"{store}/", f"{scratch}/store.zarr/", recursive=True)
         yield Path(scratch) / "store.zarr"
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.rglob("*") if path.is_file()}
+
+
+def refused(encode, source: Path, store: Path, **options) -> str:
+    """The sentence with which a store that stays as it is was refused."""
+    before = files_of(store)
+    with pytest.raises(StoreError) as raised:
+        encode(source, store, **options)
+    assert files_of(store) == before
+    return str(raised.value)
 
 
 def assert_same_arrays(one: Path | str, other: Path | str) -> None:

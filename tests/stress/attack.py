@@ -13,7 +13,7 @@ from ..jobs.conftest import assert_same_store
 from .launches import Driver, KillAt, Outcome
 from .plain_reader import Reference, assert_committed_stay, committed_rows_of, leftovers_of
 from .real_launch import RealLaunch
-from .steps import STEPS, Kill
+from .steps import KILL_BEFORE, STEPS, Kill
 
 _MOST_RANKS = 3
 _MOST_SECONDS = 0.8  # of a launch, roughly
@@ -100,8 +100,9 @@ class Attack:
     def kill_at(self, step: str, when: str) -> None:
         """Launch, and kill at a step the rank that comes to it first, or a drawn one, or then all."""
         num_ranks = self._draw.randint(1, _MOST_RANKS)
-        rank = self._draw.randrange(num_ranks) if step in SHARD_STEPS and self._draw.random() < 0.5 else None
-        nth = self._draw.randint(1, 3) if step in SHARD_STEPS or "written" in step else 1
+        is_frequent = step in SHARD_STEPS and step not in KILL_BEFORE  # a rank comes to it again and again
+        rank = self._draw.randrange(num_ranks) if is_frequent and self._draw.random() < 0.5 else None
+        nth = self._draw.randint(1, 3) if is_frequent or "written" in step else 1
         kill = Kill(step, when, nth, rank, whole_launch=self._draw.random() < 0.4)
         # Before the others begin they wait for the leader, and its launcher ends them.
         grace_s = _GRACE_S if step in LEADER_STEPS else None

@@ -1,0 +1,94 @@
+"""Images that are new in a source become rows after those that are there, which stay as they are."""
+
+import shutil
+
+import numpy as np
+import pytest
+import zarr
+
+from tcae_cli.report import Silent
+from tcae_cli.store.reader import LatentStore
+
+from .conftest import refused
+
+
+class Heard(Silent):
+    """What a job said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
+@pytest.fixture
+def grown(photos, tmp_path, encode):
+    """A store of 24 images, and their source, which has three more by now: of a class before, between and after."""
+    source = shutil.copytree(photos, tmp_path / "photos")
+    path = tmp_path / "store.zarr"
+    encode(source, path)
+    for name in ("aardvark/1.jpg", "person/20.jpg", "zebra/1.jpg"):
+        (source / name).parent.mkdir(exist_ok=True)
+        shutil.copy(photos / "thing" / "7.jpg", source / name)
+    return source, path
+
+
+def test_new_images_are_refused_with_the_way_to_add_them(grown, encode):
+    source, path = grown
+    said = refused(encode, source, path)
+    assert "3 new (aardvark/1.jpg, person/20.jpg, zebra/1.jpg); pass --append to add the new ones as rows" in said
+
+
+def test_appended_rows_come_after_the_others_in_their_own_order(grown, encode):
+    source, path = grown
+    before = LatentStore(path)
+    old, hashes, latents = before.keys(range(24)), before.content_hash(), before.latents(range(24))
+    first_shard = (path / "latents" / "c.0.0.0.0").read_bytes()
+
+    heard = Heard()
+    report = encode(source, path, heard, append=True)
+    assert (report.num_encoded_now, report.num_ok, report.complete) == (3, 27, True)
+    assert any("3 new (aardvark/1.jpg, person/20.jpg, zebra/1.jpg)" in sentence for sentence in heard.said)
+    after = LatentStore(path)
+    assert after.keys(range(27)) == [*old, "aardvark/1.jpg", "person/20.jpg", "zebra/1.jpg"]
+    assert after.latents(range(24)).tobytes() == latents.tobytes()
+    assert (path / "latents" / "c.0.0.0.0").read_bytes() == first_shard
+    assert after.content_hash()[:24].tolist() == hashes.tolist()
+    assert after.content_hash()[24:].tolist() == [hashes[23]] * 3  # the same picture
+    assert np.allclose(after.latents([24, 25, 26]), latents[[23, 23, 23]], atol=2e-3)
+    assert after.summaries["latents"]["num_rows"] == 27
+    assert zarr.open_group(path, mode="r")["latents"].shape[0] == 27
+
+
+def test_new_classes_take_new_numbers(grown, encode):
+    source, path = grown
+    encode(source, path, append=True)
+    store = LatentStore(path)
+    assert store.spec.source.class_names == ["animal", "person", "thing", "aardvark", "zebra"]
+    assert store.labels().tolist() == [0] * 8 + [1] * 8 + [2] * 8 + [3, 1, 4]
+
+
+def test_what_was_appended_is_part_of_the_source_from_then_on(grown, encode):
+    source, path = grown
+    encode(source, path, append=True)
+    for append in (True, False):
+        assert encode(source, path, append=append).num_encoded_now == 0
+    (source / "zebra" / "1.jpg").unlink()
+    assert "1 vanished (zebra/1.jpg)" in refused(encode, source, path)
+
+
+def test_changed_and_vanished_images_are_told_of_and_their_rows_kept(grown, encode):
+    source, path = grown
+    shutil.copy(source / "thing" / "0.jpg", source / "animal" / "1.jpg")
+    (source / "animal" / "2.jpg").unlink()
+    said = refused(encode, source, path)
+    assert "3 new (" in said and "1 changed (animal/1.jpg (" in said and "1 vanished (animal/2.jpg); put them" in said
+
+    latents, heard = LatentStore(path).latents(range(24)), Heard()
+    assert encode(source, path, heard, append=True).num_encoded_now == 3
+    assert any("1 changed (animal/1.jpg (" in line and "1 vanished (animal/2.jpg)" in line for line in heard.said)
+    assert "rows of changed and vanished images stay as they were encoded" in heard.said
+    after = LatentStore(path)
+    assert after.keys([1, 2]) == ["animal/1.jpg", "animal/2.jpg"]
+    assert after.latents(range(24)).tobytes() == latents.tobytes()
