@@ -1,6 +1,7 @@
 """Paths elsewhere, through fsspec: s3://, gs://, hf:// and http(s)://."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,14 @@ from tcae_cli.errors import UsageError
 # What to install for a protocol, where it is not part of tcae itself.
 _EXTRAS = {"s3": "tcae[s3]", "gs": "tcae[gs]", "gcs": "tcae[gs]"}
 _PROTOCOLS = ("s3", "gs", "hf", "http", "https")
+_CLIENT_ERRORS = (
+    ("aiohttp", "ClientError"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("gcsfs.retry", "HttpError"),
+    ("google.auth.exceptions", "GoogleAuthError"),
+    ("httpx", "HTTPError"),
+)
 
 
 def is_remote(uri: str) -> bool:
@@ -47,7 +56,11 @@ def remote_errors() -> Iterator[None]:
         raise OSError("no answer in time") from error
     except OSError:  # most of it already, FileNotFoundError and PermissionError among them
         raise
-    except Exception as error:  # each client has its own tree, and may not be installed
-        if not type(error).__module__.startswith(("aiohttp", "aiobotocore", "botocore", "gcsfs", "google", "httpx")):
-            raise
+    except _client_errors() as error:
         raise OSError(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+
+
+def _client_errors() -> tuple[type[BaseException], ...]:
+    """What the clients that are in use raise beside OSErrors."""
+    loaded = [(sys.modules.get(module), name) for module, name in _CLIENT_ERRORS]
+    return tuple(getattr(module, name) for module, name in loaded if module)
