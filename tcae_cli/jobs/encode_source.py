@@ -38,6 +38,13 @@ def open_store_source(
         retried=failed_rows(folder) if found and request.retry_failed else (),
         progress=_now_and_then(lambda count: progress.say(f"{request.source}: {count:,} images found so far")),
     )
+    now = load_source(index).fingerprint
+    if found and not previous and now != found.source.fingerprint:
+        raise StoreError(
+            f"{folder.uri} cannot be continued: its list of images, {index_folder(found)}, is gone, and "
+            f"{request.source} is not what it was made from (fingerprint {now[:12]}, not "
+            f"{found.source.fingerprint[:12]}); name the source as it was then, or encode into another store"
+        )
     if found and previous and not request.append and _words(changes):
         raise StoreError(_cannot_continue(request, folder, found, changes, load_source(index)))
     if request.append and changes.num_vanished == (found.source.count if found else -1):

@@ -166,3 +166,14 @@ def test_a_decoder_behind_another_encoder_is_refused_unless_forced(store, retrai
         LatentStore(store).refuse_other_encoder(other, model)
     assert str(raised.value) == sentence
     assert decode(store, tmp_path / "out", model=model, force=True).num_written == 2
+
+
+def test_a_store_that_lost_its_list_of_images_takes_no_other_source(photos, many_photos, tmp_path, encode):
+    store = tmp_path / "store.zarr"
+    encode(photos, store)
+    shutil.rmtree(store / ".tcae" / "index")
+
+    for options in ({}, {"append": True}):
+        with pytest.raises(StoreError, match=r"its list of images, \S+, is gone, and \S+ is not what it was made from"):
+            encode(many_photos, store, **options)
+    assert encode(photos, store).num_encoded_now == 0  # the same images make the same list

@@ -79,7 +79,14 @@ def test_wrong_use_is_refused(monkeypatch):
 
 def test_the_reports_of_all_ranks_become_one(tmp_path):
     def report(**changes) -> EncodeReport:
-        fields = {"store": tmp_path, "num_rows": 10, "num_ok": 9, "num_failed": 1, "num_clipped": 0, "num_encoded_now": 5}
+        fields = {
+            "store": tmp_path,
+            "num_rows": 10,
+            "num_ok": 9,
+            "num_failed": 1,
+            "num_clipped": 0,
+            "num_encoded_now": 5,
+        }
         fields |= {"elapsed_s": 2.0, "stage_seconds": {"read": 1.0, "encode": 2.0}, "bytes_on_disk": 7, "failures": []}
         return EncodeReport(**fields | {"complete": False, "decides": False, "too_many_failed": False} | changes)
 
