@@ -110,11 +110,19 @@ def index_source_apart(
 def _deaf_to_ctrl_c() -> Iterator[None]:
     """Holds Ctrl-C back here, and for good in processes that start meanwhile: they leave it to their parent."""
     resource_tracker.ensure_running()  # lets Ctrl-C through again when it starts
+    heard: list[int] = []
+    # The mask is for the new process alone: here a thread of numpy's without it would take the signal.
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if in_main_thread else None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if in_main_thread:
+            signal.signal(signal.SIGINT, handler)
+    if heard:
+        signal.raise_signal(signal.SIGINT)
 
 
 def _index_and_tell(
