@@ -94,7 +94,7 @@ def _explain(error: ValidationError) -> str:
         case "missing":
             return f"{name} is missing"
         case "value_error":
-            return f"{name}: {first['ctx']['error']}"
+            return f"{name}: {first['ctx']['error']}".removeprefix(": ")
         case "literal_error":
             return f"{name} should be {first['ctx']['expected']}, found {first['input']!r}"
         case kind if kind in _WANTED:

@@ -8,6 +8,8 @@ from tcae_cli.recipe.presets import PRESETS
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+Range = Annotated[tuple[Share, Share], Field(strict=False)]
 
 
 class Section(BaseModel):
@@ -70,50 +72,101 @@ class ModelSpec(Section):
 
 
 class DataSpec(Section):
-    """How a training image becomes a view: short side resized, random crop, random mirror."""
+    """How images are shuffled, and how one becomes a view: short side resized, random crop, random mirror."""
 
     resize_min: Count = 256  # pixels, of the short side
     resize_max: Count = 384  # pixels
     flip: Share = 0.5  # probability
+    shuffle_buffer: Count | None = None  # images, of each worker, while tars stream by; none: an exact shuffle by index
 
 
 class PerceptualSpec(Section):
     """Distance between features of a frozen network."""
 
     network: Literal["lpips-vgg", "squeezenet1_1"] = "lpips-vgg"
-    weight: Annotated[float, Field(gt=0)] = 1.0
+    weight: Positive = 1.0
+
+
+class AdversarialSpec(Section):
+    """A discriminator's judgement of the reconstructions, weighed against the rest by their gradients (RAE's setup)."""
+
+    discriminator: Literal["dino-s8", "dino-s16", "squeezenet1_1", "patchgan"] = "dino-s8"  # all but patchgan: frozen
+    weight: Positive = 0.75  # times the adaptive weight
+    scope: Literal["all", "decoder"] = "all"  # what its gradient reaches
+    discriminator_start: Share = 0.375  # share of training from which the discriminator learns
+    generator_start: Share = 0.5  # share of training from which the autoencoder sees it
+    lr: Positive = 2e-4  # peak, of the discriminator; its warm-up and decay are the optimizer's, from its start on
+    augment: Share = 1.0  # probability of DiffAug's shifts and colours
+
+    @model_validator(mode="after")
+    def _check_order(self) -> Self:
+        if self.generator_start < self.discriminator_start:
+            raise ValueError(
+                f"generator_start {self.generator_start} is before discriminator_start {self.discriminator_start}"
+            )
+        return self
+
+
+class SelfDistillationSpec(Section):
+    """iBOT beside reconstruction: crops, masks, heads, temperatures (arXiv:2111.07832; TCAE.md section 3)."""
+
+    alpha: Positive = 0.1  # weight of the reconstruction loss beside this one
+    global_size: Count = 224  # pixels, of the two global crops
+    global_scale: Range = (0.32, 1.0)  # share of the image's area
+    num_local_crops: Annotated[int, Field(ge=0)] = 8
+    local_size: Count = 96  # pixels
+    local_scale: Range = (0.05, 0.32)
+    mask_share: Share = 0.5  # of global crops that are masked
+    mask_ratio: Range = (0.1, 0.5)  # share of a masked crop's tokens
+    drop_path: Share = 0.1  # of the student's last block; less in those before
+    num_prototypes: Count = 8192
+    head_width: Count = 2048  # of the projection head's hidden layers
+    head_bottleneck: Count = 256
+    student_temp: Positive = 0.1
+    teacher_temp: Annotated[tuple[Positive, Positive], Field(strict=False)] = (0.04, 0.07)  # first, and after warm-up
+    teacher_temp_warmup: Share = 0.3  # share of training
+    center_momentum: Share = 0.9
+    teacher_momentum: Share = 0.996  # at first; rises to 1 by a cosine. 0.9995 for batches up to 256
+    frozen_last_layer: Share = 0.01  # share of training; an epoch of a hundred
 
 
 class LossSpec(Section):
-    """Reconstruction loss: l1 * mean absolute error in [0, 1] pixels, plus the perceptual distance."""
+    """l1 * mean absolute error in [0, 1] pixels + perceptual distance + adversarial term, beside self-distillation."""
 
     l1: Annotated[float, Field(ge=0)] = 1.0
     perceptual: PerceptualSpec | None = PerceptualSpec()  # `none` for none
+    adversarial: AdversarialSpec | None = None
+    self_distillation: SelfDistillationSpec | None = None
 
 
 class OptimizerSpec(Section):
     """The optimiser, with linear warm-up and cosine decay."""
 
     name: Literal["adamw", "muon"] = "adamw"  # muon: for weight matrices, with AdamW for everything else
-    lr: Annotated[float, Field(gt=0)] = 2e-4  # peak
+    lr: Positive = 2e-4  # peak
     min_lr: Annotated[float, Field(ge=0)] = 2e-5  # at the last step
     warmup: Share = 0.05  # share of all steps
     betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.04  # on matrices; none on vectors and the pixel shortcut
-    clip_norm: Annotated[float, Field(gt=0)] = 3.0
+    clip_norm: Positive = 3.0  # of the gradient of encoder and heads
+    decoder_clip_norm: Positive = 1.0  # of the decoder's
 
 
 class TrainSpec(Section):
     """Length, batch and what is written when."""
 
     steps: Count
-    batch_size: Count = 512
+    batch_size: Count = 512  # images a step, over all ranks
+    accumulate: Count = 1  # parts a rank's share of the batch is computed in, one after the other
     ema_decay: Share = 0.9999  # the average is what ships
     precision: Literal["bf16", "fp32"] = "bf16"  # of matrix products; weights and losses stay float32
+    compile: bool = False  # transformer blocks through torch.compile: faster on a GPU after a slow start
+    checkpointing: bool = False  # blocks computed again in the backward pass: a third slower, far less memory
+    sharded: bool | None = None  # parameters spread over ranks (FSDP2) and not copied (DDP); by default from L on
     seed: Annotated[int, Field(ge=0)] = 0
     log_every: Count = 50  # steps
     checkpoint_every: Count = 1000  # steps
-    sample_every: Count = 1000  # steps, between pictures of reconstructions
+    sample_every: Count = 1000  # steps, between evaluations and pictures of reconstructions
     weights_dtype: Literal["float32", "float16"] = "float32"  # of the shipped file
 
 
@@ -125,3 +178,17 @@ class Recipe(Section):
     loss: LossSpec = LossSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
     train: TrainSpec
+
+    @model_validator(mode="after")
+    def _check_crops(self) -> Self:
+        crops, step = self.loss.self_distillation, 2 * self.model.patch_size
+        for name in ("global_size", "local_size") if crops else ():
+            if (size := getattr(crops, name)) % step:
+                raise ValueError(
+                    f"loss.self_distillation.{name} {size} is not a multiple of {step}, two patches of the model"
+                )
+        if self.train.batch_size % self.train.accumulate:
+            raise ValueError(
+                f"train.accumulate {self.train.accumulate} does not divide train.batch_size {self.train.batch_size}"
+            )
+        return self
