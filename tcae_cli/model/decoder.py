@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tcae_cli.model.compression import TokenExpansion, channels_first
-from tcae_cli.model.layers import LayerNorm, PositionEmbedding, blocks
+from tcae_cli.model.layers import Blocks, LayerNorm, PositionEmbedding
 from tcae_cli.recipe.schema import ModelSpec
 
 
@@ -19,22 +19,27 @@ class Decoder(nn.Module):
         width, (fine_depth, coarse_depth) = spec.width, spec.depths
         self.patch_size = spec.patch_size
         self.positions = PositionEmbedding(spec.coarse_grid, width)
-        self.coarse_blocks = blocks(coarse_depth, width, spec.num_heads)
+        self.coarse_blocks = Blocks(coarse_depth, width, spec.num_heads)
         self.expansion = (
             nn.Sequential(TokenExpansion(width), PositionEmbedding(spec.fine_grid, width)) if spec.staged else None
         )
-        self.fine_blocks = blocks(fine_depth, width, spec.num_heads)
+        self.fine_blocks = Blocks(fine_depth, width, spec.num_heads)
         self.norm = LayerNorm(width)
         self.to_pixels = nn.Linear(width, 3 * spec.patch_size**2)
 
-    def forward(self, grid: Tensor) -> Tensor:
-        """Images [b, 3, H, W], about [-1, 1] and not clamped, of tokens [b, h, w, d] on the coarse grid."""
+    def last_tokens(self, grid: Tensor) -> Tensor:
+        """What goes into the last layer, [b, H/p, W/p, d], of tokens [b, h, w, d] on the coarse grid."""
         grid = _through(self.coarse_blocks, self.positions(grid))
         if self.expansion is not None:
             grid = self.expansion(grid)
-        grid = _through(self.fine_blocks, grid)
-        return F.pixel_shuffle(channels_first(self.to_pixels(self.norm(grid))), self.patch_size)
+        last: Tensor = self.norm(_through(self.fine_blocks, grid))
+        return last
+
+    def draw(self, last_tokens: Tensor) -> Tensor:
+        """Images [b, 3, H, W], about [-1, 1] and not clamped, of the last layer's input."""
+        return F.pixel_shuffle(channels_first(self.to_pixels(last_tokens)), self.patch_size)
 
 
-def _through(stack: nn.Module, grid: Tensor) -> Tensor:
-    return stack(grid.flatten(1, 2)).unflatten(1, grid.shape[1:3])
+def _through(stack: Blocks, grid: Tensor) -> Tensor:
+    tokens: Tensor = stack(grid.flatten(1, 2))
+    return tokens.unflatten(1, grid.shape[1:3])

@@ -6,6 +6,7 @@ Axes: b batch, h w grid rows and columns, n tokens, d width.
 import torch
 from timm.layers import Attention, LayerNorm, Mlp, resample_abs_pos_embed_nhwc
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class Block(nn.Module):
@@ -18,9 +19,16 @@ class Block(nn.Module):
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, 4 * width)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = tokens + self.attn(self.norm1(tokens))
-        return tokens + self.mlp(self.norm2(tokens))
+    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """keep: [b, 2], what each image's two branches are multiplied by (drop path); none for 1."""
+        attended = self.attn(self.norm1(tokens))
+        if keep is not None:
+            attended = attended * keep[:, 0, None, None].to(attended.dtype)
+        tokens = tokens + attended
+        computed = self.mlp(self.norm2(tokens))
+        if keep is not None:
+            computed = computed * keep[:, 1, None, None].to(computed.dtype)
+        return tokens + computed
 
 
 class PositionEmbedding(nn.Module):
@@ -36,9 +44,22 @@ class PositionEmbedding(nn.Module):
         return grid + resample_abs_pos_embed_nhwc(self.weight, list(grid.shape[1:3]))
 
 
-def blocks(depth: int, width: int, num_heads: int) -> nn.Sequential:
-    """A stack of `depth` blocks."""
-    return nn.Sequential(*(Block(width, num_heads) for _ in range(depth)))
+class Blocks(nn.ModuleList):
+    """A stack of `depth` blocks; with `checkpointing`, what is inside them is computed again in the backward pass."""
+
+    def __init__(self, depth: int, width: int, num_heads: int) -> None:
+        super().__init__(Block(width, num_heads) for _ in range(depth))
+        self.checkpointing = False
+
+    def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
+        """tokens: [b, n, d]. keep: [b, depth, 2], of each block's branches, or none."""
+        for number, block in enumerate(self):
+            kept = None if keep is None else keep[:, number]
+            if self.checkpointing and torch.is_grad_enabled():
+                tokens = checkpoint(block, tokens, kept, use_reentrant=False)
+            else:
+                tokens = block(tokens, kept)
+        return tokens
 
 
 def init_weights(module: nn.Module) -> None:

@@ -43,8 +43,13 @@ class TCAE(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [b, 3, h, w], about [-1, 1] and not clamped, of latents [b, c, h/f, w/f]."""
-        images: Tensor = self.decoder(self.from_latents(latents))
-        return images if self.shortcut_out is None else images + self.shortcut_out(latents)
+        return self.decode_with_last_tokens(latents)[0]
+
+    def decode_with_last_tokens(self, latents: Tensor) -> tuple[Tensor, Tensor]:
+        """The images of decode, and what went into the decoder's last layer, [b, h/p, w/p, d]."""
+        last_tokens = self.decoder.last_tokens(self.from_latents(latents))
+        images = self.decoder.draw(last_tokens)
+        return images if self.shortcut_out is None else images + self.shortcut_out(latents), last_tokens
 
     def forward(self, images: Tensor) -> Tensor:
         """Reconstructions [b, 3, h, w] of images [b, 3, h, w], both in [-1, 1]."""

@@ -1,0 +1,119 @@
+"""What one forward of training computes: a reconstruction of the clean view, and the student's view of the crops.
+
+Axes: b images, v views of an image, g cells of the mask grid along a side, m masked tokens, n tokens, d width,
+k prototypes, H W pixels.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from tcae_cli.model.encoder import Encoder
+from tcae_cli.model.projection_head import ProjectionHead
+from tcae_cli.model.tcae import TCAE
+from tcae_cli.recipe.schema import SelfDistillationSpec
+
+
+class Crops(NamedTuple):
+    """What self-distillation looks at, in [-1, 1]."""
+
+    global_crops: Tensor  # [b, 2, 3, H, W]
+    local_crops: Tensor | None  # [b, v, 3, H, W], smaller
+    masks: Tensor  # [b, 2, g, g] bool: where the student does not see a global crop
+    keep: Tensor | None  # [b, v, blocks, 2]: drop path's factors of the global crops, then of the local ones
+
+
+class Reconstruction(NamedTuple):
+    """The clean view, encoded and decoded."""
+
+    images: Tensor  # [b, 3, H, W]
+    images_for_decoder: Tensor | None  # the same, but its gradient ends at the latents
+    last_tokens: Tensor  # [b, H/p, W/p, d], into the decoder's last layer; detached
+
+
+class StudentLogits(NamedTuple):
+    """What the student makes of the crops."""
+
+    class_tokens: Tensor  # [b, v, k], of the two global crops, then of the local ones
+    masked_patches: Tensor  # [m, k], of masked tokens of the global crops, in their order
+
+
+class TeacherLogits(NamedTuple):
+    """What the teacher makes of the global crops, none of it masked."""
+
+    class_tokens: Tensor  # [b, 2, k]
+    patches: Tensor  # [b, 2, n, k]
+    features: Tensor  # [b, 2, d], class tokens before the head
+
+
+class JointModel(nn.Module):
+    """Autoencoder, projection head and mask vector: everything that the two objectives train.
+
+    The head reads the encoder's normalised tokens before the bottleneck (TCAE.md section 3).
+    """
+
+    def __init__(self, autoencoder: TCAE, spec: SelfDistillationSpec | None) -> None:
+        super().__init__()
+        width = autoencoder.spec.width
+        self.autoencoder = autoencoder
+        self.head = ProjectionHead(width, spec) if spec else None
+        self.mask_vector = nn.Parameter(torch.zeros(width)) if spec else None
+
+    def forward(
+        self, images: Tensor, crops: Crops | None, decoder_again: bool = False
+    ) -> tuple[Reconstruction, StudentLogits | None]:
+        """Reconstruct images [b, 3, H, W] in [-1, 1] and look at the crops, each in a forward of the trunk of its own.
+
+        decoder_again: decode a second time, from latents that pass no gradient on.
+        """
+        latents = self.autoencoder.encode(images)
+        decoded, last_tokens = self.autoencoder.decode_with_last_tokens(latents)
+        again = self.autoencoder.decode(latents.detach()) if decoder_again else None
+        reconstruction = Reconstruction(decoded, again, last_tokens.detach())
+        return reconstruction, None if crops is None else self._look_at(crops)
+
+    def _look_at(self, crops: Crops) -> StudentLogits:
+        encoder, head, num_images = self.autoencoder.encoder, self.head, len(crops.global_crops)
+        assert head is not None
+        keep_global = keep_local = None
+        if crops.keep is not None:
+            keep_global, keep_local = crops.keep[:, :2].flatten(0, 1), crops.keep[:, 2:].flatten(0, 1)
+        masks = crops.masks.flatten(0, 1)
+        seen = crops.global_crops.flatten(0, 1)
+        class_tokens, patches = encoder(seen, doubled(masks), self.mask_vector, keep_global)
+        class_logits = [head(class_tokens).unflatten(0, (num_images, 2))]
+        if crops.local_crops is not None:
+            local_tokens, _ = encoder(crops.local_crops.flatten(0, 1), keep=keep_local)
+            class_logits.append(head(local_tokens).unflatten(0, (num_images, -1)))
+        masked = patches[on_grid(masks, patches.shape[1])]
+        return StudentLogits(torch.cat(class_logits, dim=1), head(masked))
+
+
+class Teacher(nn.Module):
+    """Trunk and head whose weights follow the student's; sees the global crops whole."""
+
+    def __init__(self, encoder: Encoder, head: ProjectionHead) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = head
+
+    def forward(self, global_crops: Tensor) -> TeacherLogits:
+        """Logits and features of global crops [b, 2, 3, H, W] in [-1, 1]."""
+        views = global_crops.shape[:2]
+        class_tokens, patches = self.encoder(global_crops.flatten(0, 1))
+        return TeacherLogits(
+            self.head(class_tokens).unflatten(0, views),
+            self.head(patches.flatten(1, 2)).unflatten(0, views),
+            class_tokens.unflatten(0, views),
+        )
+
+
+def doubled(masks: Tensor) -> Tensor:
+    """Masks [b, g, g] on a grid twice as fine, [b, 2g, 2g]: that of the patch embeddings."""
+    return masks.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
+
+
+def on_grid(masks: Tensor, side: int) -> Tensor:
+    """Masks [b, g, g] on the grid of the encoder's last tokens, which is g wide with staged compression, else 2g."""
+    return masks if side == masks.shape[-1] else doubled(masks)
