@@ -73,6 +73,11 @@ class JointModel(nn.Module):
         reconstruction = Reconstruction(decoded, again, last_tokens.detach())
         return reconstruction, None if crops is None else self._look_at(crops)
 
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Reconstructions [b, 3, H, W] of images [b, 3, H, W], both in [-1, 1]."""
+        decoded: Tensor = self.autoencoder(images)
+        return decoded
+
     def _look_at(self, crops: Crops) -> StudentLogits:
         encoder, head, num_images = self.autoencoder.encoder, self.head, len(crops.global_crops)
         assert head is not None

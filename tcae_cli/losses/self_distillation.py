@@ -1,0 +1,47 @@
+"""iBOT's two losses, its centres, and what they tell of the teacher.
+
+Axes: b images, q global crops (2), v views (global, then local), n tokens, m masked tokens, k prototypes, d width.
+Source: iBOT (arXiv:2111.07832), section 3; TRAINING.md 1.1 and 1.3.
+"""
+
+import torch
+from torch import Tensor
+
+
+def teacher_probabilities(logits: Tensor, center: Tensor, temp: float) -> Tensor:
+    """Centred and sharpened: softmax((logits - center) / temp), float32. logits: [..., k]; center: [k]."""
+    return ((logits.float() - center) / temp).softmax(dim=-1)
+
+
+def class_token_loss(student_logits: Tensor, teacher: Tensor, student_temp: float) -> Tensor:
+    """Cross-entropy of every view's class token against each *other* global crop's; the mean over images and pairs.
+
+    student_logits: [b, v, k]. teacher: probabilities [b, q, k] of the global crops, which are the first q views.
+    """
+    log_student = (student_logits.float() / student_temp).log_softmax(dim=-1)
+    cross_entropy = -torch.einsum("bqk,bvk->bqv", teacher, log_student)
+    num_global, num_views = cross_entropy.shape[1:]
+    other = ~torch.eye(num_global, num_views, dtype=torch.bool, device=teacher.device)
+    return cross_entropy[:, other].mean()
+
+
+def masked_patch_loss(student_logits: Tensor, teacher: Tensor, masks: Tensor, student_temp: float) -> Tensor:
+    """Cross-entropy at masked tokens against the same crop's: the mean over a crop's masked tokens, then over crops.
+
+    student_logits: [m, k], of the masked tokens in their order. teacher: probabilities [m, k] of the same tokens.
+    masks: [b, q, n] bool. A crop without masked tokens counts as zero.
+    """
+    log_student = (student_logits.float() / student_temp).log_softmax(dim=-1)
+    cross_entropy = -(teacher * log_student).sum(dim=-1)
+    masked_in_crop = masks.sum(dim=-1, keepdim=True).clamp(min=1).expand(masks.shape)[masks]
+    return (cross_entropy / masked_in_crop).sum() / masks[..., 0].numel()
+
+
+def entropy(probabilities: Tensor) -> Tensor:
+    """Mean entropy of distributions [..., k], in nats; ln k where the teacher tells nothing apart."""
+    return torch.special.entr(probabilities).sum(dim=-1).mean()
+
+
+def center_after(center: Tensor, batch_mean: Tensor, momentum: float) -> Tensor:
+    """The moving average of the teacher's mean logits, [k]. batch_mean: over the whole batch, every rank's."""
+    return momentum * center + (1 - momentum) * batch_mean

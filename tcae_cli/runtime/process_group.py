@@ -1,0 +1,87 @@
+"""Ranks that work on one step together: their process group, and means over them."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from tcae_cli.errors import DeviceError, UsageError
+from tcae_cli.runtime import distributed
+
+# What gloo and nccl say when another rank has gone; they have no exception of their own for it.
+_SIGNS_OF_A_LOSS = ("closed by peer", "reset by peer", "refused", "broken pipe", "nccl", "gloo", "timed out", "timeout")
+
+
+@contextmanager
+def process_group(device: torch.device) -> Iterator[None]:
+    """The ranks of this launch meet inside; nothing where the process stands alone.
+
+    Raises UsageError if Slurm started them and nobody said where to meet, DeviceError if a rank is lost.
+    """
+    if not distributed.in_a_launch():
+        yield
+        return
+    if missing := [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in os.environ]:
+        raise UsageError(f"{missing[0]} is not set, so the ranks cannot meet; start them with torchrun, or set it")
+    with naming_a_lost_rank():
+        dist.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", rank=distributed.rank(), world_size=distributed.world_size()
+        )
+    try:
+        with naming_a_lost_rank():
+            yield
+    finally:
+        dist.destroy_process_group()
+
+
+@contextmanager
+def naming_a_lost_rank() -> Iterator[None]:
+    """Turns what a collective raises when another rank has gone into a DeviceError."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in _SIGNS_OF_A_LOSS):
+            rank = distributed.rank()
+            raise DeviceError(
+                f"rank {rank} lost another rank of the launch ({str(error).splitlines()[0]}); "
+                f"the last checkpoint stands, see what that rank said and go on with --resume"
+            ) from error
+        raise
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """The mean of every rank's values; for a process that stands alone, its own."""
+    if not dist.is_initialized():
+        return values
+    total = values.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
+
+
+def sum_over_ranks(number: int) -> int:
+    """The sum of every rank's number."""
+    return _reduce(number, dist.ReduceOp.SUM)
+
+
+def least_of_ranks(number: int) -> int:
+    """The least of every rank's numbers."""
+    return _reduce(number, dist.ReduceOp.MIN)
+
+
+def _reduce(number: int, operation: dist.ReduceOp.RedOpType) -> int:
+    if not dist.is_initialized():
+        return number
+    device = "cuda" if dist.get_backend() == "nccl" else "cpu"
+    value = torch.tensor(number, device=device)
+    dist.all_reduce(value, operation)
+    return int(value)
+
+
+def take_from_first_rank(tensors: list[Tensor]) -> None:
+    """Set tensors, in place, to what the first rank has in them."""
+    if dist.is_initialized():
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
