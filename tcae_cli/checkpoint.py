@@ -12,10 +12,11 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from tcae_cli.errors import CheckpointError, NotFoundError
-from tcae_cli.model.identity import ENCODER_VERSION, decoder_hash, encoder_hash
+from tcae_cli.model.identity import ENCODER_PARTS, ENCODER_VERSION, decoder_hash, encoder_hash
+from tcae_cli.model.layers import PositionEmbedding
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import ModelSpec
 from tcae_cli.runtime.files import write_atomic
@@ -35,6 +36,16 @@ class LatentStatistics(BaseModel):
     num_images: int
 
 
+class Parent(BaseModel):
+    """The model that another was finetuned from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    encoder_hash: str
+    decoder_hash: str
+
+
 class CheckpointHeader(BaseModel):
     """What a checkpoint says of itself."""
 
@@ -49,7 +60,7 @@ class CheckpointHeader(BaseModel):
     statistics: LatentStatistics
     recipe: dict[str, Any]
     step: int
-    parent: str | None = None  # encoder hash of the model it was finetuned from
+    parent: Parent | None = None
     created_at: str
 
 
@@ -59,16 +70,36 @@ def load_autoencoder(name: str = DEFAULT_MODEL, device: str | torch.device = "cp
     Raises NotFoundError if the name leads nowhere, CheckpointError if the file is not a sound tcae checkpoint.
     """
     path = resolve(name)
-    tensors, header = read_tensors(path)
-    described = _parse_header(path, header)
-    if encoder_hash(tensors, described.spec) != described.encoder_hash:
-        raise CheckpointError(f"{path}: the encoder's tensors do not match the hash in the header; the file is damaged")
-    model = TCAE(described.spec)
-    try:
-        model.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: the weights do not fit the model its header describes") from error
+    tensors, header = _read_model(path)
+    model = TCAE(header.spec)
+    fill_autoencoder(model, tensors, f"{path}: the weights do not fit the model its header describes")
     return model.to(device).eval().requires_grad_(False)
+
+
+def load_parent(name: str, spec: ModelSpec, *, freeze_encoder: bool) -> tuple[TCAE, Parent, dict[str, Tensor]]:
+    """A model of `spec` to train, float32, with the weights of another; who that is; and the tensors to ship unchanged.
+
+    The two may differ in image_size: learnt positions are resized bicubically. A frozen encoder keeps the positions of
+    its file, trains nothing, and its tensors, exactly as stored, are those to ship; else there are none.
+    Raises as load_autoencoder, and CheckpointError if the weights do not fit `spec`.
+    """
+    path = resolve(name)
+    tensors, header = _read_model(path)
+    model = TCAE(spec)
+    sides = {part: part.weight.shape[1] for part in _positions(model).values()}
+    fill_autoencoder(
+        model, tensors, f"{path}: the weights do not fit the recipe's model; leave its keys of `model` away"
+    )
+
+    kept = {key: value for key, value in tensors.items() if freeze_encoder and key.startswith(ENCODER_PARTS)}
+    for key, part in _positions(model).items():
+        if key not in kept:
+            _resize(part, sides[part])
+    for key, parameter in model.named_parameters():
+        if key in kept:
+            parameter.requires_grad_(False)
+    parent = Parent(name=header.name, encoder_hash=header.encoder_hash, decoder_hash=header.decoder_hash)
+    return model, parent, kept
 
 
 def read_header(name: str) -> CheckpointHeader:
@@ -85,6 +116,7 @@ def save_checkpoint(
     statistics: LatentStatistics,
     recipe: dict[str, Any],
     step: int,
+    parent: Parent | None = None,
 ) -> CheckpointHeader:
     """Write a model atomically; `tensors` in the dtype to be shipped, since the hashes are over what is stored."""
     header = CheckpointHeader(
@@ -95,6 +127,7 @@ def save_checkpoint(
         statistics=statistics,
         recipe=recipe,
         step=step,
+        parent=parent,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     write_tensors(path, tensors, header.model_dump_json())
@@ -125,6 +158,37 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     names, header = _open(path)
     with safe_open(os.fspath(path), framework="pt") as file:
         return {name: file.get_tensor(name) for name in names}, header
+
+
+def _read_model(path: Path) -> tuple[dict[str, Tensor], CheckpointHeader]:
+    tensors, text = read_tensors(path)
+    header = _parse_header(path, text)
+    if encoder_hash(tensors, header.spec) != header.encoder_hash:
+        raise CheckpointError(f"{path}: the encoder's tensors do not match the hash in the header; the file is damaged")
+    return tensors, header
+
+
+def fill_autoencoder(model: TCAE, tensors: Mapping[str, Tensor], otherwise: str) -> None:
+    """Weights into a model, whose learnt positions take on their grids. Raises CheckpointError(otherwise)."""
+    for key, part in _positions(model).items():
+        stored = tensors.get(key)
+        if stored is not None and stored.ndim == part.weight.ndim:
+            part.weight = nn.Parameter(part.weight.new_empty(1, *stored.shape[1:3], part.weight.shape[3]))
+    try:
+        model.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(otherwise) from error
+
+
+def _positions(model: TCAE) -> dict[str, PositionEmbedding]:
+    """Those of encoder and decoder, by the names of their weights."""
+    return {f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, PositionEmbedding)}
+
+
+@torch.no_grad()
+def _resize(positions: PositionEmbedding, side: int) -> None:
+    nothing = positions.weight.new_zeros(1, side, side, positions.weight.shape[3])
+    positions.weight = nn.Parameter(positions(nothing))
 
 
 def _open(path: Path) -> tuple[list[str], str]:

@@ -12,6 +12,7 @@ from tcae_cli.errors import TcaeError
 
 _COMMANDS = {
     "train": "Train an autoencoder on a source of images.",
+    "finetune": "Train a model further: on other images, at another size, or its decoder alone.",
     "encode-dataset": "Encode a source of images into a store of latents.",
     "decode": "Decode a store's latents back to image files.",
     "info": "Show what a store is, how far it is, and its statistics.",

@@ -5,9 +5,10 @@ Progress goes to stderr, reports to stdout.
 
 import json
 import time
+from collections.abc import Iterable
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -38,6 +39,16 @@ class _Rate(ProgressColumn):
         return Text(f"{speed:,.1f}/s" if speed else "", style="progress.data.speed")
 
 
+class _Bar(Progress):
+    """A task's bar, and its note on a line below, where a long one leaves the bar as it is."""
+
+    def get_renderables(self) -> Iterable[RenderableType]:
+        yield self.make_tasks_table(self.tasks)
+        for task in self.tasks:
+            if note := task.fields["note"]:
+                yield Text(note, style="progress.remaining")
+
+
 class ConsoleProgress:
     """A report.Progress on stderr."""
 
@@ -62,7 +73,7 @@ class ConsoleProgress:
         self._failed = 0
         self._started = self._last_line = time.monotonic()
         if self._console.is_terminal:
-            self._bar = Progress(
+            self._bar = _Bar(
                 TextColumn("{task.description}"),
                 BarColumn(),
                 MofNCompleteColumn(),
@@ -71,7 +82,6 @@ class ConsoleProgress:
                 TimeElapsedColumn(),
                 TimeRemainingColumn(),
                 TextColumn("left"),
-                TextColumn("{task.fields[note]}"),
                 console=self._console,
             )
             self._task = self._bar.add_task(task, total=total, completed=done, note="")
@@ -105,6 +115,8 @@ class ConsoleProgress:
 
 def show_report(report: Report, as_json: bool) -> None:
     """Print what a job did on stdout: a few lines and a table, or one JSON object."""
+    if isinstance(report, TrainReport) and report.rank:
+        return
     if as_json:
         print(json.dumps(report.as_dict(), ensure_ascii=False))
         return
@@ -123,8 +135,7 @@ def show_report(report: Report, as_json: bool) -> None:
         case VerifyReport():
             show_verification(console, report)
         case TrainReport():
-            console.print(f"{report.checkpoint}: step {report.steps:,} after {_duration(report.elapsed_s)}")
-            console.print(", ".join(f"{name} {value:.4g}" for name, value in report.figures.items()))
+            _show_training(console, report)
 
 
 def _show_encoding(console: Console, report: EncodeReport) -> None:
@@ -177,6 +188,27 @@ def _show_evaluation(console: Console, report: EvalReport) -> None:
     console.print(f"{report.model} on {report.num_images:,} images of {report.data}{failed}")
     console.print(table)
     console.print("; ".join(f"{name}: {rule}" for name, rule in report.protocol.items()))
+
+
+def _show_training(console: Console, report: TrainReport) -> None:
+    console.print(f"{report.checkpoint}: step {report.steps:,} after {_duration(report.elapsed_s)}")
+    if report.figures:
+        table = Table("last figures", "value", box=None, pad_edge=False)
+        for name, value in report.figures.items():
+            table.add_row(name, _figure(name, value))
+        console.print(table)
+    if (curves := report.run / "curves.png").exists():
+        console.print(f"curves: {curves}")
+    if (reconstructions := report.run / "reconstructions").is_dir():
+        console.print(f"originals above reconstructions: {reconstructions}")
+
+
+def _figure(name: str, value: float) -> str:
+    """A figure of a training run, with its unit where it has one."""
+    if name in ("loader_wait_share", "mfu"):
+        return f"{value:.0%}"
+    words = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return words + (" dB" if name == "val_psnr" else "")
 
 
 def _duration(seconds: float) -> str:

@@ -1,24 +1,189 @@
-"""What a run leaves to look at: metrics.jsonl, one line of figures an interval."""
+"""What a run leaves to look at: metrics.jsonl, one line of figures an interval; TensorBoard events; curves.png."""
 
 import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from tcae_cli.runtime.files import write_atomic
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
+
+from tcae_cli.runtime.files import disk_errors, write_atomic
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 METRICS_FILE = "metrics.jsonl"
+CURVES_FILE = "curves.png"
+TENSORBOARD_FOLDER = "tensorboard"
+
+Curve = np.ndarray  # [k, 2] float64: steps and finite values
+
+_POINTS = 300  # drawn of a curve; of a longer one, means
+_MARKED = 30  # points that are few enough for a dot each
+_TICKS = (1, 2, 5, 10)  # what two of them may differ by, times a power of ten
+_PANEL_INCHES = (3.3, 2.2)
+_DPI = 110
+_COLOURS = ("#2a6fbb", "#d9822b")
+_INK, _PALE = "#444444", "#bbbbbb"
 
 
 class MetricsLog:
-    """Appends lines of figures to RUN/metrics.jsonl; lines at or after `first_step`, of a run that was cut off, go."""
+    """Appends figures to RUN/metrics.jsonl and, where TensorBoard is installed, to RUN/tensorboard.
+
+    What is there from after `first_step`, of a run that was cut off, goes. Raises DiskError.
+    """
 
     def __init__(self, run: Path, first_step: int) -> None:
         self._path = run / METRICS_FILE
         if self._path.exists():
-            lines = self._path.read_bytes().splitlines(keepends=True)
-            kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= first_step]
+            kept = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= first_step]
             write_atomic(self._path, b"".join(kept))
+        self._events_folder = run / TENSORBOARD_FOLDER
+        self._events = _open_tensorboard(self._events_folder, first_step)
 
-    def write(self, step: int, figures: dict[str, float]) -> None:
-        """Append the figures of `step`, the number of steps done."""
-        with self._path.open("a") as file:
-            file.write(json.dumps({"step": step, **figures}) + "\n")
+    def write(self, step: int, figures: Mapping[str, float]) -> None:
+        """Append the figures of `step`, the number of steps done; those that are no finite number become null."""
+        finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
+        with disk_errors(self._path), self._path.open("a") as file:
+            file.write(json.dumps({"step": step, **finite}) + "\n")
+        if self._events is not None:
+            with disk_errors(self._events_folder):
+                for name, value in figures.items():
+                    self._events.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write out what TensorBoard still holds back."""
+        if self._events is not None:
+            with disk_errors(self._events_folder):
+                self._events.close()
+
+
+def _open_tensorboard(folder: Path, first_step: int) -> "SummaryWriter | None":
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:  # an extra that nobody has to install
+        return None
+    with disk_errors(folder):
+        return SummaryWriter(str(folder), purge_step=first_step + 1)
+
+
+def _whole_lines(path: Path) -> list[bytes]:
+    """Those that a run which was cut off wrote to their end."""
+    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Panel:
+    """A small diagram of figures that are measured alike."""
+
+    title: str
+    names: tuple[str, ...]
+    logarithmic: bool = False  # where the values span a decade
+    level: float | None = None  # a dotted line to compare with
+
+
+def draw_curves(run: Path, num_prototypes: int | None = None) -> Path:
+    """RUN/curves.png: over steps, a small panel for each group of figures that RUN/metrics.jsonl has.
+
+    num_prototypes: self-distillation's, whose logarithm its losses and its entropy are drawn beside. Raises DiskError.
+    """
+    curves = _read_curves(run / METRICS_FILE)
+    panels = [panel for panel in _panels(num_prototypes) if not curves.keys().isdisjoint(panel.names)]
+    encoded = BytesIO()
+    _draw(run.resolve().name, panels, curves).savefig(encoded, format="png", dpi=_DPI)
+    write_atomic(run / CURVES_FILE, encoded.getvalue())
+    return run / CURVES_FILE
+
+
+def _panels(num_prototypes: int | None) -> list[_Panel]:
+    most = math.log(num_prototypes) if num_prototypes else None
+    beside = f" (dotted: ln {num_prototypes:,})" if num_prototypes else ""
+    return [
+        _Panel(title="loss", names=("loss",), logarithmic=True),
+        _Panel(title="reconstruction", names=("l1", "perceptual"), logarithmic=True),
+        _Panel(title=f"self-distillation{beside}", names=("class_token", "masked_patch"), level=most),
+        _Panel(title=f"teacher_entropy{beside}", names=("teacher_entropy",), level=most),
+        _Panel(title="feature_spread", names=("feature_spread",), logarithmic=True),
+        _Panel(title="gradient_cosine (below 0: they fight)", names=("gradient_cosine",), level=0.0),
+        _Panel(title="adversarial losses", names=("discriminator", "generator")),
+        _Panel(title="discriminator_accuracy (dotted: chance)", names=("discriminator_accuracy",), level=0.5),
+        _Panel(title="adaptive_weight", names=("adaptive_weight",), logarithmic=True),
+        _Panel(title="val_psnr, dB", names=("val_psnr",)),
+        _Panel(title="val_ssim", names=("val_ssim",)),
+        _Panel(title="val_rfid", names=("val_rfid",), logarithmic=True),
+        _Panel(title="grad_norm", names=("grad_norm",), logarithmic=True),
+        _Panel(title="lr", names=("lr",)),
+        _Panel(title="images_per_s", names=("images_per_s",)),
+        _Panel(title="loader_wait_share, mfu", names=("loader_wait_share", "mfu")),
+    ]
+
+
+def _read_curves(path: Path) -> dict[str, Curve]:
+    points: dict[str, list[tuple[int, float]]] = {}
+    for text in _whole_lines(path) if path.exists() else ():
+        line = json.loads(text)
+        step = line.pop("step")
+        for name, value in line.items():
+            if value is not None:
+                points.setdefault(name, []).append((step, value))
+    return {name: np.array(found, dtype=float) for name, found in points.items()}
+
+
+def _draw(title: str, panels: list[_Panel], curves: dict[str, Curve]) -> Figure:
+    columns = max(1, math.ceil(math.sqrt(len(panels))))
+    rows = max(1, math.ceil(len(panels) / columns))
+    width, height = columns * _PANEL_INCHES[0], rows * _PANEL_INCHES[1] + 0.3
+    picture = Figure(figsize=(width, height), facecolor="white")
+    picture.subplots_adjust(0.6 / width, 0.3 / height, 1 - 0.2 / width, 1 - 0.6 / height, wspace=0.25, hspace=0.36)
+    heading = title if panels else f"{title}: nothing logged yet"
+    picture.suptitle(heading, x=0.6 / width, y=1 - 0.08 / height, ha="left", va="top", fontsize=11, color=_INK)
+    last_step = max((curve[-1, 0] for curve in curves.values()), default=1)
+    for place, panel in enumerate(panels):
+        axes = picture.add_subplot(rows, columns, place + 1)
+        _draw_panel(axes, panel, {name: curves[name] for name in panel.names if name in curves})
+        axes.set_xlim(0, 1.02 * last_step)
+    return picture
+
+
+def _draw_panel(axes: Axes, panel: _Panel, curves: dict[str, Curve]) -> None:
+    axes.set_title(panel.title, fontsize=9, loc="left", color=_INK)
+    axes.grid(color=_PALE, linewidth=0.4)
+    axes.tick_params(which="both", labelsize=7, labelcolor=_INK, color=_PALE)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(_PALE)
+    for name, colour in zip(panel.names, _COLOURS, strict=False):
+        if name in curves:
+            _draw_curve(axes, name, curves[name], colour)
+    if panel.level is not None:
+        axes.axhline(panel.level, color=_INK, linestyle=":", linewidth=1)
+    if len(panel.names) > 1:
+        axes.legend(fontsize=7, frameon=False, labelcolor=_INK)
+
+    values = np.concatenate([curve[:, 1] for curve in curves.values()])
+    if panel.logarithmic and 0 < 10 * values.min() < values.max():
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5, steps=_TICKS))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_major_locator(MaxNLocator(4, steps=_TICKS, integer=True))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+
+
+def _draw_curve(axes: Axes, name: str, curve: Curve, colour: str) -> None:
+    """A line; of a long run the mean of neighbours, over the range they lie in."""
+    parts = np.array_split(curve, min(len(curve), _POINTS))
+    steps, means = np.array([part.mean(axis=0) for part in parts]).T
+    if len(curve) > _POINTS:
+        lowest = [part[:, 1].min() for part in parts]
+        highest = [part[:, 1].max() for part in parts]
+        axes.fill_between(steps, lowest, highest, color=colour, alpha=0.2, linewidth=0)
+    marker = "o" if len(curve) <= _MARKED else None
+    axes.plot(steps, means, color=colour, linewidth=1.3, marker=marker, markersize=2.5, label=name)

@@ -1,6 +1,7 @@
 """The command line: help, exit codes, one sentence an error."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -9,6 +10,8 @@ import pytest
 import zarr
 
 from tcae_cli.cli import main
+from tcae_cli.console import ConsoleProgress, show_report
+from tcae_cli.report import TrainReport
 
 
 @pytest.fixture
@@ -224,3 +227,40 @@ def test_verify_says_that_a_store_is_incomplete(tcae, photos, tmp_path, small_ch
     assert "1 of 2 shards checked" in stdout
     assert stdout.endswith("sound so far; it is incomplete, repeat tcae encode-dataset to go on\n")
     assert f"{store}: incomplete; repeat tcae encode-dataset to go on\n" in tcae("info", store)[1]
+
+
+def test_the_summary_of_training_says_where_the_model_is_and_shows_the_last_figures(tmp_path, capsys):
+    figures = {"loss": 9.87654, "lr": 2e-5, "images_per_s": 12345.6, "loader_wait_share": 0.034, "val_psnr": 21.5}
+    report = TrainReport(
+        run=tmp_path, checkpoint=tmp_path / "model.safetensors", steps=5000, elapsed_s=723.0, figures=figures
+    )
+    show_report(report, as_json=False)
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert first == f"{tmp_path / 'model.safetensors'}: step 5,000 after 12 min 03 s"
+    shown = {line.split()[0]: " ".join(line.split()[1:]) for line in rest}
+    assert shown.pop("last") == "figures value"
+    assert shown == {
+        "loss": "9.877",
+        "lr": "2e-05",
+        "images_per_s": "12,346",
+        "loader_wait_share": "3%",
+        "val_psnr": "21.5 dB",
+    }
+
+    (tmp_path / "curves.png").touch()
+    (tmp_path / "reconstructions").mkdir()
+    show_report(report, as_json=False)
+    curves, pictures = capsys.readouterr().out.splitlines()[-2:]
+    assert curves == f"curves: {tmp_path / 'curves.png'}" and pictures.endswith(f"{tmp_path / 'reconstructions'}")
+
+
+def test_a_long_note_stands_below_the_bar_and_leaves_it_whole(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    note = "loss 17.82, l1 0.03451, perceptual 0.2345, class_token 8.234, masked_patch 8.345, 512 images/s, waiting 3%"
+    with ConsoleProgress() as progress:
+        progress.start("train", 250228, unit="steps")
+        progress.advance(note=note)
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", capsys.readouterr().err)
+    assert re.search(r"train .*1/250228 steps .* left\s", shown)
+    assert note in " ".join(shown.split())

@@ -9,32 +9,30 @@ from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
 from tcae_cli.errors import UsageError
 from tcae_cli.recipe.load import load_recipe
+from tcae_cli.recipe.schema import Recipe
 from tcae_cli.report import TrainRequest
 
 
 @click.command()
-@click.argument("recipe", type=click.Path(path_type=Path))
-@click.option("--data", required=True, help="Folder, tar shards or image list to train on.")
-@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/ and the recipe's name]")
-@click.option("--resume", is_flag=True, help="Go on from the run folder's last checkpoint.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe; repeats.")
-@click.option("--weights", multiple=True, metavar="NAME=PATH", help="Weights of a pretrained network; repeats.")
-@click.option("--workers", "num_workers", type=click.IntRange(min=0), default=1, show_default=True, metavar="N")
-@_options.device
-@_options.as_json
-def train(
-    recipe: Path, out: Path | None, overrides: tuple[str, ...], weights: tuple[str, ...], as_json: bool, **options: Any
-) -> int:
+@_options.training
+def train(recipe: Path, overrides: tuple[str, ...], out: Path | None, **options: Any) -> int:
     """Train the autoencoder of RECIPE, a YAML file."""
-    request = TrainRequest(
-        recipe=load_recipe(recipe, overrides),
-        out=out or Path("runs") / recipe.stem,
-        weights=dict(_named_path(text) for text in weights),
-        **options,
-    )
+    return run_training(load_recipe(recipe, overrides), out or Path("runs") / recipe.stem, **options)
+
+
+def run_training(
+    recipe: Recipe, out: Path, *, weights: tuple[str, ...], gpus: int | None, as_json: bool, **options: Any
+) -> int:
+    """Train in this process, or on so many GPUs; returns the exit code."""
+    request = TrainRequest(recipe=recipe, out=out, weights=dict(_named_path(text) for text in weights), **options)
     from tcae_cli.jobs.train import train as job
 
-    return run_job(job, request, as_json=as_json)
+    if gpus is None:
+        return run_job(job, request, as_json=as_json)
+    from tcae_cli.runtime.launch import on_gpus
+
+    # Every rank reports the same run.
+    return run_job(on_gpus(job, lambda reports: reports[0], gpus, request.device), request, as_json=as_json)
 
 
 def _named_path(text: str) -> tuple[str, Path]:

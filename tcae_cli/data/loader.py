@@ -6,14 +6,16 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from multiprocessing.context import BaseContext
 from types import TracebackType
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from tcae_cli.data import watchdog
 from tcae_cli.data.image_batch import BatchRows, Decoded, Decoder, ImageBatch, failures_of
@@ -22,6 +24,9 @@ from tcae_cli.data.transform import Resize
 from tcae_cli.data.watchdog import RowNotes, Stage, WorkersLost, watched
 from tcae_cli.errors import SourceError
 from tcae_cli.runtime.processes import leave_with_the_parent
+
+Made = TypeVar("Made")
+Out = TypeVar("Out", covariant=True)
 
 _TIMES_LOST_ON_NO_ROW = 3  # running
 _SHARED_MEMORY_FILE = "file </torch_"  # in what torch says when there is no room for one
@@ -47,19 +52,12 @@ def load_batches(
     """
     decoder = Decoder(source, batch_size, tuple(sizes), resize)
     if num_workers:
-        loaded = _load_in_workers(decoder, batches, num_workers)
+        loaded = load_in_workers(_Feed(decoder, batches), source.uri, num_workers)
     else:
         loaded = (decoder.unpack(batch, decoder[batch]) for batch in batches)
-    try:
+    with closing(loaded):
         for batch in loaded:
             yield batch.pin_memory() if pin_memory else batch
-    except RuntimeError as error:
-        if _SHARED_MEMORY_FILE not in str(error):
-            raise
-        fix = "try fewer --workers or a smaller --batch-size"
-        raise SourceError(f"{source.uri}: decoded images do not fit into shared memory (/dev/shm); {fix}") from error
-    finally:
-        loaded.close()
 
 
 def load_rows(
@@ -98,33 +96,57 @@ def _say_unless_the_parent_has_left(
         sys.__excepthook__(kind, error, traceback)
 
 
-def _load_in_workers(
-    decoder: Decoder, batches: Iterable[BatchRows], num_workers: int
-) -> Generator[ImageBatch, None, None]:
-    feed, uri, lost_on_no_row = _Feed(decoder, batches), decoder.source.uri, 0
+class Work(Protocol[Made, Out]):
+    """What one set of workers after another is to make."""
+
+    def dataset(self, notes: RowNotes) -> Dataset[Made]:
+        """What a new set of workers makes things with; it keeps the notes."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """The dataset's indices of all that has not come out, in order."""
+
+    def out(self, made: Made) -> Out:
+        """What comes out for the first of those, now that it is made."""
+
+    def strike(self, held: dict[int, tuple[Stage, str]]) -> None:
+        """Rows that workers were lost on, as WorkersLost tells them."""
+
+
+def load_in_workers(work: Work[Made, Out], uri: str, num_workers: int) -> Generator[Out, None, None]:
+    """What the work gives out, in order; whenever workers die or hang, new ones go on where it stopped.
+
+    The workers are gone when this ends or is closed. uri: of the source. Raises SourceError if workers are lost three
+    times running without being on a row, or find no shared memory.
+    """
+    lost_on_no_row = 0
     while True:
         notes = RowNotes(num_workers)
-        results = watched(_data_loader(replace(decoder, notes=notes), feed, num_workers), notes)
+        results = watched(_data_loader(work.dataset(notes), work, num_workers), notes)
         try:
-            for decoded in results:
+            for made in results:
                 lost_on_no_row = 0
-                yield feed.out(decoded)
+                yield work.out(made)
             return
         except WorkersLost as lost:
             lost_on_no_row = 0 if lost.held else lost_on_no_row + 1
             if lost_on_no_row == _TIMES_LOST_ON_NO_ROW:
                 how = f"{lost}, {lost_on_no_row} times running"
                 raise SourceError(f"{uri}: a decoding process was killed ({how}); try fewer --workers") from lost
-            feed.strike(lost.held)
+            work.strike(lost.held)
+        except RuntimeError as error:
+            if _SHARED_MEMORY_FILE not in str(error):
+                raise
+            fix = "try fewer --workers or a smaller batch"
+            raise SourceError(f"{uri}: decoded images do not fit into shared memory (/dev/shm); {fix}") from error
         finally:
             results.close()
 
 
-def _data_loader(decoder: Decoder, feed: "_Feed", num_workers: int) -> DataLoader[Decoded]:
+def _data_loader(dataset: Dataset[Made], indices: Iterable[Any], num_workers: int) -> DataLoader[Made]:
     return DataLoader(
-        decoder,
+        dataset,
         batch_size=None,
-        sampler=feed,
+        sampler=indices,
         num_workers=num_workers,
         timeout=watchdog.LOOK_EVERY_S,
         multiprocessing_context=worker_context(),
@@ -141,6 +163,9 @@ class _Feed:
         self._under_way: deque[BatchRows] = deque()
         self._strikes: dict[int, str] = {}  # row -> what became of the worker that was on it
         self._given_up: dict[int, tuple[str, str]] = {}  # row -> stage, error
+
+    def dataset(self, notes: RowNotes) -> Decoder:
+        return replace(self._decoder, notes=notes)
 
     def __iter__(self) -> Iterator[BatchRows]:
         for batch in list(self._under_way):

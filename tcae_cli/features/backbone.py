@@ -1,15 +1,14 @@
-"""Frozen pretrained networks by name, as lists of feature maps, for perceptual losses."""
+"""Frozen pretrained networks by name, as lists of feature maps, for perceptual losses and discriminators."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-import safetensors.torch
 import torch
 import torchmetrics
 import torchvision
 from torch import Tensor, nn
 
-from tcae_cli.errors import WeightsError
+from tcae_cli.features import dino
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -66,30 +65,34 @@ def load_feature_network(name: str, weights: Path | None = None) -> FeatureNetwo
 
     Raises WeightsError, naming the file and the option, where they are missing or do not fit.
     """
+    return _load(name, weights, "set loss.perceptual to none")
+
+
+def load_discriminator_features(name: str, weights: Path | None = None) -> tuple[nn.Module, list[int]]:
+    """What a discriminator's heads look at, and the channels of its maps: a DINO of features/dino.py, or of NETWORKS.
+
+    Raises WeightsError, naming the file and the option, where weights are missing or do not fit.
+    """
+    if name in dino.NETWORKS:
+        return dino.load_dino(name, weights), [dino.DINO_WIDTH] * dino.NUM_MAPS
+    network = _load(name, weights, "set loss.adversarial.discriminator to patchgan")
+    return network, [feature_map.shape[1] for feature_map in network(torch.zeros(1, 3, 64, 64))]
+
+
+def _load(name: str, weights: Path | None, instead: str) -> FeatureNetwork:
     network = NETWORKS[name]
-    path = weights or Path(torch.hub.get_dir()) / "checkpoints" / network.file
-    if not path.is_file():
-        raise WeightsError(
-            f"{name} needs {network.file} ({network.published}), and {path} does not exist; "
-            f"put it there, pass --weights {name}=PATH, or set loss.perceptual to none in the recipe"
-        )
-    model = getattr(torchvision.models, network.architecture)(weights=None)
-    try:
-        model.load_state_dict(_read(path))
-    except (RuntimeError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{path} does not hold the weights of {network.architecture}, which {name} needs") from error
+    model = dino.load_pretrained(
+        lambda: getattr(torchvision.models, network.architecture)(weights=None),
+        weights or Path(torch.hub.get_dir()) / "checkpoints" / network.file,
+        name,
+        f"{network.file} ({network.published})",
+        instead,
+    )
     # In-place activations would overwrite the feature maps handed out before them.
     for module in model.modules():
         if isinstance(module, nn.ReLU):
             module.inplace = False
     return FeatureNetwork(model.features, network.taps, _channel_weights(network))
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return tensors
 
 
 def _channel_weights(network: _Network) -> list[Tensor] | None:

@@ -10,18 +10,18 @@ from tcae_cli.recipe.schema import ModelSpec
 
 ENCODER_VERSION = 1  # raised when the code of `encode` changes what it computes
 
-_ENCODER_PARTS = ("encoder.", "to_latents.", "shortcut_in.")
+ENCODER_PARTS = ("encoder.", "to_latents.", "shortcut_in.")  # what names of its tensors begin with
 _NOT_IN_THE_HASH = {"image_size"}  # positions are resized, so any size runs through the same tensors
 
 
 def encoder_hash(tensors: Mapping[str, Tensor], spec: ModelSpec) -> str:
     """SHA-256 (hex) of the tensors `encode` reads, exactly as stored, and of the spec fields that shape it."""
-    return _digest({k: v for k, v in tensors.items() if k.startswith(_ENCODER_PARTS)}, spec)
+    return _digest({k: v for k, v in tensors.items() if k.startswith(ENCODER_PARTS)}, spec)
 
 
 def decoder_hash(tensors: Mapping[str, Tensor], spec: ModelSpec) -> str:
     """SHA-256 (hex) of every other tensor, in the same way."""
-    return _digest({k: v for k, v in tensors.items() if not k.startswith(_ENCODER_PARTS)}, spec)
+    return _digest({k: v for k, v in tensors.items() if not k.startswith(ENCODER_PARTS)}, spec)
 
 
 def _digest(tensors: Mapping[str, Tensor], spec: ModelSpec) -> str:

@@ -11,7 +11,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from tcae_cli.errors import NotFoundError, RecipeError
-from tcae_cli.recipe.schema import Recipe
+from tcae_cli.recipe.presets import PRESETS
+from tcae_cli.recipe.schema import ModelSpec, Recipe
 
 _WANTED = {
     "int_type": "a whole number",
@@ -25,9 +26,11 @@ _WANTED = {
 }
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(path: Path, overrides: Sequence[str] = (), parent: ModelSpec | None = None) -> Recipe:
     """The recipe in a file, with overrides like "train.steps=100" applied.
 
+    parent: the model to finetune, from which come the keys of `model` that are not given; those that are have to agree
+    with it, but for image_size.
     Raises NotFoundError if there is no file, RecipeError naming the file, the key and the fix for anything else.
     """
     if not path.is_file():
@@ -35,8 +38,11 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     settings = _parse(path.read_text(), str(path))
     for override in overrides:
         _set(settings, override)
+    settings = _without_none(settings)
+    if parent is not None:
+        settings["model"] = _as_parent(settings.get("model"), parent, path)
     try:
-        return Recipe.model_validate(_without_none(settings))
+        return Recipe.model_validate(settings)
     except ValidationError as error:
         raise RecipeError(f"{path}: {_explain(error)}") from error
 
@@ -76,6 +82,22 @@ def _set(settings: dict[str, Any], override: str) -> None:
         settings[key] = YAML(typ="safe").load(text)
     except YAMLError as error:
         raise RecipeError(f"--set {override}: the value is not YAML") from error
+
+
+def _as_parent(given: Any, parent: ModelSpec, path: Path) -> Any:
+    """The section `model` as it was given, and the parent's values for the rest."""
+    if given is not None and not isinstance(given, dict):
+        return given  # the schema says what is wrong with it
+    given, inherited = given or {}, parent.model_dump(mode="json")
+    expanded = {**PRESETS.get(str(given.get("preset")), {}), **given}
+    for key in (key for key in inherited if key in expanded and key != "image_size"):
+        found = list(expanded[key]) if isinstance(expanded[key], tuple) else expanded[key]
+        if found != inherited[key]:
+            raise RecipeError(
+                f"{path}: model.{key} is {found}, that of the model to finetune {inherited[key]}; "
+                f"leave model.{key if key in given else 'preset'} away, or train from scratch with tcae train"
+            )
+    return {**inherited, **given}
 
 
 def _without_none(settings: Any) -> Any:

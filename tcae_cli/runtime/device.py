@@ -10,6 +10,25 @@ from tcae_cli.errors import DeviceError, UsageError
 
 Precision = Literal["bf16", "fp32"]
 
+# Dense, in TFLOP/s, by words of the name that CUDA gives; the first that fits. From NVIDIA's datasheets, whose figures
+# "with sparsity" are twice these; of the 4090 from the Ada whitepaper, accumulating in float32.
+_PEAK_BF16_TFLOPS = {
+    "GB200": 2500,
+    "B200": 2250,
+    "GH200": 989,
+    "H200 NVL": 835,
+    "H200": 989,
+    "H100 NVL": 835,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "A100": 312,
+    "L40S": 362,
+    "L40": 181,
+    "L4": 121,
+    "RTX 4090": 165,
+}
+_LESS_THAN_ITS_NAME = {"MIG", "Laptop", "D"}  # a slice of a GPU, or another chip of the same name
+
 
 def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
     """The device named, or this rank's GPU, or the CPU where there is none.
@@ -49,6 +68,20 @@ def threads_for_whole_batches(device: torch.device) -> Iterator[int]:
 def default_precision(device: torch.device) -> Precision:
     """bf16 on a GPU; float32 on the CPU, where bf16 is slow on many machines."""
     return "bf16" if device.type == "cuda" else "fp32"
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """Operations a second of dense bf16 matrix products at best; None for the CPU and for GPUs unknown here.
+
+    The denominator of model FLOPs utilisation (MFU).
+    """
+    if device.type != "cuda":
+        return None
+    words = set(torch.cuda.get_device_name(device).replace("-", " ").split())
+    if words & _LESS_THAN_ITS_NAME:
+        return None
+    known = (tflops * 1e12 for name, tflops in _PEAK_BF16_TFLOPS.items() if words.issuperset(name.split()))
+    return next(known, None)
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

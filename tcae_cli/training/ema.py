@@ -1,10 +1,12 @@
-"""The moving average of the weights: what ships."""
+"""Moving averages of weights: the autoencoder's, which ships, and the teacher's."""
 
 import copy
 from typing import TypeVar
 
 import torch
 from torch import nn
+
+from tcae_cli.training.sharding import local
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -14,8 +16,12 @@ def averaged_copy(model: Model) -> Model:
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
+def warmed_up(decay: float, step: int) -> float:
+    """The decay, lower in the first steps, so that the start is forgotten."""
+    return min(decay, (1 + step) / (10 + step))
+
+
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the average towards the model; the decay is lower in the first steps, so that the start is forgotten."""
-    decay = min(decay, (1 + step) / (10 + step))
-    torch._foreach_lerp_(list(average.parameters()), list(model.parameters()), 1 - decay)
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the average towards the model, which has the same parameters, sharded in the same way."""
+    torch._foreach_lerp_([local(p) for p in average.parameters()], [local(p) for p in model.parameters()], 1 - decay)

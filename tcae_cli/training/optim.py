@@ -1,10 +1,16 @@
 """The optimisers of a recipe."""
 
+from collections.abc import Iterable
+
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tcae_cli.recipe.schema import OptimizerSpec
+from tcae_cli.model.joint import JointModel
+from tcae_cli.recipe.schema import AdversarialSpec, OptimizerSpec
+from tcae_cli.training.sharding import whole
+
+_DECODER = ("autoencoder.decoder.", "autoencoder.from_latents.")
 
 
 def build_optimizers(model: nn.Module, spec: OptimizerSpec) -> list[Optimizer]:
@@ -28,3 +34,34 @@ def build_optimizers(model: nn.Module, spec: OptimizerSpec) -> list[Optimizer]:
         muon = torch.optim.Muon(matrices, lr=spec.lr, weight_decay=spec.weight_decay, adjust_lr_fn="match_rms_adamw")
         optimizers.append(muon)
     return optimizers
+
+
+def build_discriminator_optimizer(discriminator: nn.Module, spec: OptimizerSpec, lr: float) -> Optimizer:
+    """AdamW without weight decay over the discriminator's heads (RAE; TRAINING.md 2.1)."""
+    trained = [p for p in discriminator.parameters() if p.requires_grad]
+    return torch.optim.AdamW(trained, lr=lr, betas=spec.betas, weight_decay=0.0, fused=True)
+
+
+def discriminator_schedule(spec: OptimizerSpec, adversarial: AdversarialSpec) -> OptimizerSpec:
+    """The optimiser's schedule, scaled to the discriminator's own peak."""
+    min_lr = spec.min_lr * adversarial.lr / spec.lr
+    return spec.model_copy(update={"lr": adversarial.lr, "min_lr": min_lr})
+
+
+def set_learning_rate(optimizers: Iterable[Optimizer], rate: float) -> None:
+    """Give every parameter group the rate."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+
+
+def clip_gradients(model: JointModel, spec: OptimizerSpec) -> Tensor:
+    """Clip encoder and heads to one norm and the decoder to another; the norm of all before that, a scalar."""
+    decoder = [p for name, p in model.named_parameters() if name.startswith(_DECODER)]
+    others = [p for name, p in model.named_parameters() if not name.startswith(_DECODER)]
+    norms = [
+        whole(torch.nn.utils.clip_grad_norm_(parameters, norm))
+        for parameters, norm in ((others, spec.clip_norm), (decoder, spec.decoder_clip_norm))
+        if any(p.requires_grad for p in parameters)  # of a frozen encoder there is none, on no device
+    ]
+    return torch.stack(norms).norm()

@@ -1,8 +1,8 @@
-"""The learning rate over a run."""
+"""What changes over a run: learning rate, the teacher's temperature and momentum, and who takes part."""
 
 import math
 
-from tcae_cli.recipe.schema import OptimizerSpec
+from tcae_cli.recipe.schema import OptimizerSpec, SelfDistillationSpec
 
 
 def learning_rate(spec: OptimizerSpec, step: int, steps: int) -> float:
@@ -10,5 +10,24 @@ def learning_rate(spec: OptimizerSpec, step: int, steps: int) -> float:
     warmup = round(spec.warmup * steps)
     if step < warmup:
         return spec.lr * (step + 1) / warmup
-    progress = (step - warmup) / max(1, steps - 1 - warmup)
-    return spec.min_lr + (spec.lr - spec.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+    return _cosine(spec.lr, spec.min_lr, (step - warmup) / max(1, steps - 1 - warmup))
+
+
+def teacher_temp(spec: SelfDistillationSpec, step: int, steps: int) -> float:
+    """Linear from the first temperature to the last over the warm-up; of class and patch tokens alike."""
+    first, last = spec.teacher_temp
+    return first + (last - first) * min(1.0, step / max(1.0, spec.teacher_temp_warmup * steps))
+
+
+def teacher_momentum(spec: SelfDistillationSpec, step: int, steps: int) -> float:
+    """A cosine from spec.teacher_momentum up to 1."""
+    return _cosine(spec.teacher_momentum, 1.0, step / steps)
+
+
+def has_begun(start: float, step: int, steps: int) -> bool:
+    """Whether a share `start` of the run is over."""
+    return step >= start * steps
+
+
+def _cosine(first: float, last: float, progress: float) -> float:
+    return last + (first - last) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))

@@ -1,48 +1,101 @@
-"""The training state on disk: one safetensors file, written atomically, read back to the bit."""
+"""The training state, and the same on disk: one safetensors file, written atomically, read back to the bit."""
 
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from tcae_cli.checkpoint import read_tensors, write_tensors
 from tcae_cli.errors import CheckpointError, NotFoundError
-from tcae_cli.training.step import TrainingState
+from tcae_cli.model.joint import JointModel, Teacher
+from tcae_cli.model.tcae import TCAE
+from tcae_cli.runtime import distributed
+from tcae_cli.training.sharding import fill, spread_like, whole
 
 STATE_FILE = "state.safetensors"
 
 
-def save_state(run: Path, state: TrainingState, recipe: dict[str, object]) -> None:
-    """Write model, average, optimiser moments and the step into the run folder."""
-    tensors = {f"model.{name}": value for name, value in state.model.state_dict().items()}
-    tensors |= {f"average.{name}": value for name, value in state.average.state_dict().items()}
-    for number, optimizer in enumerate(state.optimizers):
+@dataclass
+class Centers:
+    """What is taken from the teacher's logits: their moving mean, [k] each."""
+
+    class_token: Tensor
+    patch: Tensor
+
+
+@dataclass
+class TrainingState:
+    """Everything that a resumed run needs to go on as if it had never stopped."""
+
+    model: JointModel
+    forward: nn.Module  # the model as it is called in training
+    average: TCAE
+    optimizers: list[Optimizer]
+    teacher: Teacher | None = None
+    centers: Centers | None = None
+    discriminator: nn.Module | None = None
+    discriminator_optimizer: Optimizer | None = None
+    step: int = 0  # steps done
+    first_unit: int | None = None  # of a stream: the first that is not read to its end
+
+    def modules(self) -> Iterator[tuple[str, nn.Module]]:
+        """Every module with weights of its own to keep, by name."""
+        names = ("model", "average", "teacher", "discriminator")
+        return ((name, part) for name in names if (part := getattr(self, name)) is not None)
+
+    def all_optimizers(self) -> list[Optimizer]:
+        """Those of the model, then the discriminator's."""
+        return [*self.optimizers, *([self.discriminator_optimizer] if self.discriminator_optimizer else [])]
+
+
+def save_state(run: Path, state: TrainingState, identity: dict[str, object]) -> None:
+    """Write modules, centres, moments and the step into the run folder; every rank calls this, the first writes."""
+    tensors = {f"{name}.{key}": value for name, part in state.modules() for key, value in part.state_dict().items()}
+    if state.centers is not None:
+        tensors |= {"centers.class_token": state.centers.class_token, "centers.patch": state.centers.patch}
+    for number, optimizer in enumerate(state.all_optimizers()):
         for index, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{index}.{name}": value for name, value in moments.items()}
-    write_tensors(run / STATE_FILE, tensors, json.dumps({"step": state.step, "recipe": recipe}))
+    gathered = {name: whole(value).cpu() for name, value in tensors.items()}
+    if distributed.rank() == 0:
+        header = {"step": state.step, "first_unit": state.first_unit, "identity": identity}
+        write_tensors(run / STATE_FILE, gathered, json.dumps(header))
 
 
-def restore_state(run: Path, state: TrainingState, recipe: dict[str, object]) -> None:
-    """Fill a fresh state from the run folder.
+def restore_state(run: Path, state: TrainingState, identity: dict[str, object]) -> None:
+    """Fill a fresh state from the run folder, which any number of ranks may have written.
 
-    Raises NotFoundError if the run has no state yet, CheckpointError if its recipe was another.
+    identity: what must not have changed, as save_state was given it.
+    Raises NotFoundError if the run has no state yet, CheckpointError naming what differs.
     """
     path = run / STATE_FILE
     if not path.is_file():
         raise NotFoundError(f"{run} has no {STATE_FILE} to resume from; start it without --resume")
     tensors, header = read_tensors(path)
     saved = json.loads(header)
-    if changed := _first_difference(saved["recipe"], recipe):
-        raise CheckpointError(f"{run} was trained with another recipe: {changed}; resume with the first, or use --out")
-    state.model.load_state_dict(_part(tensors, "model."))
-    state.average.load_state_dict(_part(tensors, "average."))
-    for number, optimizer in enumerate(state.optimizers):
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in _part(tensors, f"optimizer.{number}.").items():
-            index, moment = name.split(".", 1)
-            moments.setdefault(int(index), {})[moment] = value
-        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    state.step = saved["step"]
+    if changed := _first_difference(saved["identity"], identity):
+        raise CheckpointError(f"{run} was begun otherwise: {changed}; resume it as it was, or use another --out")
+    for name, part in state.modules():
+        fill(part, _part(tensors, f"{name}."))
+    if state.centers is not None:
+        state.centers.class_token.copy_(tensors["centers.class_token"])
+        state.centers.patch.copy_(tensors["centers.patch"])
+    for number, optimizer in enumerate(state.all_optimizers()):
+        _restore_optimizer(optimizer, _part(tensors, f"optimizer.{number}."))
+    state.step, state.first_unit = saved["step"], saved["first_unit"]
+
+
+def _restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, moment = name.split(".", 1)
+        moments.setdefault(int(index), {})[moment] = spread_like(value, parameters[int(index)])
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -1,31 +1,19 @@
 import json
 import shutil
+import tarfile
 
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
 
 from tcae_cli.checkpoint import load_autoencoder, read_header
 from tcae_cli.errors import CheckpointError, NotFoundError, UsageError, WeightsError
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.jobs.train import train
-from tcae_cli.recipe.schema import Recipe
 from tcae_cli.report import EvalRequest, Silent, TrainRequest
 
-MODEL = {"image_size": 64, "patch_size": 8, "latent_channels": 8, "width": 32, "depths": [1, 1], "num_heads": 2}
-
-
-def recipe(steps: int = 6, **sections) -> Recipe:
-    settings = {
-        "model": {**MODEL, "pixel_shortcut": True},
-        "data": {"resize_min": 64, "resize_max": 96},
-        "loss": {"perceptual": None},
-        "optimizer": {"lr": 1e-3},
-        "train": {"steps": steps, "batch_size": 4, "log_every": 1, "checkpoint_every": 3, "sample_every": 3},
-    }
-    for name, values in sections.items():
-        settings[name] = {**settings[name], **values}
-    return Recipe.model_validate(settings)
+from .small_recipes import FULL, recipe
 
 
 def request(photos, out, recipe, **options) -> TrainRequest:
@@ -63,8 +51,10 @@ def test_a_run_leaves_a_model_its_figures_its_recipe_and_pictures(finished):
     assert [line["step"] for line in metrics(run)] == [1, 2, 3, 4, 5, 6]
     assert metrics(run)[-1].keys() >= {"loss", "l1", "grad_norm", "lr", "images_per_s", "loader_wait_share"}
     assert (run / "recipe.yaml").read_text().startswith("model:")
-    with Image.open(run / "reconstructions" / "step-0000006.png") as picture:
-        assert picture.width > 8 * 64
+    assert metrics(run)[2]["train_psnr"] < metrics(run)[5]["train_psnr"] and 0 < metrics(run)[5]["train_ssim"] < 1
+    for picture_of in (run / "reconstructions" / "step-0000006.png", run / "curves.png"):
+        with Image.open(picture_of) as picture:
+            assert picture.width > 8 * 64
 
 
 def test_the_header_holds_the_recipe_and_the_latents_statistics(finished, photos):
@@ -106,7 +96,7 @@ def test_the_number_of_workers_does_not_change_the_run(finished, photos, tmp_pat
     assert [line["loss"] for line in metrics(tmp_path / "run")] == [line["loss"] for line in metrics(finished.run)]
 
 
-def test_an_unreadable_image_is_left_out_and_counted(photos, tmp_path):
+def test_an_unreadable_image_is_skipped_and_counted(photos, tmp_path):
     shutil.copytree(photos, tmp_path / "photos")
     (tmp_path / "photos" / "animal" / "bad.jpg").write_bytes(b"no image")
     train(request(tmp_path / "photos", tmp_path / "run", recipe(steps=7)), Silent())
@@ -133,7 +123,7 @@ def test_resuming_what_never_started_is_refused(photos, tmp_path):
 
 
 def test_resuming_with_another_recipe_names_the_difference(finished, photos):
-    with pytest.raises(CheckpointError, match=r"another recipe: optimizer.lr was 0.001, is 0.002"):
+    with pytest.raises(CheckpointError, match=r"begun otherwise: optimizer.lr was 0.001, is 0.002"):
         train(request(photos, finished.run, recipe(optimizer={"lr": 2e-3}), resume=True), Silent())
 
 
@@ -143,3 +133,109 @@ def test_missing_weights_stop_the_run_before_the_first_step(photos, tmp_path):
         train(request(photos, tmp_path / "run", wanted, weights={"squeezenet1_1": tmp_path / "none"}), Silent())
 
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_resuming_on_other_images_is_refused(finished, photos, tmp_path):
+    shutil.copytree(photos, tmp_path / "photos")
+    (tmp_path / "photos" / "animal" / "0.jpg").unlink()
+    with pytest.raises(CheckpointError, match=r"begun otherwise: source was .*, is "):
+        train(request(tmp_path / "photos", finished.run, recipe(), resume=True), Silent())
+
+
+@pytest.fixture(scope="module")
+def with_everything(photos, tmp_path_factory):
+    run = tmp_path_factory.mktemp("runs") / "full"
+    train(request(photos, run, recipe(**FULL)), Silent())
+    return run
+
+
+def test_the_full_objective_logs_each_of_its_parts(with_everything):
+    lines = metrics(with_everything)
+
+    assert lines[0].keys() >= {"loss", "l1", "class_token", "masked_patch", "teacher_entropy", "feature_spread"}
+    assert lines[0].keys().isdisjoint({"generator", "discriminator"})
+    assert lines[-1].keys() >= {"generator", "adaptive_weight", "discriminator", "discriminator_accuracy"}
+    assert all(-1 <= line["gradient_cosine"] <= 1 for line in lines)
+
+
+def test_what_ships_is_the_autoencoder_without_heads_teacher_or_discriminator(with_everything, finished):
+    with safe_open(with_everything / "model.safetensors", "pt") as full, safe_open(finished.checkpoint, "pt") as plain:
+        assert set(full.keys()) == {name for name in set(plain.keys()) if not name.startswith("shortcut")}
+
+
+def test_the_full_objective_resumes_to_the_bit(with_everything, photos, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(request(photos, run, recipe(**FULL)), interrupt_at(5))
+    train(request(photos, run, recipe(**FULL), resume=True), Silent())
+
+    assert (run / "model.safetensors").stat().st_size == (with_everything / "model.safetensors").stat().st_size
+    with (
+        safe_open(run / "state.safetensors", "pt") as ours,
+        safe_open(with_everything / "state.safetensors", "pt") as theirs,
+    ):
+        assert {name.partition(".")[0] for name in set(ours.keys())} >= {"model", "average", "teacher", "centers"}
+        for name in set(theirs.keys()):
+            assert torch.equal(ours.get_tensor(name), theirs.get_tensor(name)), name
+
+
+def test_one_photograph_is_learnt_by_heart(photos, tmp_path):
+    one = tmp_path / "one"
+    one.mkdir()
+    shutil.copy(photos / "thing" / "0.jpg", one)
+    once = {"steps": 250, "batch_size": 1, "log_every": 250, "checkpoint_every": 250, "sample_every": 250}
+    settings = {"model": {"latent_channels": 64, "width": 64, "num_heads": 4}, "data": {"resize_max": 64, "flip": 0.0}}
+    optimizer = {"lr": 5e-3, "min_lr": 0.0}
+    train(
+        request(one, tmp_path / "run", recipe(train={**once, "ema_decay": 0.9}, optimizer=optimizer, **settings)),
+        Silent(),
+    )
+
+    assert metrics(tmp_path / "run")[-1]["train_psnr"] > 35
+
+
+def test_validation_images_are_measured_in_place_of_the_training_images(photos, tmp_path):
+    train(request(photos / "thing", tmp_path / "run", recipe(steps=1), val=str(photos / "person")), Silent())
+
+    line = metrics(tmp_path / "run")[-1]
+    assert {"val_psnr", "val_ssim"} <= line.keys() and "train_psnr" not in line
+
+
+def test_a_stream_of_tars_trains_and_goes_on(photos, tmp_path, make_tar_of):
+    tar = make_tar_of(photos, tmp_path / "0.tar")
+    streaming = recipe(data={"shuffle_buffer": 8})
+    with pytest.raises(KeyboardInterrupt):
+        train(request(tar, tmp_path / "run", streaming), interrupt_at(5))
+    said = Recording()
+    train(request(tar, tmp_path / "run", streaming, resume=True), said)
+
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
+    assert any("the stream goes on with its unit" in sentence for sentence in said.said)
+
+
+def test_a_piped_stream_needs_images_to_measure_on(photos, tmp_path, make_tar_of):
+    pipe = f"pipe:cat {make_tar_of(photos, tmp_path / '0.tar')}"
+    with pytest.raises(UsageError, match="nothing in it can be measured on; give images with --val"):
+        train(request(pipe, tmp_path / "run", recipe()), Silent())
+
+    train(request(pipe, tmp_path / "piped", recipe(steps=2, data={"shuffle_buffer": 8}), val=str(photos)), Silent())
+    assert read_header(str(tmp_path / "piped")).step == 2
+
+
+class Recording(Silent):
+    def __init__(self):
+        self.said = []
+
+    def say(self, sentence):
+        self.said.append(sentence)
+
+
+@pytest.fixture
+def make_tar_of():
+    def make(folder, path) -> str:
+        with tarfile.open(path, "w") as tar:
+            for number, image in enumerate(sorted(folder.rglob("*.jpg"))):
+                tar.add(image, f"{number:04d}.jpg")
+        return str(path)
+
+    return make

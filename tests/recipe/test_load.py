@@ -6,6 +6,7 @@ import pytest
 
 from tcae_cli.errors import NotFoundError, RecipeError
 from tcae_cli.recipe.load import dump_recipe, load_recipe
+from tcae_cli.recipe.schema import ModelSpec, Recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
@@ -17,15 +18,18 @@ def write(tmp_path: Path, text: str) -> Path:
 
 
 def test_there_are_recipes():
-    assert {path.stem for path in RECIPES} >= {"tiny", "imagenet256"}
+    ablation = {f"ablation-{arm}" for arm in ("baseline", "stc", "ssl", "stc-ssl")}
+    imagenet = {"imagenet256", "imagenet256-small", "imagenet512-finetune"}
+    assert {path.stem for path in RECIPES} == {"tiny"} | imagenet | ablation
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_each_recipe_loads_and_says_what_it_is(path):
     assert load_recipe(path).train.steps > 0
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    for word in ("Source:", "Hardware:", "Takes:", "Run:"):
+    for word in ("Source:", "Hardware:", "Takes:", "Expect:", "Run:"):
         assert any(word in line for line in header), word
+    assert any(f"recipes/{path.name}" in line for line in header)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
@@ -34,9 +38,89 @@ def test_a_recipe_survives_being_written_and_read(path, tmp_path):
     assert load_recipe(write(tmp_path, dump_recipe(recipe))) == recipe
 
 
-def test_the_paper_recipe_is_b_with_patches_of_8():
-    model = load_recipe(next(path for path in RECIPES if path.stem == "imagenet256")).model
+def shipped(name: str, *overrides: str, parent: ModelSpec | None = None) -> Recipe:
+    return load_recipe(next(path for path in RECIPES if path.stem == name), overrides, parent)
+
+
+def test_the_paper_recipe_is_b_with_patches_of_8_and_the_full_objective():
+    recipe = shipped("imagenet256")
+    model, loss = recipe.model, recipe.loss
     assert (model.width, model.depths, model.patch_size, model.latent_channels) == (768, (8, 4), 8, 128)
+    assert (loss.self_distillation.alpha, loss.perceptual.network) == (0.1, "lpips-vgg")
+    assert (loss.adversarial.discriminator, loss.adversarial.weight) == ("dino-s8", 0.75)
+    assert recipe.train.steps == -(-100 * 1_281_167 // recipe.train.batch_size)
+
+
+def test_the_small_recipe_is_the_paper_recipe_but_for_width_and_length():
+    small, paper = shipped("imagenet256-small"), shipped("imagenet256")
+    assert (small.model.width, small.model.depths) == (384, (8, 4))
+    assert small.loss.adversarial == paper.loss.adversarial and small.optimizer == paper.optimizer
+    assert small.train.steps == -(-50 * 1_281_167 // small.train.batch_size)
+
+
+@pytest.mark.parametrize("cpu_form", [(), ("patch_size=4", "downsampling=16", "latent_channels=32")])
+def test_the_ablations_arms_differ_in_staging_and_self_distillation_alone(cpu_form):
+    overrides = [f"model.{key}" for key in cpu_form]
+    arms = {arm: shipped(f"ablation-{arm}", *overrides) for arm in ("baseline", "stc", "ssl", "stc-ssl")}
+    assert {arm for arm, recipe in arms.items() if recipe.model.staged} == {"stc", "stc-ssl"}
+    assert {arm for arm, recipe in arms.items() if recipe.loss.self_distillation} == {"ssl", "stc-ssl"}
+    assert arms["ssl"].loss.self_distillation == arms["stc-ssl"].loss.self_distillation
+    alike = []
+    for recipe in arms.values():
+        settings = recipe.model_dump()
+        del settings["model"]["staged"], settings["loss"]["self_distillation"]
+        alike.append(settings)
+    assert all(settings == alike[0] for settings in alike)
+
+    model = arms["stc-ssl"].model
+    pixels, latents = 3 * model.image_size**2, model.latent_channels * (model.image_size // model.downsampling) ** 2
+    assert pixels == 24 * latents  # as the paper's
+    if not cpu_form:
+        assert (model.fine_grid, model.coarse_grid) == (32, 16)
+
+
+def test_the_512_px_recipe_takes_its_model_from_any_parent():
+    parent = ModelSpec(preset="S", patch_size=16, latent_channels=64)
+    model = shipped("imagenet512-finetune", parent=parent).model
+    assert model == parent.model_copy(update={"image_size": 512})
+
+
+def test_a_recipe_to_finetune_with_takes_what_it_does_not_say_from_the_parent(tmp_path):
+    parent = ModelSpec(image_size=64, patch_size=4, downsampling=16, width=32, depths=(1, 2), num_heads=2, staged=False)
+    silent = write(tmp_path, "train: {steps: 1}")
+    assert load_recipe(silent, parent=parent).model == parent
+    assert load_recipe(silent, ["model.image_size=96"], parent).model.image_size == 96
+    agreeing = write(tmp_path, "model: {width: 32, depths: [1, 2], image_size: 128}\ntrain: {steps: 1}")
+    assert load_recipe(agreeing, parent=parent).model == parent.model_copy(update={"image_size": 128})
+    by_preset = write(tmp_path, "model: {preset: tiny}\ntrain: {steps: 1}")
+    assert load_recipe(by_preset, parent=ModelSpec(preset="tiny", patch_size=16)).model.patch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (
+            "{width: 64, num_heads: 2}",
+            "model.width is 64, that of the model to finetune 192; leave model.width away, or",
+        ),
+        ("{depths: [1, 2]}", "model.depths is [1, 2], that of the model to finetune [2, 3]; leave model.depths away"),
+        (
+            "{preset: S}",
+            "model.width is 384, that of the model to finetune 192; leave model.preset away, or train from",
+        ),
+        ("{pixel_shortcut: true}", "model.pixel_shortcut is True, that of the model to finetune False; leave"),
+        ("{image_size: 250}", "image_size 250 is not a multiple of downsampling 32"),
+        ("{widht: 64}", "unknown key model.widht; did you mean model.width?"),
+        ("{preset: XXL}", "preset 'XXL' is not one of tiny, S, B, L"),
+        ("8", "model should be a mapping of keys, found 8"),
+    ],
+)
+def test_a_recipe_that_wants_another_model_than_the_parent_is_refused(tmp_path, model, sentence):
+    path = write(tmp_path, f"model: {model}\ntrain: {{steps: 1}}")
+    with pytest.raises(RecipeError) as raised:
+        load_recipe(path, parent=ModelSpec(preset="tiny"))
+    assert sentence in str(raised.value)
+    assert str(raised.value).startswith(str(path))
 
 
 def test_overrides_change_keys(tmp_path):

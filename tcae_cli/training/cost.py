@@ -1,0 +1,53 @@
+"""What one image costs in a step of training: the numerator of model FLOPs utilisation (MFU)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from tcae_cli.model.projection_head import ProjectionHead
+from tcae_cli.model.tcae import TCAE
+from tcae_cli.recipe.schema import Recipe, SelfDistillationSpec
+
+_FORWARD_AND_BACKWARD = 3  # times a forward: the backward pass makes two products of each
+
+
+def training_flops(recipe: Recipe) -> float:
+    """Floating-point operations of matrix products and convolutions, 2 a multiply-accumulate, that an image needs.
+
+    Forward and backward of the reconstruction and of the student's crops, forward of the teacher's. As MFU is defined
+    (PaLM, arXiv:2204.02311, appendix B), what checkpointing computes again does not count. Nor do frozen loss networks
+    and the adversarial game, nor that a frozen encoder needs no backward pass.
+    """
+    with torch.device("meta"):
+        model = TCAE(recipe.model)
+    flops = _FORWARD_AND_BACKWARD * _forward_flops(model, _image(recipe.model.image_size))
+    if (spec := recipe.loss.self_distillation) is not None:
+        flops += _distillation_flops(model, spec)
+    return flops
+
+
+def _distillation_flops(model: TCAE, spec: SelfDistillationSpec) -> float:
+    with torch.device("meta"):
+        head = ProjectionHead(model.spec.width, spec)
+    token = _forward_flops(head, torch.empty(1, model.spec.width, device="meta"))
+    global_crops = 2 * _forward_flops(model.encoder, _image(spec.global_size))
+    local_crops = spec.num_local_crops * _forward_flops(model.encoder, _image(spec.local_size))
+
+    # The teacher's head reads every patch token of the global crops, the student's those that are masked.
+    patches = 2 * (spec.global_size * model.spec.coarse_grid // model.spec.image_size) ** 2
+    masked = patches * spec.mask_share * sum(spec.mask_ratio) / 2  # in the mean
+    student = global_crops + local_crops + (2 + spec.num_local_crops + masked) * token
+    teacher = global_crops + (2 + patches) * token
+    return _FORWARD_AND_BACKWARD * student + teacher
+
+
+def _image(size: int) -> Tensor:
+    return torch.empty(1, 3, size, size, device="meta")
+
+
+def _forward_flops(module: nn.Module, example: Tensor) -> float:
+    """Of a module on the meta device, where nothing is computed; attention as the matrix products it is made of."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
+        module(example)
+    return counter.get_total_flops()

@@ -1,0 +1,105 @@
+"""What ends a training run ends it in one sentence, and the last checkpoint stands."""
+
+import resource
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from tcae_cli.checkpoint import load_autoencoder, read_header
+from tcae_cli.errors import DiskError, SourceError, TcaeError, UsageError
+from tcae_cli.jobs.train import train
+from tcae_cli.recipe.load import dump_recipe
+from tcae_cli.report import Silent, TrainRequest
+
+from .small_recipes import recipe
+
+
+def request(photos, run, recipe, **options) -> TrainRequest:
+    return TrainRequest(recipe=recipe, data=str(photos), out=run, device="cpu", num_workers=0, **options)
+
+
+def test_a_loss_that_is_not_a_number(photos, tmp_path):
+    wild = recipe(optimizer={"lr": 1e30, "warmup": 0.0})
+    with pytest.raises(TcaeError, match=r"is (nan|inf) at step \d; the last checkpoint stands: lower optimizer.lr"):
+        train(request(photos, tmp_path / "run", wild), Silent())
+    assert not (tmp_path / "run" / "model.safetensors").exists()  # none that is not a number
+
+
+def test_fewer_images_than_a_batch(photos, tmp_path):
+    with pytest.raises(
+        SourceError, match=r"has 24 images, fewer than train\.batch_size 32; .* --set train\.batch_size=24"
+    ):
+        train(request(photos, tmp_path / "run", recipe(train={"batch_size": 32})), Silent())
+
+
+def test_no_images_at_all(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TcaeError, match="empty"):
+        train(request(tmp_path / "empty", tmp_path / "run", recipe()), Silent())
+
+
+def test_a_run_folder_that_is_a_file(photos, tmp_path):
+    (tmp_path / "run").write_text("")
+    with pytest.raises(UsageError, match="is a file; give --out a folder"):
+        train(request(photos, tmp_path / "run", recipe()), Silent())
+
+
+def test_a_disk_that_is_full_at_a_checkpoint(photos, tmp_path):
+    """A limit on file sizes stands for the full disk: the state does not fit from the second checkpoint on."""
+    run, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+    class FillUp(Silent):
+        steps = 0
+
+        def advance(self, count=1, failed=0, note=""):
+            self.steps += count
+            if self.steps == 4:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
+
+    try:
+        with pytest.raises(DiskError, match="cannot be written: the limit on a file's size is reached"):
+            train(request(photos, run, recipe()), FillUp())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert read_header(str(run)).step == 3
+    report = train(request(photos, run, recipe(), resume=True), Silent())
+    assert report.steps == 6
+
+
+KILLED = """
+import os, signal, sys
+from tcae_cli import cli
+left, when = int(sys.argv.pop(1)), sys.argv.pop(1)
+rename = os.replace
+def killed(source, target):
+    global left
+    if str(target).endswith(".safetensors"):
+        left -= 1
+    if not left and when == "before":
+        os.kill(os.getpid(), signal.SIGKILL)
+    rename(source, target)
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = killed
+cli.main()
+"""
+
+
+@pytest.mark.parametrize(("file", "when", "model_step"), [(3, "before", 3), (4, "before", 6), (4, "after", 6)])
+def test_kill_9_while_a_checkpoint_is_written_leaves_one_to_go_on_from(photos, tmp_path, file, when, model_step):
+    """The model and the state are files 1 and 2 of the first checkpoint, 3 and 4 of the second."""
+    (tmp_path / "killed.py").write_text(KILLED)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe(steps=9)))
+    run = tmp_path / "run"
+    arguments = ["train", tmp_path / "recipe.yaml", "--data", photos, "--out", run, "--device", "cpu", "--workers", "0"]
+    killed = subprocess.run([sys.executable, tmp_path / "killed.py", str(file), when, *arguments], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+
+    assert read_header(str(run)).step == model_step
+    assert torch.isfinite(load_autoencoder(str(run)).encode(torch.zeros(1, 3, 64, 64))).all()
+    assert train(request(photos, run, recipe(steps=9), resume=True), Silent()).steps == 9

@@ -1,0 +1,142 @@
+"""Training on several ranks: the same run as on one, under real torchrun on the CPU."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tcae_cli.checkpoint import read_header
+from tcae_cli.errors import DeviceError, UsageError
+from tcae_cli.jobs.train import train
+from tcae_cli.recipe.load import dump_recipe
+from tcae_cli.recipe.schema import Recipe
+from tcae_cli.report import Silent, TrainRequest
+from tcae_cli.runtime import distributed
+from tcae_cli.runtime.launch import run_ranks
+
+from .small_recipes import FULL, recipe
+
+TORCHRUN = (
+    "-m",
+    "torch.distributed.run",
+    "--nproc-per-node",
+    "2",
+    "--rdzv-backend",
+    "c10d",
+    "--rdzv-endpoint",
+    "localhost:0",
+)
+
+
+def request(photos: Path, run: Path, recipe: Recipe, **options) -> TrainRequest:
+    return TrainRequest(recipe=recipe, data=str(photos), out=run, device="cpu", num_workers=0, **options)
+
+
+def metrics(run: Path) -> list[dict]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def start(photos: Path, run: Path, recipe: Recipe, *, launcher=TORCHRUN, environment=None, **popen) -> subprocess.Popen:
+    path = run.with_suffix(".yaml")
+    path.write_text(dump_recipe(recipe))
+    command = [sys.executable, *launcher, "-m", "tcae_cli", "train", str(path), "--data", str(photos)]
+    command += ["--out", str(run), "--device", "cpu", "--workers", "0"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=os.environ | (environment or {}), **pipes, **popen)
+
+
+def assert_same_losses(one: Path, other: Path) -> None:
+    assert len(metrics(one)) == 6
+    for ours, theirs in zip(metrics(one), metrics(other), strict=True):
+        for name in ("loss", "l1", "class_token", "masked_patch", "teacher_entropy", "feature_spread"):
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=1e-5), (name, ours["step"])
+        for name in ours.keys() & theirs.keys() & {"generator", "discriminator", "grad_norm", "gradient_cosine"}:
+            assert ours[name] == pytest.approx(theirs[name], rel=2e-2, abs=1e-3), (name, ours["step"])
+
+
+@pytest.fixture(scope="module")
+def on_one_rank(photos, tmp_path_factory) -> Path:
+    run = tmp_path_factory.mktemp("one") / "run"
+    train(request(photos, run, recipe(**FULL)), Silent())
+    return run
+
+
+def test_two_ranks_make_the_losses_of_one(on_one_rank, photos, tmp_path):
+    out, err = (process := start(photos, tmp_path / "run", recipe(**FULL))).communicate(timeout=120)
+
+    assert process.returncode == 0, err
+    assert out.count("step 6 after") == 1  # one rank reports
+    assert_same_losses(on_one_rank, tmp_path / "run")
+
+
+def test_a_sharded_model_makes_the_losses_of_a_whole_one_and_goes_on_on_one_rank(on_one_rank, photos, tmp_path):
+    """FSDP2 on two ranks, killed after the first checkpoint; one rank, which holds all of it, ends the run."""
+    run, sharded = tmp_path / "run", recipe(**FULL, train={"sharded": True})
+    process = start(photos, run, sharded, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (run / "state.safetensors").exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    train(request(photos, run, sharded, resume=True), Silent())
+
+    assert_same_losses(on_one_rank, run)
+    assert read_header(str(run)).step == 6
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(photos, tmp_path, monkeypatch):
+    for name, value in {"RANK": "0", "WORLD_SIZE": "3", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match="MASTER_ADDR is not set"):
+        train(request(photos, tmp_path / "run", recipe()), Silent())
+    monkeypatch.setattr(distributed, "in_a_launch", lambda: False)
+    monkeypatch.setattr(distributed, "world_size", lambda: 3)
+    with pytest.raises(UsageError, match="batch_size 4 cannot be shared among 3 ranks; use a multiple of 3"):
+        train(request(photos, tmp_path / "run", recipe()), Silent())
+
+
+def kill_rank_one(request: TrainRequest, progress):
+    if distributed.rank() == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return train(request, progress)
+
+
+def test_a_rank_that_is_killed_ends_the_launch_in_one_sentence(photos, tmp_path, capfd):
+    with pytest.raises(DeviceError, match=r"rank 1 with exit code -9|lost another rank"):
+        run_ranks(kill_rank_one, request(photos, tmp_path / "run", recipe()), Silent(), 2)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+def test_a_rank_that_is_left_alone_says_so(photos, tmp_path):
+    """Without a launcher that ends it, as under Slurm: the other rank is killed in the middle of the run."""
+    endless = recipe(steps=100_000, **FULL)
+    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    ranks = [
+        start(photos, tmp_path / "run", endless, launcher=(), environment=common | {"RANK": rank, "LOCAL_RANK": rank})
+        for rank in ("0", "1")
+    ]
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "state.safetensors").exists():
+        assert ranks[0].poll() is None and time.monotonic() < deadline, ranks[0].communicate()[1]
+        time.sleep(0.01)
+    ranks[1].kill()
+    _, err = ranks[0].communicate(timeout=60)
+    ranks[1].communicate()
+
+    assert ranks[0].returncode == 1
+    assert "rank 0 lost another rank of the launch" in err and "go on with --resume" in err
+    assert "Traceback" not in err
+    assert read_header(str(tmp_path / "run")).step >= 3
+
+
+def free_port() -> int:
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        return listening.getsockname()[1]
