@@ -44,7 +44,7 @@ class _LazyCommands(click.Group):
 @click.version_option(__version__, prog_name="tcae")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def tcae(debug: bool) -> None:
-    """Cache image datasets as TC-AE latents in Zarr stores; train and measure the autoencoder."""
+    """Cache image datasets as TC-AE latents in Zarr stores; train, finetune and measure the autoencoder."""
 
 
 def main() -> None:
@@ -68,5 +68,7 @@ def _run(arguments: list[str]) -> int:
         click.echo(f"Error: {error}", err=True)
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
-        click.echo("\nInterrupted; what is committed stays, and the same command goes on.", err=True)
+        click.echo(
+            "\nInterrupted; what is committed stays, and the same command goes on (training: with --resume).", err=True
+        )
         return INTERRUPTED

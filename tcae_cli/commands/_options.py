@@ -20,7 +20,7 @@ workers = click.option(
 
 _OF_TRAINING = (
     click.argument("recipe", type=click.Path(path_type=Path)),
-    click.option("--data", required=True, help="Folder, tar shards or image list to train on."),
+    click.option("--data", required=True, help='Folder, image list, tars, or "pipe:COMMAND" to train on.'),
     click.option("--val", metavar="DATA", help="Images to measure reconstructions on.  [default: some of --data]"),
     click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/ and the recipe's name]"),
     click.option("--resume", is_flag=True, help="Go on from the run folder's last checkpoint."),

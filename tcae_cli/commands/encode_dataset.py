@@ -15,7 +15,7 @@ from tcae_cli.report import EncodeReport, EncodeRequest, Tolerance
 @click.option(
     "--model", default="tcae-tiny", show_default=True, help="File, run folder, hf://org/name or built-in name."
 )
-@click.option("--gpus", type=click.IntRange(min=1), metavar="N", help="Processes to start, one a GPU of this machine.")
+@_options.gpus
 @_options.device
 @click.option("--precision", type=click.Choice(["bf16", "fp32"]), help="[default: bf16 on a GPU, fp32 on the CPU]")
 @_options.batch_size
