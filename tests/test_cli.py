@@ -232,7 +232,7 @@ def test_verify_says_that_a_store_is_incomplete(tcae, photos, tmp_path, small_ch
 def test_the_summary_of_training_says_where_the_model_is_and_shows_the_last_figures(tmp_path, capsys):
     figures = {"loss": 9.87654, "lr": 2e-5, "images_per_s": 12345.6, "loader_wait_share": 0.034, "val_psnr": 21.5}
     report = TrainReport(
-        run=tmp_path, checkpoint=tmp_path / "model.safetensors", steps=5000, elapsed_s=723.0, figures=figures
+        rank=0, run=tmp_path, checkpoint=tmp_path / "model.safetensors", steps=5000, elapsed_s=723.0, figures=figures
     )
     show_report(report, as_json=False)
     first, *rest = capsys.readouterr().out.splitlines()

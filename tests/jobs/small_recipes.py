@@ -4,7 +4,15 @@ from typing import Any
 
 from tcae_cli.recipe.schema import Recipe
 
-MODEL = {"image_size": 64, "patch_size": 8, "latent_channels": 8, "width": 32, "depths": [1, 1], "num_heads": 2}
+MODEL = {
+    "image_size": 64,
+    "patch_size": 8,
+    "downsampling": 16,  # the PCA of larger blocks takes seconds
+    "latent_channels": 8,
+    "width": 32,
+    "depths": [1, 1],
+    "num_heads": 2,
+}
 HEADS = {"num_prototypes": 32, "head_width": 16, "head_bottleneck": 8, "frozen_last_layer": 0.2}
 CROPS = {"global_size": 48, "local_size": 16, "num_local_crops": 2}
 GAME = {"discriminator": "patchgan", "discriminator_start": 0.3, "generator_start": 0.5}

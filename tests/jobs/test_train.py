@@ -169,7 +169,6 @@ def test_the_full_objective_resumes_to_the_bit(with_everything, photos, tmp_path
         train(request(photos, run, recipe(**FULL)), interrupt_at(5))
     train(request(photos, run, recipe(**FULL), resume=True), Silent())
 
-    assert (run / "model.safetensors").stat().st_size == (with_everything / "model.safetensors").stat().st_size
     with (
         safe_open(run / "state.safetensors", "pt") as ours,
         safe_open(with_everything / "state.safetensors", "pt") as theirs,

@@ -1,0 +1,103 @@
+"""The FID Inception: the TensorFlow network of 2015-12-05 whose features published FIDs are of.
+
+Axes: b images, c channels, h w pixels.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.inception import Inception3
+
+from tcae_cli.errors import WeightsError
+
+NAME = "inception"  # in --weights
+# One file, published under two names.
+FILES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
+SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
+
+_PUBLISHED = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+_IMAGE_SIZE = 299  # pixels, square
+_NUM_CLASSES = 1008
+
+_AVERAGED = ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b")
+_MAXIMAL = "Mixed_7c"
+
+
+class InceptionFeatures(nn.Module):
+    """Images [b, 3, h, w], uint8, to features [b, 2048], float32: the last average pool's, of images made 299 px.
+
+    Resized as TensorFlow 1 did. Source: EVAL.md 1; agrees with torch-fidelity's "inception-v3-compat".
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        """tensors: the 566 of the published file. Raises RuntimeError if they are others."""
+        super().__init__()
+        self.network = Inception3(num_classes=_NUM_CLASSES, aux_logits=False, init_weights=False)
+        self.network.load_state_dict(tensors)
+        self.network.fc = nn.Identity()
+        # torchvision's differs in how a block pools for its last branch: it averages zeros of the padding in.
+        average = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
+        for name in _AVERAGED:
+            self.network.get_submodule(name).register_forward_hook(partial(_pool_anew, average))
+        maximum = partial(F.max_pool2d, kernel_size=3, stride=1, padding=1)
+        self.network.get_submodule(_MAXIMAL).register_forward_hook(partial(_pool_anew, maximum))
+        self.requires_grad_(False).eval()
+
+    def forward(self, images: Tensor) -> Tensor:
+        resized = resize_as_tensorflow_1(images.float(), _IMAGE_SIZE)
+        features: Tensor = self.network((resized - 128) / 128)
+        return features
+
+
+def find_inception(weights: Mapping[str, Path]) -> Path | None:
+    """The file of `--weights inception=PATH`, or the one in torch's hub cache, or None if it is not there."""
+    if NAME in weights:
+        return weights[NAME]
+    cache = _cache()
+    return next((cache / name for name in FILES if (cache / name).is_file()), None)
+
+
+def load_inception(weights: Path | None = None) -> InceptionFeatures:
+    """The network with the published weights, from `weights` or from torch's hub cache, frozen.
+
+    Raises WeightsError, naming the file and the option, where it is missing or another.
+    """
+    path = weights or find_inception({}) or _cache() / FILES[0]
+    fix = f"get {_PUBLISHED}{FILES[0]} and put it there, or pass --weights {NAME}=PATH"
+    if not path.is_file():
+        raise WeightsError(f"rFID needs the FID Inception, and {path} does not exist; {fix}")
+    with path.open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != SHA256:
+        raise WeightsError(f"{path} is not the FID Inception (sha256 {found[:8]}, published {SHA256[:8]}); {fix}")
+    return InceptionFeatures(torch.load(path, map_location="cpu", weights_only=True))
+
+
+def resize_as_tensorflow_1(images: Tensor, size: int) -> Tensor:
+    """Images [b, c, size, size] by bilinear interpolation at size/in * pixel: no half pixels, no antialiasing.
+
+    images: [b, c, h, w], float. Source: tf.image.resize_bilinear of TensorFlow 1, align_corners=False.
+    """
+    for axis in (2, 3):
+        length = images.shape[axis]
+        places = torch.arange(size, device=images.device) * (length / size)
+        before = places.long()
+        after = (before + 1).clamp_max(length - 1)
+        share = (places - before).view(-1, *[1] * (3 - axis))
+        images = images.index_select(axis, before).lerp(images.index_select(axis, after), share)
+    return images
+
+
+def _pool_anew(pool: Callable[[Tensor], Tensor], block: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+    """A block's output with the channels of its last branch from another pooling."""
+    branch: Tensor = block.get_submodule("branch_pool")(pool(inputs[0]))
+    return torch.cat([output[:, : -branch.shape[1]], branch], dim=1)
+
+
+def _cache() -> Path:
+    return Path(torch.hub.get_dir()) / "checkpoints"
