@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint bench stress
+.PHONY: help install demo test lint bench stress ablation
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -40,3 +40,6 @@ bench: install ## speed of the pipeline on this machine, with IMAGES=FOLDER on y
 
 stress: install ## kill encode-dataset over a hundred times; SEED=N draws the same instants again
 	STRESS=1 $(BIN)/python -m pytest tests/stress
+
+ablation: install ## train the paper's 2x2 ablation on DATA=FOLDER of tars, two seeds an arm, and print its table
+	$(BIN)/python recipes/ablation.py $(DATA) runs/ablation

@@ -43,12 +43,17 @@ def crops_of(batch: TrainingBatch, recipe: Recipe, device: torch.device) -> Crop
     if spec is None:
         return None
     assert batch.global_crops is not None and batch.masks is not None
-    local_crops = None if batch.local_crops is None else to_float(batch.local_crops.to(device))
+    local_crops = None if batch.local_crops is None else to_float(batch.local_crops.to(device, non_blocking=True))
     keep = None
     if spec.drop_path:
         num_views, num_blocks = 2 + spec.num_local_crops, sum(recipe.model.depths)
         keep = draw_keep(recipe.train.seed, batch.samples.tolist(), num_views, num_blocks, spec.drop_path).to(device)
-    return Crops(to_float(batch.global_crops.to(device)), local_crops, batch.masks.to(device), keep)
+    return Crops(
+        to_float(batch.global_crops.to(device, non_blocking=True)),
+        local_crops,
+        batch.masks.to(device, non_blocking=True),
+        keep,
+    )
 
 
 def distillation_terms(

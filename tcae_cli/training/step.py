@@ -82,7 +82,10 @@ def _backward(
 ) -> tuple[Terms, TeacherSums | None]:
     """Add the gradient of one part of a step."""
     recipe, spec = trainer.recipe, trainer.recipe.loss.self_distillation
-    images, crops = to_float(batch.images.to(trainer.device)), crops_of(batch, recipe, trainer.device)
+    images, crops = (
+        to_float(batch.images.to(trainer.device, non_blocking=True)),
+        crops_of(batch, recipe, trainer.device),
+    )
     in_the_game = _plays(recipe, state.step, "generator_start")
     decoder_again = in_the_game and recipe.loss.adversarial is not None and recipe.loss.adversarial.scope == "decoder"
     with autocast(trainer.device, recipe.train.precision):
@@ -160,7 +163,7 @@ def _train_discriminator(trainer: Trainer, state: TrainingState, parts: list[Tra
     set_learning_rate([state.discriminator_optimizer], rate)
     seen = []
     for part in parts:
-        images = to_float(part.images.to(trainer.device))
+        images = to_float(part.images.to(trainer.device, non_blocking=True))
         with torch.no_grad(), autocast(trainer.device, recipe.train.precision):
             seen.append((images, state.model.reconstruct(images).float(), part.samples.tolist()))
     return discriminator_step(state.discriminator, state.discriminator_optimizer, seen, recipe)

@@ -132,16 +132,18 @@ def test_images_are_decoded_once(photos, tmp_path):
     assert measured.figures(Inverting()) == before
 
 
-def test_images_too_large_to_keep_are_read_each_time(photos, tmp_path):
+def test_images_too_large_to_keep_are_read_each_time(photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("tcae_cli.jobs.validation._KEPT_BYTES", 24 * 3 * SIZE**2 - 1)
     folder = with_bad_files(photos, tmp_path / "photos", num_bad=0)
-    large = recipe(model={"image_size": 992}, data={"resize_min": 992, "resize_max": 992})
-    measured = validation(open_source(str(folder), tmp_path / "index"), settings=large)
-    measured.draw(Copying(), tmp_path / "grid.png")
+    measured = validation(open_source(str(folder), tmp_path / "index"))
+    assert measured.figures(Inverting()) == measured.figures(Inverting())
     for path in folder.rglob("*.jpg"):
         path.unlink()
 
     with pytest.raises(SourceError, match="none of the 24 images to measure reconstructions on can be read; give oth"):
-        measured.draw(Copying(), tmp_path / "grid.png")
+        measured.figures(Inverting())
+    with pytest.raises(SourceError, match="none of the 24 images"):
+        measured.draw(Inverting(), tmp_path / "grid.png")
 
 
 def test_unreadable_images_are_left_out(photos, tmp_path):

@@ -1,0 +1,199 @@
+"""The paper's 2x2 ablation: trains recipes/ablation-*.yaml with several seeds, measures each model, tells the outcome.
+
+    python recipes/ablation.py SMALL OUT [--device D] [--steps N] [--seeds 2] [--set KEY=VALUE]
+
+SMALL: a folder with train-{0000..0005}.tar and val-0000.tar, photographs with classes. Started again, it goes on after
+what is finished. OUT/ablation.json has the figures of every run.
+
+Axes: n images, h w positions, d width, c latent channels.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import click
+import torch
+from torch import Tensor
+
+from tcae_cli.checkpoint import MODEL_FILE, load_autoencoder, read_header
+from tcae_cli.console import ConsoleProgress
+from tcae_cli.data.loader import load_rows
+from tcae_cli.data.partition import batches_of_rows
+from tcae_cli.data.source import Source, open_source
+from tcae_cli.data.transform import to_float
+from tcae_cli.errors import TcaeError
+from tcae_cli.jobs.evaluate import evaluate
+from tcae_cli.jobs.train import train
+from tcae_cli.metrics.latent import effective_rank
+from tcae_cli.metrics.probe import probe_accuracy, structural_loss
+from tcae_cli.model.tcae import TCAE
+from tcae_cli.recipe.load import load_recipe
+from tcae_cli.recipe.schema import Recipe
+from tcae_cli.report import EvalRequest, Silent, TrainRequest
+from tcae_cli.runtime.device import choose_device
+from tcae_cli.runtime.files import make_folder, write_atomic
+from tcae_cli.training.state import STATE_FILE
+
+Figures = dict[str, float]  # of one model
+Runs = dict[str, list[float]]  # of an arm: each figure, over seeds
+ARMS = ("baseline", "stc", "ssl", "stc-ssl")
+NAMES = ("psnr", "ssim", "a1", "a2", "structural_loss", "effective_rank")  # in the table
+
+
+class Direction(NamedTuple):
+    """Something the paper found of one arm beside another."""
+
+    claim: str
+    figure: str
+    arm: str
+    beside: str
+    sign: int  # +1: the arm's figure is higher
+
+
+DIRECTIONS = (
+    Direction("SSL raises A2, without STC", "a2", "ssl", "baseline", +1),
+    Direction("SSL raises A2, with STC", "a2", "stc-ssl", "stc", +1),
+    Direction("STC lowers A1, with SSL", "a1", "stc-ssl", "ssl", -1),
+    Direction("STC raises A2, with SSL", "a2", "stc-ssl", "ssl", +1),
+    Direction("STC lowers the structural loss, with SSL", "structural_loss", "stc-ssl", "ssl", -1),
+)
+
+
+class Features(NamedTuple):
+    """What a model makes of a source's images, on its device."""
+
+    tokens: Tensor  # [n, d], means of the patch tokens before the bottleneck
+    latents: Tensor  # [n, c], means over positions
+    positions: Tensor  # [n*h*w, c], the latents at each
+    labels: Tensor  # [n], int64
+
+
+@click.command()
+@click.argument("data", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--device", metavar="D", help="cpu, cuda or cuda:N  [default: a GPU where there is one]")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Of each run.  [default: the recipes']")
+@click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True, metavar="N", help="Runs an arm.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipes; repeats.")
+def main(data: Path, out: Path, device: str | None, steps: int | None, seeds: int, overrides: tuple[str, ...]) -> None:
+    """Train the four arms on the tars in DATA into OUT, measure them, print the table and what it shows."""
+    sources = (f"{data}/train-{{0000..0005}}.tar", f"{data}/val-0000.tar")
+    results = out / "ablation.json"
+    try:
+        make_folder(out)
+        known: dict[str, Figures] = json.loads(results.read_text()) if results.exists() else {}
+        for seed in range(seeds):
+            for arm in ARMS:
+                recipe = recipe_of(arm, seed, steps, overrides)
+                run = out / f"{arm}-{seed}"
+                if not is_finished(run, recipe):
+                    click.echo(f"training {run}", err=True)
+                    train_arm(recipe, sources, run, device)
+                    known.pop(run.name, None)  # of a run that was here before
+                    write_atomic(results, json.dumps(known, indent=2).encode())
+                known[run.name] = known.get(run.name) or measure(str(run), sources, device)
+                write_atomic(results, json.dumps(known, indent=2).encode())
+    except TcaeError as error:
+        raise click.ClickException(str(error)) from error
+    runs = {arm: [known[f"{arm}-{seed}"] for seed in range(seeds)] for arm in ARMS}
+    arms = {arm: {name: [run[name] for run in found] for name in found[0]} for arm, found in runs.items()}
+    click.echo("\n".join([*table(arms), "", *(f"- {d.claim}: {verdict(d, arms)}" for d in DIRECTIONS)]))
+    click.echo("- STC lowers rFID without SSL; SSL lowers gFID; both together do most: not shown, neither is measured")
+
+
+def recipe_of(arm: str, seed: int, steps: int | None, overrides: Sequence[str]) -> Recipe:
+    """An arm's recipe; what is set of self-distillation is for those arms that have it."""
+    path = Path(__file__).parent / f"ablation-{arm}.yaml"
+    if load_recipe(path).loss.self_distillation is None:
+        overrides = [override for override in overrides if not override.startswith("loss.self_distillation.")]
+    return load_recipe(path, [*overrides, f"train.seed={seed}", *([f"train.steps={steps}"] if steps else [])])
+
+
+def is_finished(run: Path, recipe: Recipe) -> bool:
+    """Whether the run's model is of the recipe's last step."""
+    header = read_header(str(run)) if (run / MODEL_FILE).exists() else None
+    return header is not None and (header.step, header.recipe) == (recipe.train.steps, recipe.model_dump(mode="json"))
+
+
+def train_arm(recipe: Recipe, sources: tuple[str, str], run: Path, device: str | None) -> None:
+    """Train, or go on."""
+    resume, num_workers = (run / STATE_FILE).exists(), max(1, (os.cpu_count() or 1) - 1)
+    request = TrainRequest(
+        recipe=recipe, data=sources[0], val=sources[1], out=run, resume=resume, device=device, num_workers=num_workers
+    )
+    with ConsoleProgress() as progress:
+        train(request, progress)
+
+
+def measure(model_name: str, sources: tuple[str, str], device: str | None) -> Figures:
+    """The figures of NAMES, on the second source, with probes trained on the first; and the probes' chance.
+
+    PSNR and SSIM as `tcae eval` takes them; the effective rank is of the latents at each position, [n*h*w, c].
+    """
+    model = load_autoencoder(model_name, choose_device(device))
+    with TemporaryDirectory() as folder:
+        seen, new = (features_of(model, open_source(uri, Path(folder, str(n)))) for n, uri in enumerate(sources))
+    a1 = probe_accuracy(seen.tokens, seen.labels, new.tokens, new.labels)
+    a2 = probe_accuracy(seen.latents, seen.labels, new.latents, new.labels)
+    request = EvalRequest(data=sources[1], metrics=("psnr", "ssim"), model=model_name, device=device, num_workers=0)
+    return evaluate(request, Silent()).values | {
+        "a1": a1,
+        "a2": a2,
+        "structural_loss": structural_loss(a1, a2),
+        "effective_rank": effective_rank(new.positions),
+        "chance": 1 / len(new.labels.unique()),
+    }
+
+
+@torch.no_grad()
+def features_of(model: TCAE, source: Source) -> Features:
+    """Features of the images that can be read, in the source's order."""
+    tokens: list[Tensor] = []
+    hook = model.encoder.register_forward_hook(lambda _encoder, _images, out: tokens.append(out[1].mean(dim=(1, 2))))
+    latents, labels = [], []
+    for rows in batches_of_rows(0, len(source), 64):
+        images, _, failures = load_rows(source, rows, model.spec.image_size, "adm")
+        good = [slot for slot, row in enumerate(rows) if row not in failures]
+        latents.append(model.encode(to_float(images[good].to(model.encoder.class_token.device))))
+        labels += [source.label(rows[slot]) for slot in good]
+    hook.remove()
+    grids = torch.cat(latents)
+    means, positions = grids.mean(dim=(2, 3)), grids.permute(0, 2, 3, 1).flatten(0, 2)
+    return Features(torch.cat(tokens), means, positions, torch.tensor(labels, device=grids.device))
+
+
+def table(arms: Mapping[str, Runs]) -> list[str]:
+    """Lines of Markdown: of each arm the mean over seeds, and in brackets the largest minus the smallest."""
+    lines = [f"| arm | {' | '.join(name.replace('_', ' ') for name in NAMES)} |", "|---" * (len(NAMES) + 1) + "|"]
+    for arm, runs in arms.items():
+        cells = (f"{mean(runs[name]):.3f} ({_spread(runs[name]):.3f})" for name in NAMES)
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return lines
+
+
+def verdict(direction: Direction, arms: Mapping[str, Runs]) -> str:
+    """ "reproduced" or "refuted", or why neither is shown."""
+    beside = arms[direction.beside]
+    values, others = arms[direction.arm][direction.figure], beside[direction.figure]
+    if len(values) < 2:
+        return "not shown, one seed has no spread"
+    for probe in ("a1", "a2") if direction.figure == "structural_loss" else (direction.figure,):
+        if (found := mean(beside[probe])) <= 2 * (chance := beside["chance"][0]):
+            return f"not shown, {probe.upper()} of {direction.beside} is {found:.3f}, chance {chance:.3f}"
+    difference, noise = mean(values) - mean(others), max(_spread(values), _spread(others))
+    if abs(difference) <= noise:
+        return f"not shown, a difference of {difference:+.3f} at a spread of {noise:.3f}"
+    return f"{'reproduced' if difference * direction.sign > 0 else 'refuted'} ({difference:+.3f}, spread {noise:.3f})"
+
+
+def _spread(values: Sequence[float]) -> float:
+    return max(values) - min(values)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,193 @@
+"""The ablation's script: what it measures, what it concludes, and that it goes on where it was."""
+
+import importlib.util
+import io
+import json
+import shutil
+import sys
+import tarfile
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from tcae_cli.checkpoint import load_autoencoder
+from tcae_cli.data.image_file import decode_image
+from tcae_cli.data.source import open_source
+from tcae_cli.data.transform import resize_and_crop, to_float
+from tcae_cli.jobs.evaluate import evaluate
+from tcae_cli.metrics.latent import effective_rank
+from tcae_cli.report import EvalRequest, Silent
+
+SHRUNKEN = [
+    "model.patch_size=8",
+    "model.downsampling=32",
+    "model.width=32",
+    "model.depths=[1, 1]",
+    "model.num_heads=2",
+    "train.batch_size=4",
+    "loss.self_distillation.global_size=32",
+    "loss.self_distillation.local_size=16",
+    "loss.self_distillation.num_local_crops=1",
+    "loss.self_distillation.num_prototypes=16",
+    "loss.self_distillation.head_width=16",
+]
+
+
+@pytest.fixture(scope="module")
+def ablation():
+    path = Path(__file__).parents[2] / "recipes" / "ablation.py"
+    spec = importlib.util.spec_from_file_location("ablation", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def data(photos, tmp_path_factory) -> Path:
+    """24 photographs of three classes, shuffled: 12 in six tars to train on, 12 in one to measure on."""
+    folder = tmp_path_factory.mktemp("small")
+    paths = sorted(photos.rglob("*.jpg"), key=lambda path: (path.stem, path.parent.name))
+    names = sorted({path.parent.name for path in paths})
+    shards = {f"train-{shard:04d}.tar": paths[2 * shard : 2 * shard + 2] for shard in range(6)}
+    for name, members in {**shards, "val-0000.tar": paths[12:]}.items():
+        with tarfile.open(folder / name, "w") as tar:
+            for path in members:
+                key = f"{path.parent.name}_{path.stem}"
+                add(tar, f"{key}.jpg", path.read_bytes())
+                add(tar, f"{key}.cls", str(names.index(path.parent.name)).encode())
+    return folder
+
+
+def add(tar, name, content):
+    header = tarfile.TarInfo(name)
+    header.size = len(content)
+    tar.addfile(header, io.BytesIO(content))
+
+
+def sources(data):
+    return f"{data}/train-{{0000..0005}}.tar", f"{data}/val-0000.tar"
+
+
+def run(ablation, data, out, *options):
+    settings = [word for key in SHRUNKEN for word in ("--set", key)]
+    return CliRunner().invoke(ablation.main, [str(data), str(out), "--device", "cpu", *settings, *options])
+
+
+def test_features_are_means_of_tokens_before_the_bottleneck_and_of_latents(ablation, data, small_checkpoint, tmp_path):
+    source, model = open_source(sources(data)[1], tmp_path), load_autoencoder(str(small_checkpoint))
+    pixels = [resize_and_crop(decode_image(source.read(row)), 64, "adm").pixels for row in range(len(source))]
+    images = to_float(torch.stack(pixels))
+
+    found = ablation.features_of(model, source)
+
+    with torch.no_grad():
+        tokens, latents = model.encoder(images)[1], model.encode(images)
+    torch.testing.assert_close(found.tokens, tokens.flatten(1, 2).mean(dim=1))
+    torch.testing.assert_close(found.latents, latents.flatten(2).mean(dim=2))
+    assert effective_rank(found.positions) == pytest.approx(effective_rank(latents.movedim(1, -1).reshape(-1, 8)))
+    assert found.labels.tolist() == source.labels(0, 12).tolist() and set(found.labels.tolist()) == {0, 1, 2}
+
+
+def test_a_model_is_measured_by_its_reconstructions_and_by_probes(ablation, data, small_checkpoint):
+    figures = ablation.measure(str(small_checkpoint), sources(data), "cpu")
+    request = EvalRequest(
+        data=sources(data)[1], metrics=("psnr", "ssim"), model=str(small_checkpoint), num_workers=0, device="cpu"
+    )
+
+    assert {name: figures[name] for name in ("psnr", "ssim")} == pytest.approx(evaluate(request, Silent()).values)
+    assert figures["chance"] == pytest.approx(1 / 3)
+    assert figures["a1"] > 2 / 3  # three photographs, even through random weights
+    assert figures["structural_loss"] == pytest.approx(1 - figures["a2"] / figures["a1"])
+    assert 1 <= figures["effective_rank"] <= 8
+
+
+@pytest.fixture(scope="module")
+def finished(ablation, data, tmp_path_factory) -> Path:
+    """The folder of four arms, trained for a step."""
+    out = tmp_path_factory.mktemp("out")
+    done = run(ablation, data, out, "--steps", "1", "--seeds", "1")
+    assert done.exit_code == 0, done.output
+    assert done.output.count("training ") == 4
+    return out
+
+
+def test_four_arms_are_trained_measured_and_not_trained_again(ablation, data, finished):
+    measured = json.loads((finished / "ablation.json").read_text())
+    assert measured.keys() == {"baseline-0", "stc-0", "ssl-0", "stc-ssl-0"}
+    written = {path: path.stat().st_mtime_ns for path in finished.glob("*/model.safetensors")}
+
+    again = run(ablation, data, finished, "--steps", "1", "--seeds", "1")
+
+    assert again.exit_code == 0 and "training " not in again.output
+    assert {path: path.stat().st_mtime_ns for path in finished.glob("*/model.safetensors")} == written
+    assert json.loads((finished / "ablation.json").read_text()) == measured
+    rows = [line for line in again.stdout.splitlines() if line.startswith("| ")]
+    assert [row.split(" | ")[0] for row in rows] == ["| arm", "| baseline", "| stc", "| ssl", "| stc-ssl"]
+    assert f"{measured['stc-0']['psnr']:.3f} (0.000)" in rows[2]
+    assert again.stdout.count("not shown, one seed has no spread") == 5
+
+
+def test_what_is_set_of_self_distillation_leaves_the_arms_without_it_alone(ablation):
+    recipes = {arm: ablation.recipe_of(arm, 3, 7, SHRUNKEN) for arm in ablation.ARMS}
+
+    with_it = {arm for arm, recipe in recipes.items() if recipe.loss.self_distillation is not None}
+    assert with_it == {"ssl", "stc-ssl"}
+    assert all(recipes[arm].loss.self_distillation.num_prototypes == 16 for arm in with_it)
+    assert {arm for arm, recipe in recipes.items() if recipe.model.staged} == {"stc", "stc-ssl"}
+    assert {(recipe.train.seed, recipe.train.steps, recipe.model.width) for recipe in recipes.values()} == {(3, 7, 32)}
+
+
+def test_figures_of_a_run_that_was_removed_are_taken_anew(ablation, data, finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    shutil.rmtree(out / "stc-0")
+    measured = json.loads((out / "ablation.json").read_text())
+    (out / "ablation.json").write_text(json.dumps(measured | {"stc-0": measured["stc-0"] | {"psnr": -1.0}}))
+
+    again = run(ablation, data, out, "--steps", "1", "--seeds", "1")
+
+    assert again.exit_code == 0 and again.output.count("training ") == 1
+    assert json.loads((out / "ablation.json").read_text())["stc-0"]["psnr"] > 0
+
+
+def test_a_run_of_another_recipe_is_refused_in_one_sentence_and_its_figures_stay(ablation, data, finished):
+    measured = (finished / "ablation.json").read_bytes()
+    refused = run(ablation, data, finished, "--steps", "2", "--seeds", "1")
+
+    assert refused.exit_code == 1 and (finished / "ablation.json").read_bytes() == measured
+    assert "Error:" in refused.output and "begun otherwise: train.steps was 1, is 2" in refused.output
+
+
+def arms(values, beside, *, figure="a2", probe=0.3):
+    """Figures of two seeds of "stc-ssl" and of "ssl", for a chance of 0.1."""
+    steady = {"a1": [probe, probe], "a2": [probe, probe], "chance": [0.1, 0.1]}
+    return {"stc-ssl": {**steady, figure: values}, "ssl": {**steady, figure: beside}}
+
+
+@pytest.mark.parametrize(
+    ("values", "beside", "says"),
+    [
+        ([0.40, 0.42], [0.30, 0.32], "reproduced (+0.100, spread 0.020)"),
+        ([0.30, 0.32], [0.40, 0.42], "refuted (-0.100, spread 0.020)"),
+        ([0.30, 0.40], [0.28, 0.32], "not shown, a difference of +0.050 at a spread of 0.100"),
+        ([0.40, 0.40], [0.20, 0.19], "not shown, A2 of ssl is 0.195, chance 0.100"),
+        ([0.40], [0.30], "not shown, one seed has no spread"),
+    ],
+)
+def test_a_direction_is_shown_only_above_twice_chance_and_beyond_the_spread(ablation, values, beside, says):
+    higher = ablation.Direction("", "a2", "stc-ssl", "ssl", +1)
+
+    assert ablation.verdict(higher, arms(values, beside)) == says
+
+
+def test_a_loss_that_falls_is_reproduced_only_where_both_probes_have_learnt(ablation):
+    lower = ablation.Direction("", "structural_loss", "stc-ssl", "ssl", -1)
+    figures = arms([0.5, 0.5], [0.7, 0.72], figure="structural_loss")
+
+    assert ablation.verdict(lower, figures) == "reproduced (-0.210, spread 0.020)"
+    figures["ssl"]["a2"] = [0.15, 0.15]
+    assert ablation.verdict(lower, figures) == "not shown, A2 of ssl is 0.150, chance 0.100"
