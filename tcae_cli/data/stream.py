@@ -2,45 +2,29 @@
 
 A unit is one pass over one shard; units are numbered on for ever, and those of an epoch come in an order drawn from the
 seed. Consumers, which are all workers of all ranks, take units in turn; where there are fewer shards than consumers a
-unit has parts, every k-th image of its shard, and consumers take parts in turn. webdataset's gopen runs the commands of
-pipe:, but tars are read here: its own reader ends a damaged one quietly.
+unit has parts, every k-th image of its shard, and consumers take parts in turn.
 """
 
-import errno
-import os
-import tarfile
 from collections.abc import Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import count, islice
-from pathlib import PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from braceexpand import braceexpand
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-from webdataset.gopen import gopen
 
 from tcae_cli.data.crops import SampleViews, TrainingBatch, sample_views, stack_views
 from tcae_cli.data.image_file import decode_image
-from tcae_cli.data.index import image_suffixes, is_image_name
+from tcae_cli.data.index import image_suffixes
 from tcae_cli.data.loader import _SHARED_MEMORY_FILE, start_worker, worker_context
-from tcae_cli.data.storage import Storage, common_root
-from tcae_cli.data.tar_shards import _expand
-from tcae_cli.errors import ImageError, SourceError, TcaeError, UsageError
+from tcae_cli.data.tar_stream import expand_tars, read_images
+from tcae_cli.errors import ImageError, SourceError, TcaeError
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.runtime.remote import is_remote
 
-_PIPE = "pipe:"
 _PIPE_BUFFER = 1000  # images, where data.shuffle_buffer is not given: a pipe cannot be read by index
 _IMAGES_OF_A_UNIT = 1 << 32  # more than any tar holds: numbers of images stay apart
-
-
-def is_stream(uri: str) -> bool:
-    """Whether a source can only be read front to back: "pipe:" and a command that writes a tar."""
-    return uri.startswith(_PIPE)
 
 
 def stream_training_batches(
@@ -58,7 +42,7 @@ def stream_training_batches(
     Raises UsageError or NotFoundError for a pattern that cannot work, SourceError if this is no tar, if one cannot be
     opened or read any more, if there is nothing in a whole epoch, or if a worker dies.
     """
-    plan = _Plan(uri, _expand_tars(uri), recipe, rank, world_size, max(num_workers, 1), first_unit)
+    plan = _Plan(uri, expand_tars(uri), recipe, rank, world_size, max(num_workers, 1), first_unit)
     unread = [first_unit] * plan.num_workers
     loaded = _load_in_workers(plan) if num_workers else plan.__iter__()
     try:
@@ -136,12 +120,7 @@ class _Plan(IterableDataset[_Made]):
     def images(self, number: int) -> Iterator[tuple[int, bytes | None]]:
         """Images of a part by their place in the shard; None: one, or the rest of the tar, cannot be read."""
         shard, part = self.share(number)
-        tar = self.tars[shard]
-        try:
-            with _opened(tar) as file:
-                yield from _read_images(file, part, self.num_parts)
-        except OSError as error:
-            raise SourceError(_unreadable(tar, error)) from error
+        return read_images(self.tars[shard], part, self.num_parts)
 
 
 class _Consumer:
@@ -207,93 +186,6 @@ class _Consumer:
 @lru_cache(maxsize=2)
 def _order(num_shards: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.default_rng((seed, epoch)).permutation(num_shards)
-
-
-def _expand_tars(uri: str) -> tuple[str, ...]:
-    if is_stream(uri):
-        try:
-            return tuple(braceexpand(uri))
-        except ValueError as error:
-            raise UsageError(f"{uri} is not a pattern ({error}); write it as pipe:cat {{000..127}}.tar") from error
-    suffix = PurePosixPath(uri.partition("?")[0] if is_remote(uri) else uri).suffix.lower()
-    if suffix != ".tar" or os.path.isdir(uri):
-        raise SourceError(f"{uri} is no tar, and data.shuffle_buffer is for tars; leave it out of the recipe")
-    return tuple(_expand(uri))
-
-
-def _opened(tar: str) -> AbstractContextManager[BinaryIO]:
-    if is_stream(tar):
-        return _piped(tar)
-    root = common_root([tar])
-    return Storage(root).open(tar.removeprefix(root))
-
-
-@contextmanager
-def _piped(command: str) -> Iterator[BinaryIO]:
-    """What a command writes; raises OSError if it fails, which may be known only after all of it has been read."""
-    pipe: Any = gopen(command, "rb")
-    try:
-        yield pipe.stream
-        while pipe.stream.read(1 << 20):
-            pass
-        pipe.close()
-    except OSError as error:
-        raise OSError(errno.EIO, f"exit code {pipe.proc.wait()}", command) from error
-    finally:
-        pipe.proc.kill()  # or closing would wait for one that is not done
-        with suppress(OSError):
-            pipe.close()
-
-
-def _read_images(file: BinaryIO, part: int, num_parts: int) -> Iterator[tuple[int, bytes | None]]:
-    """Every k-th image of a tar with its place among the images; None where it, or what follows, cannot be read."""
-    index = 0
-    # ValueError: numbers in extended headers that are none.
-    with suppress(tarfile.TarError, ValueError), tarfile.open(fileobj=file, mode="r|*", encoding="utf-8") as tar:
-        while (header := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # or the headers of a large tar fill the memory
-            if not _is_image(header):
-                continue
-            if index % num_parts == part:
-                yield index, _data(tar, header)
-            index += 1
-        if _ends_in_zeros(tar):
-            return
-    yield index, None
-
-
-def _is_image(header: tarfile.TarInfo) -> bool:
-    """As in an index: a link counts, as one that cannot be read."""
-    is_hidden = os.path.basename(header.name).startswith(".")
-    return is_image_name(header.name) and not is_hidden and (header.isreg() or header.issym() or header.islnk())
-
-
-def _data(tar: tarfile.TarFile, header: tarfile.TarInfo) -> bytes | None:
-    if not header.isreg() or header.issparse():
-        return None
-    file = tar.extractfile(header)
-    assert file is not None
-    return file.read()
-
-
-def _ends_in_zeros(tar: tarfile.TarFile) -> bool:
-    """Whether the list of members ended where the tar does: tarfile stops without a word at a damaged header."""
-    rest: Any = tar.fileobj
-    block = rest.read(tarfile.BLOCKSIZE)  # the second of the two that end a tar
-    if len(block) < tarfile.BLOCKSIZE:
-        return False
-    while block and not block.strip(b"\0"):
-        block = rest.read(1 << 20)
-    return not block
-
-
-def _unreadable(tar: str, error: OSError) -> str:
-    name, fix = tar, "put it back or correct its permissions"
-    if is_stream(tar):
-        fix = "run the command by hand to see why, and correct it"
-    elif is_remote(tar):
-        name, fix = tar.partition("?")[0], "check your credentials and the network"
-    return f"{name} cannot be read ({error.strerror or error}); {fix}, then go on with --resume"
 
 
 def _load_in_workers(plan: _Plan) -> Generator[_Made, None, None]:

@@ -25,7 +25,7 @@ def scan(uri: str, heard: Callable[[int], None] = ignore) -> Listing:
     heard: told now and then how many were found. What is damaged, in a tar or a sample, is a row with a problem.
     Raises NotFoundError if a tar is not there, SourceError if one cannot be read or none holds an image.
     """
-    locations = _expand(uri)
+    locations = expand_pattern(uri)
     root = common_root(locations)
     names = tuple(location.removeprefix(root) for location in locations)
     storage = Storage(root)
@@ -36,8 +36,11 @@ def scan(uri: str, heard: Callable[[int], None] = ignore) -> Listing:
     return Listing(uri, root, entries, tar_names=names)
 
 
-def _expand(uri: str) -> list[str]:
-    """The tars a pattern names: absolute paths of files that exist, or URLs."""
+def expand_pattern(uri: str) -> list[str]:
+    """The tars a pattern names, in its order: absolute paths of files that exist, or URLs.
+
+    Raises UsageError if it is no pattern, NotFoundError if a file is not there.
+    """
     try:
         names = [uri] if Path(uri).exists() else list(braceexpand(uri))
     except ValueError as error:

@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from tcae_cli.features import dino
+from tcae_cli.features.weights import hub_cache, load_pretrained
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -81,9 +82,9 @@ def load_discriminator_features(name: str, weights: Path | None = None) -> tuple
 
 def _load(name: str, weights: Path | None, instead: str) -> FeatureNetwork:
     network = NETWORKS[name]
-    model = dino.load_pretrained(
+    model = load_pretrained(
         lambda: getattr(torchvision.models, network.architecture)(weights=None),
-        weights or Path(torch.hub.get_dir()) / "checkpoints" / network.file,
+        weights or hub_cache(network.file),
         name,
         f"{network.file} ({network.published})",
         instead,

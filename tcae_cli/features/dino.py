@@ -1,22 +1,19 @@
-"""The frozen DINO transformers a discriminator looks through, and how a file of pretrained weights is read.
+"""The frozen DINO transformers a discriminator looks through.
 
 Axes: b images, h w pixels or tokens.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError  # as torch.load refuses what is not tensors; nothing is unpickled here
 from typing import Any
 
 import huggingface_hub
-import safetensors.torch
 import timm
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tcae_cli.errors import WeightsError
+from tcae_cli.features.weights import hub_cache, load_pretrained
 
 DINO_WIDTH = 384
 _IMAGE_SIZE = 224  # pixels, square, that positions were learnt at
@@ -81,34 +78,8 @@ def load_dino(name: str, weights: Path | None = None) -> DinoFeatures:
 
 
 def _cached(network: _Network) -> Path:
-    path = Path(torch.hub.get_dir()) / "checkpoints" / network.file
+    path = hub_cache(network.file)
     if path.is_file():
         return path
     found = huggingface_hub.try_to_load_from_cache(f"timm/{network.architecture}", "model.safetensors")
     return Path(found) if isinstance(found, str) else path
-
-
-def load_pretrained(build: Callable[[], Any], path: Path, name: str, file: str, instead: str) -> Any:
-    """The network that `build` makes, with the weights of `path`: a .safetensors file, or one of torch.save.
-
-    name: the network's in the recipe; file: what it is published as; instead: what to do without it.
-    Raises WeightsError where the file is missing or holds anything else.
-    """
-    if not path.is_file():
-        raise WeightsError(
-            f"{name} needs {file}, and {path} does not exist; "
-            f"put it there, pass --weights {name}=PATH, or {instead} in the recipe"
-        )
-    model = build()
-    try:
-        model.load_state_dict(_read(path))
-    except (RuntimeError, TypeError, EOFError, UnpicklingError, safetensors.SafetensorError) as error:
-        raise WeightsError(f"{path} does not hold the weights of {name}; what fits is {file}") from error
-    return model
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return safetensors.torch.load_file(path)
-    tensors: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    return tensors

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.models.inception import Inception3
 
 from tcae_cli.errors import WeightsError
+from tcae_cli.features.weights import hub_cache
 
 NAME = "inception"  # in --weights
 # One file, published under two names.
@@ -58,8 +59,7 @@ def find_inception(weights: Mapping[str, Path]) -> Path | None:
     """The file of `--weights inception=PATH`, or the one in torch's hub cache, or None if it is not there."""
     if NAME in weights:
         return weights[NAME]
-    cache = _cache()
-    return next((cache / name for name in FILES if (cache / name).is_file()), None)
+    return next((path for path in map(hub_cache, FILES) if path.is_file()), None)
 
 
 def load_inception(weights: Path | None = None) -> InceptionFeatures:
@@ -67,7 +67,7 @@ def load_inception(weights: Path | None = None) -> InceptionFeatures:
 
     Raises WeightsError, naming the file and the option, where it is missing or another.
     """
-    path = weights or find_inception({}) or _cache() / FILES[0]
+    path = weights or find_inception({}) or hub_cache(FILES[0])
     fix = f"get {_PUBLISHED}{FILES[0]} and put it there, or pass --weights {NAME}=PATH"
     if not path.is_file():
         raise WeightsError(f"rFID needs the FID Inception, and {path} does not exist; {fix}")
@@ -97,7 +97,3 @@ def _pool_anew(pool: Callable[[Tensor], Tensor], block: nn.Module, inputs: tuple
     """A block's output with the channels of its last branch from another pooling."""
     branch: Tensor = block.get_submodule("branch_pool")(pool(inputs[0]))
     return torch.cat([output[:, : -branch.shape[1]], branch], dim=1)
-
-
-def _cache() -> Path:
-    return Path(torch.hub.get_dir()) / "checkpoints"

@@ -12,7 +12,8 @@ import torch.distributed as dist
 from tcae_cli.checkpoint import MODEL_FILE
 from tcae_cli.data.crops import TrainingBatch, TrainingViews, load_training_batches
 from tcae_cli.data.source import Source, open_source
-from tcae_cli.data.stream import is_stream, stream_training_batches
+from tcae_cli.data.stream import stream_training_batches
+from tcae_cli.data.tar_stream import is_stream
 from tcae_cli.errors import SourceError, TcaeError, UsageError
 from tcae_cli.features.inception import find_inception, load_inception
 from tcae_cli.jobs.interval import Interval, note

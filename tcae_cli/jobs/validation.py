@@ -15,7 +15,6 @@ from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
 from tcae_cli.metrics.image import METRICS
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import autocast
 from tcae_cli.runtime.files import make_folder, write_atomic
 
@@ -69,13 +68,12 @@ class Validation:
 
     @torch.no_grad()
     def draw(self, model: TCAE, path: Path) -> None:
-        """A PNG of eight of the images above their reconstructions. Every rank decodes and the first writes it."""
+        """A PNG of eight of the images above their reconstructions."""
         originals = next(self._batches())[:_NUM_DRAWN]
         decoded = self._round_trip(model, originals.to(self._device)).cpu()
-        if distributed.rank() == 0:
-            make_folder(path.parent)
-            rows = [[image.permute(1, 2, 0).numpy() for image in images] for images in (originals, decoded)]
-            write_atomic(path, encode_image(draw_grid(rows), "png"))
+        rows = [[image.permute(1, 2, 0).numpy() for image in images] for images in (originals, decoded)]
+        make_folder(path.parent)
+        write_atomic(path, encode_image(draw_grid(rows), "png"))
 
     def _round_trip(self, model: TCAE, images: Tensor) -> Tensor:
         with autocast(self._device, self._recipe.train.precision):

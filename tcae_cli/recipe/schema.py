@@ -170,6 +170,9 @@ class TrainSpec(Section):
     weights_dtype: Literal["float32", "float16"] = "float32"  # of the shipped file
 
 
+_LEAST_IMAGE_SIZES = {"squeezenet1_1": 33, "patchgan": 24}  # pixels; a DINO resizes what it is given
+
+
 class Recipe(Section):
     """A training run without its paths."""
 
@@ -190,5 +193,15 @@ class Recipe(Section):
         if self.train.batch_size % self.train.accumulate:
             raise ValueError(
                 f"train.accumulate {self.train.accumulate} does not divide train.batch_size {self.train.batch_size}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_discriminator(self) -> Self:
+        name, size = self.loss.adversarial and self.loss.adversarial.discriminator, self.model.image_size
+        if name and size < (least := _LEAST_IMAGE_SIZES.get(name, 0)):
+            raise ValueError(
+                f"model.image_size {size} is less than the {least} pixels that loss.adversarial.discriminator {name} "
+                "needs; take larger images or another discriminator"
             )
         return self

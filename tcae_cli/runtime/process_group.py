@@ -28,7 +28,10 @@ def process_group(device: torch.device) -> Iterator[None]:
         raise UsageError(f"{missing[0]} is not set, so the ranks cannot meet; start them with torchrun, or set it")
     with naming_a_lost_rank():
         dist.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", rank=distributed.rank(), world_size=distributed.world_size()
+            "nccl" if device.type == "cuda" else "gloo",
+            rank=distributed.rank(),
+            world_size=distributed.world_size(),
+            device_id=device if device.type == "cuda" else None,
         )
     try:
         with naming_a_lost_rank():

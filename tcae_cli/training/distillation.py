@@ -77,8 +77,8 @@ def distillation_terms(
     }
     features = F.normalize(teacher.features.float(), dim=-1)
     left = TeacherSums(
-        teacher.class_tokens.float().mean(dim=(0, 1)),
-        teacher.patches.float().mean(dim=(0, 1, 2)),
+        teacher.class_tokens.mean(dim=(0, 1), dtype=torch.float32),
+        teacher.patches.mean(dim=(0, 1, 2), dtype=torch.float32),  # without a float32 copy of them
         features.mean(dim=(0, 1)),
         features.square().mean(dim=(0, 1)),
     )

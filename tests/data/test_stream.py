@@ -3,7 +3,6 @@
 import multiprocessing
 import os
 import signal
-import tarfile
 from collections.abc import Callable
 from contextlib import closing
 from itertools import chain, islice
@@ -11,16 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import s3fs
 
 from tcae_cli.data.crops import TrainingBatch
 from tcae_cli.data.image_file import encode_image
-from tcae_cli.data.stream import is_stream, stream_training_batches
-from tcae_cli.errors import NotFoundError, SourceError, UsageError
+from tcae_cli.data.stream import stream_training_batches
+from tcae_cli.errors import SourceError
 from tcae_cli.recipe.schema import DataSpec, LossSpec, ModelSpec, Recipe, TrainSpec
 
 SIZE = 32  # pixels
-Shards = Callable[..., str]
 
 
 def recipe(batch_size: int = 1, shuffle_buffer: int | None = 4, seed: int = 0) -> Recipe:
@@ -37,18 +34,14 @@ def grey(number: int) -> bytes:
     return encode_image(np.full((SIZE, SIZE, 3), number, np.uint8), "png")
 
 
-def greys(numbers: range) -> dict[str, bytes]:
-    return {f"{number:03}.png": grey(number) for number in numbers}
-
-
 @pytest.fixture
-def shards(make_tar, tmp_path: Path) -> Shards:
+def shards(make_tar, tmp_path: Path) -> Callable[..., str]:
     """Makes tars of so many images each, numbered on from tar to tar, and gives their pattern."""
 
     def make(*num_images: int) -> str:
         first = 0
         for number, count in enumerate(num_images):
-            make_tar(f"s-{number}.tar", greys(range(first, first + count)))
+            make_tar(f"s-{number}.tar", {f"{place:03}.png": grey(place) for place in range(first, first + count)})
             first += count
         return f"{tmp_path}/s-{{0..{len(num_images) - 1}}}.tar" if len(num_images) > 1 else f"{tmp_path}/s-0.tar"
 
@@ -183,32 +176,18 @@ def test_views_of_an_image_are_the_same_whoever_reads_it_and_others_in_the_next_
     assert any(not first.equal(second) for first, second in twice)
 
 
-def test_a_pipe_is_a_stream_and_a_pattern_in_it_is_expanded(shards, tmp_path):
+def test_pipes_give_every_image_once_an_epoch_without_a_shuffle_buffer_in_the_recipe(shards, tmp_path):
     shards(5, 6)
     uri = f"pipe:cat {tmp_path}/s-{{0..1}}.tar | cat"
-    assert is_stream(uri) and not is_stream(f"{tmp_path}/s-0.tar")
     assert sorted(numbers(take(11, uri, recipe(shuffle_buffer=None)))) == [*range(11)]
-    assert sorted(numbers(take(22, f"pipe:gzip -c {tmp_path}/s-0.tar", recipe()))[:5]) == [*range(5)]
-
-
-def test_a_command_that_fails_ends_the_stream_after_what_it_gave(shards, tmp_path):
-    shards(5)
-    uri = f"pipe:cat {tmp_path}/s-0.tar; exit 3"
-    given = []
-    with pytest.raises(SourceError, match=r"s-0\.tar; exit 3 cannot be read \(exit code 3\); run the command by hand"):
-        given.extend(numbers([batch]) for batch in stream_training_batches(uri, recipe(shuffle_buffer=1), 0, 1, 0))
-    assert given == [[number] for number in range(5)]
-    with pytest.raises(SourceError, match=r"pipe:cat nothing\.tar 2> /dev/null cannot be read \(exit code 1\)"):
-        take(1, "pipe:cat nothing.tar 2> /dev/null", recipe())
 
 
 def test_a_pipe_that_is_closed_early_leaves_no_command_behind(shards, tmp_path):
     shards(50)
-    pid_file = tmp_path / "pid"
-    uri = f"pipe:echo $$ > {pid_file}; cat {tmp_path}/s-0.tar; exec sleep 1000"
+    uri = f"pipe:echo $$ > {tmp_path}/pid; cat {tmp_path}/s-0.tar; exec sleep 1000"
     assert numbers(take(2, uri, recipe(shuffle_buffer=1))) == [0, 1]
     with pytest.raises(ProcessLookupError):
-        os.kill(int(pid_file.read_text()), 0)
+        os.kill(int((tmp_path / "pid").read_text()), 0)
 
 
 @pytest.mark.parametrize("protocol", ["s3", "http"])
@@ -221,55 +200,19 @@ def test_remote_tars_are_read_as_local_ones(shards, put, tmp_path, object_store,
     assert numbers(take(15, uri, recipe(), workers=workers)) == numbers(take(15, local, recipe()))
 
 
-def test_a_remote_tar_that_goes_away_ends_the_stream(shards, put, tmp_path, bucket):
-    shards(5)
-    put({"s-0.tar": (tmp_path / "s-0.tar").read_bytes()})
-    with closing(stream_training_batches(f"{bucket}/s-0.tar", recipe(), 0, 1, 0)) as batches:
-        next(batches)
-        s3fs.S3FileSystem().rm_file(f"{bucket}/s-0.tar")
-        with pytest.raises(SourceError, match=r"s-0\.tar cannot be read \(No such file .*\); check your credentials"):
-            list(batches)
-
-
 def test_images_that_cannot_be_read_are_skipped_and_counted(make_tar):
     members = {"a.png": grey(1), "b.png": b"oops", "b.cls": b"1", ".c.png": b"", "d.txt": b"d", "e.png": grey(2)}
     batches = take(3, str(make_tar("s.tar", members)), recipe(batch_size=2, shuffle_buffer=1))
     assert numbers(batches) == [1, 2] * 3 and [batch.num_failed for batch in batches] == [1] * 3
 
 
-def test_links_in_a_tar_count_as_images_that_cannot_be_read(tmp_path):
-    (tmp_path / "a.png").write_bytes(grey(1))
-    (tmp_path / "b.png").hardlink_to(tmp_path / "a.png")
-    (tmp_path / "c.png").write_bytes(grey(2))
-    with tarfile.open(tmp_path / "s.tar", "w") as tar:
-        for name in ("a.png", "b.png", "c.png"):
-            tar.add(tmp_path / name, name)
-    batches = take(3, str(tmp_path / "s.tar"), recipe(batch_size=2, shuffle_buffer=1))
-    assert numbers(batches) == [1, 2] * 3 and [batch.num_failed for batch in batches] == [1] * 3
-
-
-def damaged_header(tar: bytes, place: int) -> bytes:
-    start = tar.index(f"{place:03}.png".encode())
-    return tar[:start] + b"\xff" * 512 + tar[start + 512 :]
-
-
-def cut_at_a_header(tar: bytes, place: int) -> bytes:
-    return tar[: tar.index(f"{place:03}.png".encode())]
-
-
-def cut_inside_an_image(tar: bytes, place: int) -> bytes:
-    return tar[: tar.index(f"{place:03}.png".encode()) + 520]
-
-
-@pytest.mark.parametrize("damage", [damaged_header, cut_at_a_header, cut_inside_an_image])
-def test_what_a_damaged_tar_still_holds_counts_and_the_rest_is_one_failure_a_pass(shards, tmp_path, damage):
+def test_what_a_damaged_tar_still_holds_counts_and_the_rest_is_one_failure_a_pass(shards, tmp_path):
     uri = shards(5, 4)
     tar = tmp_path / "s-0.tar"
-    tar.write_bytes(damage(tar.read_bytes(), 3))
-    batches = take(14, uri, recipe(shuffle_buffer=1))
-    assert sorted(numbers(batches)) == sorted([0, 1, 2, 5, 6, 7, 8] * 2)
-    assert sum(batch.num_failed for batch in batches[:8]) == 1
-    assert sum(batch.num_failed for batch in take(7 * 6 + 1, uri, recipe(shuffle_buffer=1))) == 6
+    tar.write_bytes(tar.read_bytes().partition(b"003.png")[0])
+    batches = take(7 * 6 + 1, uri, recipe(shuffle_buffer=1))
+    assert sorted(numbers(batches[:14])) == sorted([0, 1, 2, 5, 6, 7, 8] * 2)
+    assert [sum(batch.num_failed for batch in batches[:end]) for end in (8, 43)] == [1, 6]
 
 
 def test_tars_without_any_image_that_can_be_read_are_refused(make_tar, tmp_path):
@@ -288,23 +231,14 @@ def test_one_shard_without_images_is_no_end(make_tar, shards):
         assert numbers(take(9, uri, recipe(batch_size=2), rank, world_size=2)) == [1] * 9
 
 
-def test_a_tar_that_is_missing_is_told_before_anything_is_read(shards, tmp_path):
-    uri = shards(2, 2, 2)
-    (tmp_path / "s-1.tar").unlink()
-    with pytest.raises(NotFoundError, match=r"s-1\.tar does not exist; 1 of its 3 tars do not exist; correct"):
-        take(1, uri, recipe())
-
-
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_tar_that_vanishes_ends_the_stream_in_one_sentence(shards, tmp_path, workers):
     uri = shards(9)
     with closing(stream_training_batches(uri, recipe(), 0, 1, workers)) as batches:
         next(batches)
         (tmp_path / "s-0.tar").unlink()
-        with pytest.raises(SourceError) as raised:
+        with pytest.raises(SourceError, match=r"^\S+/s-0\.tar cannot be read \(No such file.*\); put it back .*\Z"):
             list(islice(batches, 30))
-    fix = "put it back or correct its permissions, then go on with --resume"
-    assert str(raised.value) == f"{tmp_path}/s-0.tar cannot be read (No such file or directory); {fix}"
 
 
 def test_a_worker_that_is_killed_ends_the_stream_in_one_sentence(shards):
@@ -314,16 +248,3 @@ def test_a_worker_that_is_killed_ends_the_stream_in_one_sentence(shards):
         with pytest.raises(SourceError, match=r"s-\{0\.\.1\}\.tar: a process that reads it was lost \(.+\); continue"):
             list(islice(batches, 30))
     assert not multiprocessing.active_children()
-
-
-def test_folders_and_lists_are_no_streams(make_folder, tmp_path):
-    (tmp_path / "list.txt").write_text("photos/a.png\n")
-    for uri in (str(make_folder({"a.png": grey(0)})), str(tmp_path / "list.txt"), "s3://bucket/photos"):
-        with pytest.raises(SourceError) as raised:
-            take(1, uri, recipe())
-        assert str(raised.value) == f"{uri} is no tar, and data.shuffle_buffer is for tars; leave it out of the recipe"
-
-
-def test_a_pattern_of_commands_that_is_none_is_explained():
-    with pytest.raises(UsageError, match=r"is not a pattern \(.*\); write it as pipe:cat \{000\.\.127\}\.tar"):
-        take(1, "pipe:cat s-{0..2.tar", recipe())

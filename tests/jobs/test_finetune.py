@@ -18,7 +18,7 @@ from tcae_cli.store.reader import LatentStore
 
 from .small_recipes import FULL, MODEL, recipe
 
-PLAIN = {"pixel_shortcut": False}  # as the small model
+PLAIN = {"pixel_shortcut": False, "downsampling": 32}  # as the small model
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_training_starts_where_the_parent_ended(finetune, small_checkpoint, imag
 
 
 def test_a_whole_model_trains_and_remembers_its_parent(finetune, small_checkpoint, images):
-    report = finetune(recipe(steps=2, **FULL))
+    report = finetune(recipe(steps=2, **FULL | {"model": PLAIN}))
 
     header, parent = read_header(str(report.run)), read_header(str(small_checkpoint))
     assert (header.parent.name, header.parent.encoder_hash) == ("small", parent.encoder_hash)

@@ -199,12 +199,3 @@ def test_the_picture_shows_eight_originals_above_their_reconstructions(source, t
         original, negative = above[:, left : left + SIZE], below[:, left : left + SIZE]
         assert original.std() > 5
         assert (negative == 255 - original).all()
-
-
-def test_only_the_first_rank_writes_the_picture(source, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    measured = validation(source)
-    for rank in (1, 0):
-        monkeypatch.setenv("RANK", str(rank))
-        measured.draw(Copying(), tmp_path / "grid.png")
-        assert (tmp_path / "grid.png").exists() == (rank == 0)
