@@ -176,15 +176,18 @@ def _load_sources(request: TrainRequest) -> tuple[Source, Source]:
 
 
 def _batches(run: Run, steps: range) -> Generator[TrainingBatch, None, None]:
-    """This rank's share of the batches, by index, or of a stream without end."""
+    """This rank's share of the batches, by index, or of a stream without end; for a GPU in pinned memory."""
     request, recipe = run.request, run.recipe
     rank, world_size = distributed.rank(), distributed.world_size()
     if is_stream(request.data) or recipe.data.shuffle_buffer is not None:
-        return stream_training_batches(
-            request.data, recipe, rank, world_size, request.num_workers, run.state.first_unit or 0
-        )
-    views = TrainingViews(run.images, recipe, rank, world_size)
-    return load_training_batches(views, steps, request.num_workers)
+        first_unit = run.state.first_unit or 0
+        batches = stream_training_batches(request.data, recipe, rank, world_size, request.num_workers, first_unit)
+    else:
+        views = TrainingViews(run.images, recipe, rank, world_size)
+        batches = load_training_batches(views, steps, request.num_workers)
+    with closing(batches):
+        for batch in batches:
+            yield batch.pin_memory() if run.device.type == "cuda" else batch
 
 
 def _validation(run: Run, images: Source) -> Validation | None:
