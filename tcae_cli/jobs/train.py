@@ -126,10 +126,10 @@ def _due(recipe: Recipe, step: int, every: int) -> bool:
 
 
 def _check_finite(figures: dict[str, float], step: int) -> None:
-    for name in ("loss", "grad_norm"):
-        if not math.isfinite(figures[name]):
+    for name, value in figures.items():
+        if not math.isfinite(value):
             raise TcaeError(
-                f"{name} is {figures[name]} at step {step}; the last checkpoint stands: "
+                f"{name} is {value} at step {step}; the last checkpoint stands: "
                 f"lower optimizer.lr, or train in fp32, and start again"
             )
 

@@ -65,11 +65,11 @@ class JointModel(nn.Module):
     ) -> tuple[Reconstruction, StudentLogits | None]:
         """Reconstruct images [b, 3, H, W] in [-1, 1] and look at the crops, each in a forward of the trunk of its own.
 
-        decoder_again: decode a second time, from latents that pass no gradient on.
+        decoder_again: decode a second time, from latents that pass no gradient on, unless they pass none anyway.
         """
         latents = self.autoencoder.encode(images)
         decoded, last_tokens = self.autoencoder.decode_with_last_tokens(latents)
-        again = self.autoencoder.decode(latents.detach()) if decoder_again else None
+        again = self.autoencoder.decode(latents.detach()) if decoder_again and latents.requires_grad else None
         reconstruction = Reconstruction(decoded, again, last_tokens.detach())
         return reconstruction, None if crops is None else self._look_at(crops)
 

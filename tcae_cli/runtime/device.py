@@ -41,7 +41,9 @@ def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise UsageError(f"--device {name} is not a device; use cpu, cuda or cuda:N") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+    if device.type == "cuda" and device.index is None:
+        device = torch.device("cuda", local_rank)
+    if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise DeviceError(f"--device {name}: {torch.cuda.device_count()} GPUs are visible here; use --device cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)

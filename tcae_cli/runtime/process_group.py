@@ -83,6 +83,7 @@ def _reduce(number: int, operation: dist.ReduceOp.RedOpType) -> int:
     return int(value)
 
 
+@torch.no_grad()
 def take_from_first_rank(tensors: list[Tensor]) -> None:
     """Set tensors, in place, to what the first rank has in them."""
     if dist.is_initialized():
