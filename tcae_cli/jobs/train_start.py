@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from tcae_cli.checkpoint import Parent, load_parent
 from tcae_cli.data.loader import load_rows
 from tcae_cli.data.source import Source
+from tcae_cli.data.tar_stream import is_stream
 from tcae_cli.data.transform import to_float
 from tcae_cli.features.backbone import load_discriminator_features, load_feature_network
 from tcae_cli.losses.discriminator import FeatureDiscriminator, PatchGan
@@ -26,6 +27,15 @@ from tcae_cli.training.shortcut import fit_block_pca, start_from_pca
 from tcae_cli.training.state import Centers, TrainingState, restore_state
 from tcae_cli.training.step import Trainer
 
+_FREE = {
+    "accumulate",
+    "compile",
+    "checkpointing",
+    "sharded",
+    "log_every",
+    "checkpoint_every",
+    "sample_every",
+}  # to change
 _MEASURED_IMAGES = 2048  # at most, for the PCA and for the latents' statistics
 
 
@@ -61,7 +71,8 @@ def start(request: TrainRequest, images: Source, device: torch.device, progress:
     discriminator = _discriminator(request, device)
     autoencoder, parent, kept = _autoencoder(request, images, progress)
     state = _state(recipe, autoencoder.to(device), discriminator, device)
-    identity = {**recipe.model_dump(mode="json"), "source": images.fingerprint}
+    source = request.data if is_stream(request.data) else images.fingerprint
+    identity = {**recipe.model_dump(mode="json", exclude={"train": _FREE}), "source": source}
     identity |= {"parent": parent.model_dump() if parent else None, "freeze_encoder": request.freeze_encoder}
     if request.resume:
         restore_state(request.out, state, identity)

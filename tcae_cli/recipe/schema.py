@@ -2,14 +2,23 @@
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from tcae_cli.recipe.presets import PRESETS
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Positive = Annotated[float, Field(gt=0)]
-Range = Annotated[tuple[Share, Share], Field(strict=False)]
+BelowOne = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _ordered(values: tuple[float, float]) -> tuple[float, float]:
+    if values[0] > values[1]:
+        raise ValueError(f"{values[0]} is more than {values[1]}; put the smaller one first")
+    return values
+
+
+Range = Annotated[tuple[Share, Share], Field(strict=False), AfterValidator(_ordered)]
 
 
 class Section(BaseModel):
@@ -118,7 +127,7 @@ class SelfDistillationSpec(Section):
     local_scale: Range = (0.05, 0.32)
     mask_share: Share = 0.5  # of global crops that are masked
     mask_ratio: Range = (0.1, 0.5)  # share of a masked crop's tokens
-    drop_path: Share = 0.1  # of the student's last block; less in those before
+    drop_path: BelowOne = 0.1  # of the student's last block; less in those before
     num_prototypes: Count = 8192
     head_width: Count = 2048  # of the projection head's hidden layers
     head_bottleneck: Count = 256
@@ -146,7 +155,7 @@ class OptimizerSpec(Section):
     lr: Positive = 2e-4  # peak
     min_lr: Annotated[float, Field(ge=0)] = 2e-5  # at the last step
     warmup: Share = 0.05  # share of all steps
-    betas: Annotated[tuple[Share, Share], Field(strict=False)] = (0.9, 0.95)
+    betas: Annotated[tuple[BelowOne, BelowOne], Field(strict=False)] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.04  # on matrices; none on vectors and the pixel shortcut
     clip_norm: Positive = 3.0  # of the gradient of encoder and heads
     decoder_clip_norm: Positive = 1.0  # of the decoder's

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -13,6 +14,7 @@ from tcae_cli.runtime import distributed
 
 # What gloo and nccl say when another rank has gone; they have no exception of their own for it.
 _SIGNS_OF_A_LOSS = ("closed by peer", "reset by peer", "refused", "broken pipe", "nccl", "gloo", "timed out", "timeout")
+_PATIENCE = timedelta(hours=6)  # one rank lists the source and measures the model while the others wait
 
 
 @contextmanager
@@ -31,6 +33,7 @@ def process_group(device: torch.device) -> Iterator[None]:
             "nccl" if device.type == "cuda" else "gloo",
             rank=distributed.rank(),
             world_size=distributed.world_size(),
+            timeout=_PATIENCE,
             device_id=device if device.type == "cuda" else None,
         )
     try:

@@ -147,6 +147,10 @@ def test_overrides_change_keys(tmp_path):
         ("model: {preset: XXL}\ntrain: {steps: 1}", "preset 'XXL' is not one of tiny, S, B, L"),
         ("model: {image_size: 250}\ntrain: {steps: 1}", "image_size 250 is not a multiple of downsampling 32"),
         ("train: {steps: 1, steps: 2}", 'found duplicate key "steps"'),
+        (
+            "loss: {self_distillation: {mask_ratio: [0.5, 0.1]}}\ntrain: {steps: 1}",
+            "loss.self_distillation.mask_ratio: 0.5 is more than 0.1; put the smaller one first",
+        ),
         ("train: [", "line 1"),
         ("- a", "should be a mapping of sections"),
     ],
