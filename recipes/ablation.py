@@ -13,36 +13,27 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import click
-import torch
-from torch import Tensor
 
-from tcae_cli.checkpoint import MODEL_FILE, load_autoencoder, read_header
+from tcae_cli.checkpoint import MODEL_FILE, read_header
 from tcae_cli.console import ConsoleProgress
-from tcae_cli.data.loader import load_rows
-from tcae_cli.data.partition import batches_of_rows
-from tcae_cli.data.source import Source, open_source
-from tcae_cli.data.transform import to_float
 from tcae_cli.errors import TcaeError
+from tcae_cli.eval_report import EvalRequest
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.jobs.train import train
-from tcae_cli.metrics.latent import effective_rank
-from tcae_cli.metrics.probe import probe_accuracy, structural_loss
-from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.load import load_recipe
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.report import EvalRequest, Silent, TrainRequest
-from tcae_cli.runtime.device import choose_device
+from tcae_cli.report import Silent, TrainRequest
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.training.state import STATE_FILE
 
 Figures = dict[str, float]  # of one model
 Runs = dict[str, list[float]]  # of an arm: each figure, over seeds
 ARMS = ("baseline", "stc", "ssl", "stc-ssl")
-NAMES = ("psnr", "ssim", "a1", "a2", "structural_loss", "effective_rank")  # in the table
+A1, A2, LOSS = "probe-tokens", "probe-latents", "structural-loss"
+NAMES = ("psnr", "ssim", A1, A2, LOSS, "effective-rank")  # in the table
 
 
 class Direction(NamedTuple):
@@ -56,21 +47,12 @@ class Direction(NamedTuple):
 
 
 DIRECTIONS = (
-    Direction("SSL raises A2, without STC", "a2", "ssl", "baseline", +1),
-    Direction("SSL raises A2, with STC", "a2", "stc-ssl", "stc", +1),
-    Direction("STC lowers A1, with SSL", "a1", "stc-ssl", "ssl", -1),
-    Direction("STC raises A2, with SSL", "a2", "stc-ssl", "ssl", +1),
-    Direction("STC lowers the structural loss, with SSL", "structural_loss", "stc-ssl", "ssl", -1),
+    Direction("SSL raises A2, without STC", A2, "ssl", "baseline", +1),
+    Direction("SSL raises A2, with STC", A2, "stc-ssl", "stc", +1),
+    Direction("STC lowers A1, with SSL", A1, "stc-ssl", "ssl", -1),
+    Direction("STC raises A2, with SSL", A2, "stc-ssl", "ssl", +1),
+    Direction("STC lowers the structural loss, with SSL", LOSS, "stc-ssl", "ssl", -1),
 )
-
-
-class Features(NamedTuple):
-    """What a model makes of a source's images, on its device."""
-
-    tokens: Tensor  # [n, d], means of the patch tokens before the bottleneck
-    latents: Tensor  # [n, c], means over positions
-    positions: Tensor  # [n*h*w, c], the latents at each
-    labels: Tensor  # [n], int64
 
 
 @click.command()
@@ -130,46 +112,19 @@ def train_arm(recipe: Recipe, sources: tuple[str, str], run: Path, device: str |
         train(request, progress)
 
 
-def measure(model_name: str, sources: tuple[str, str], device: str | None) -> Figures:
-    """The figures of NAMES, on the second source, with probes trained on the first; and the probes' chance.
-
-    PSNR and SSIM as `tcae eval` takes them; the effective rank is of the latents at each position, [n*h*w, c].
-    """
-    model = load_autoencoder(model_name, choose_device(device))
-    with TemporaryDirectory() as folder:
-        seen, new = (features_of(model, open_source(uri, Path(folder, str(n)))) for n, uri in enumerate(sources))
-    a1 = probe_accuracy(seen.tokens, seen.labels, new.tokens, new.labels)
-    a2 = probe_accuracy(seen.latents, seen.labels, new.latents, new.labels)
-    request = EvalRequest(data=sources[1], metrics=("psnr", "ssim"), model=model_name, device=device, num_workers=0)
-    return evaluate(request, Silent()).values | {
-        "a1": a1,
-        "a2": a2,
-        "structural_loss": structural_loss(a1, a2),
-        "effective_rank": effective_rank(new.positions),
-        "chance": 1 / len(new.labels.unique()),
-    }
-
-
-@torch.no_grad()
-def features_of(model: TCAE, source: Source) -> Features:
-    """Features of the images that can be read, in the source's order."""
-    tokens: list[Tensor] = []
-    hook = model.encoder.register_forward_hook(lambda _encoder, _images, out: tokens.append(out[1].mean(dim=(1, 2))))
-    latents, labels = [], []
-    for rows in batches_of_rows(0, len(source), 64):
-        images, _, failures = load_rows(source, rows, model.spec.image_size, "adm")
-        good = [slot for slot, row in enumerate(rows) if row not in failures]
-        latents.append(model.encode(to_float(images[good].to(model.encoder.class_token.device))))
-        labels += [source.label(rows[slot]) for slot in good]
-    hook.remove()
-    grids = torch.cat(latents)
-    means, positions = grids.mean(dim=(2, 3)), grids.permute(0, 2, 3, 1).flatten(0, 2)
-    return Features(torch.cat(tokens), means, positions, torch.tensor(labels, device=grids.device))
+def measure(model: str, sources: tuple[str, str], device: str | None) -> Figures:
+    """The figures of NAMES, as `tcae eval` takes them on the second source, with probes trained on the first; and the
+    probes' chance."""
+    metrics = ("psnr", "ssim", "effective-rank", "probe")
+    request = EvalRequest(
+        metrics=metrics, models=(model,), data=sources[1], probe_data=sources[0], device=device, num_workers=0
+    )
+    return evaluate(request, Silent()).evaluations[0].values
 
 
 def table(arms: Mapping[str, Runs]) -> list[str]:
     """Lines of Markdown: of each arm the mean over seeds, and in brackets the largest minus the smallest."""
-    lines = [f"| arm | {' | '.join(name.replace('_', ' ') for name in NAMES)} |", "|---" * (len(NAMES) + 1) + "|"]
+    lines = [f"| arm | {' | '.join(name.replace('-', ' ') for name in NAMES)} |", "|---" * (len(NAMES) + 1) + "|"]
     for arm, runs in arms.items():
         cells = (f"{mean(runs[name]):.3f} ({_spread(runs[name]):.3f})" for name in NAMES)
         lines.append(f"| {arm} | {' | '.join(cells)} |")
@@ -182,9 +137,9 @@ def verdict(direction: Direction, arms: Mapping[str, Runs]) -> str:
     values, others = arms[direction.arm][direction.figure], beside[direction.figure]
     if len(values) < 2:
         return "not shown, one seed has no spread"
-    for probe in ("a1", "a2") if direction.figure == "structural_loss" else (direction.figure,):
-        if (found := mean(beside[probe])) <= 2 * (chance := beside["chance"][0]):
-            return f"not shown, {probe.upper()} of {direction.beside} is {found:.3f}, chance {chance:.3f}"
+    for probe in (A1, A2) if direction.figure == LOSS else (direction.figure,):
+        if (found := mean(beside[probe])) <= 2 * (chance := beside["probe-chance"][0]):
+            return f"not shown, {probe} of {direction.beside} is {found:.3f}, chance {chance:.3f}"
     difference, noise = mean(values) - mean(others), max(_spread(values), _spread(others))
     if abs(difference) <= noise:
         return f"not shown, a difference of {difference:+.3f} at a spread of {noise:.3f}"

@@ -23,7 +23,9 @@ from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
 
-from tcae_cli.report import DecodeReport, EncodeReport, EvalReport, Report, TrainReport
+from tcae_cli.eval_report import EvalReport
+from tcae_cli.eval_tables import show_evaluation
+from tcae_cli.report import DecodeReport, EncodeReport, Report, TrainReport
 from tcae_cli.store_report import InfoReport, VerifyReport
 from tcae_cli.store_tables import show_info, show_verification
 
@@ -115,7 +117,7 @@ class ConsoleProgress:
 
 def show_report(report: Report, as_json: bool) -> None:
     """Print what a job did on stdout: a few lines and a table, or one JSON object."""
-    if isinstance(report, TrainReport) and report.rank:
+    if isinstance(report, TrainReport | EvalReport) and report.rank:
         return
     if as_json:
         print(json.dumps(report.as_dict(), ensure_ascii=False))
@@ -129,7 +131,7 @@ def show_report(report: Report, as_json: bool) -> None:
         case DecodeReport():
             _show_decoding(console, report)
         case EvalReport():
-            _show_evaluation(console, report)
+            show_evaluation(console, report)
         case InfoReport():
             show_info(console, report)
         case VerifyReport():
@@ -178,16 +180,6 @@ def _show_decoding(console: Console, report: DecodeReport) -> None:
         console.print(f"{report.num_not_ok:,} rows hold no latents (failed or pending)")
     if report.grid:
         console.print(f"originals above reconstructions: {report.grid}")
-
-
-def _show_evaluation(console: Console, report: EvalReport) -> None:
-    table = Table("metric", "value", box=None, pad_edge=False)
-    for name, value in report.values.items():
-        table.add_row(name, f"{value:.4f}" + (" dB" if name == "psnr" else ""))
-    failed = f", {report.num_failed} could not be read" if report.num_failed else ""
-    console.print(f"{report.model} on {report.num_images:,} images of {report.data}{failed}")
-    console.print(table)
-    console.print("; ".join(f"{name}: {rule}" for name, rule in report.protocol.items()))
 
 
 def _show_training(console: Console, report: TrainReport) -> None:

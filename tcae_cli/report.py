@@ -168,32 +168,6 @@ class DecodeReport(Report):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalRequest:
-    """`tcae eval`."""
-
-    data: str
-    metrics: tuple[str, ...]
-    model: str = "tcae-tiny"
-    batch_size: int = 16
-    num_workers: int = 1
-    device: str | None = None
-    resize: Literal["torch", "adm"] = "adm"
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalReport(Report):
-    """Figures and how they were taken."""
-
-    model: str
-    data: str
-    num_images: int
-    num_failed: int
-    protocol: dict[str, str]
-    values: dict[str, float]
-    elapsed_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class TrainRequest:
     """`tcae train` and `tcae finetune`."""
 

@@ -1,5 +1,7 @@
 """What `tcae info` and `tcae verify` show of a store: one screen."""
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -56,12 +58,21 @@ def _contents(report: InfoReport) -> list[tuple[str, str]]:
     tools = ", ".join(f"{name} {version}" for name, version in report.tool_versions.items())
     return [
         ("views", "; ".join(views)),
-        ("stored as", f"{report.dtype}, codec {report.codec}"),
+        ("stored as", f"{report.dtype}, codec {report.codec}{_scaling(encoder['spec'])}"),
         ("encoder", f"{encoder['name']} ({encoder['hash'][:12]})" + (f", recipe of {steps:,} steps" if steps else "")),
         ("encoded", f"{report.transform['resize']} resize, {compute['dtype']}, batches of {compute['batch_size']:,}"),
         ("source", f"{source['uri']}: {source['count']:,} images ({source['fingerprint'][:12]}){classes}"),
         ("made", f"{report.created_at}" + (f" with {tools}" if tools else "")),
     ]
+
+
+def _scaling(spec: dict[str, Any]) -> str:
+    """What the model's own generators make of raw latents, where it says so."""
+    shift, scale = spec.get("shift_factor"), spec.get("scaling_factor")
+    if scale is None and shift is None:
+        return ""
+    words = "latents" if shift is None else f"(latents - {shift:g})"
+    return f"; raw, generators take {words}" + ("" if scale is None else f" x {scale:g}")
 
 
 def _sizes(report: InfoReport) -> list[tuple[str, str]]:

@@ -21,6 +21,12 @@ PHOTOGRAPHS = {"animal": "chelsea.png", "person": "astronaut.png", "thing": "cof
 SMALL_MODEL = {"image_size": 64, "patch_size": 8, "latent_channels": 8, "width": 32, "depths": (1, 1), "num_heads": 2}
 
 
+@pytest.fixture(autouse=True)
+def a_cache_of_its_own(tmp_path_factory, monkeypatch) -> None:
+    """Each test keeps what can be computed again in a folder of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 @pytest.fixture(scope="session")
 def photos(tmp_path_factory) -> Path:
     """24 photographs of 72 x 96 pixels, JPEG, in three class folders."""

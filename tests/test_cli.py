@@ -65,7 +65,7 @@ def test_encode_decode_and_eval_from_the_command_line(tcae, photos, tmp_path, sm
     assert code == 0 and "psnr" in stdout and "dB" in stdout
     code, stdout, _ = tcae("eval", small_checkpoint, "--data", photos, *metrics, "--json")
     report = json.loads(stdout)
-    assert report["num_images"] == 24 and report["values"].keys() == {"psnr", "ssim"}
+    assert report["num_images"] == 24 and report["evaluations"][0]["values"].keys() == {"psnr", "ssim"}
 
 
 def test_train_from_the_command_line(tcae, photos, tmp_path):
@@ -95,8 +95,10 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(tcae, tmp_path, photos, small
         ([*encode, "--gpus", 2], "--gpus and --device cpu exclude each other"),
         (["encode-dataset", photos, store, "--device", "tpu9"], "--device tpu9 is not a device"),
         (["train", recipe, "--data", photos], "unknown key model.patch_szie; did you mean model.patch_size?"),
-        (["train", recipe, "--data", photos, "--weights", "vgg"], "unknown key"),
-        (["eval", "--data", photos, "--metric", "beauty"], "--metric beauty is not one of psnr, ssim"),
+        (["train", recipe, "--data", photos, "--weights", "vgg"], "--weights vgg is not of the form NAME=PATH"),
+        (["train", recipe, "--data", photos, "--weights", "squeezenet=x"], "did you mean squeezenet1_1?"),
+        (["eval", "--metric", "psnr", "--weights", "vgg=x"], "use one of inception, dinov2, lpips-vgg, lpips-alex"),
+        (["eval", "--data", photos, "--metric", "beauty"], "--metric beauty is not one of rfid, fd-dinov2, is, psnr"),
     ]:
         code, stdout, stderr = tcae(*arguments)
         assert (code, stdout) == (2, ""), arguments

@@ -1,10 +1,13 @@
 """Options that several commands share."""
 
 from collections.abc import Callable
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import click
+
+from tcae_cli.errors import UsageError
 
 Function = Callable[..., Any]
 
@@ -17,6 +20,42 @@ batch_size = click.option("--batch-size", type=click.IntRange(min=1), default=64
 workers = click.option(
     "--workers", "num_workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes a rank."
 )
+one_worker = click.option(
+    "--workers",
+    "num_workers",
+    type=click.IntRange(min=0),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Decoding processes a rank.",
+)
+
+
+def weights(*known: str) -> Callable[[Function], Function]:
+    """`--weights NAME=PATH`, as paths by name, of the networks that a command has a use for."""
+
+    def parse(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, Path]:
+        return dict(_named_path(text, known) for text in texts)
+
+    return click.option(
+        "--weights",
+        multiple=True,
+        callback=parse,
+        metavar="NAME=PATH",
+        help=f"Weights of a pretrained network, {', '.join(known[:-1])} or {known[-1]}; repeats.",
+    )
+
+
+def _named_path(text: str, known: tuple[str, ...]) -> tuple[str, Path]:
+    name, found, path = text.partition("=")
+    if not found or not path:
+        raise UsageError(f"--weights {text} is not of the form NAME=PATH")
+    if name not in known:
+        close = get_close_matches(name, known, n=1)
+        advice = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
+        raise UsageError(f"--weights {text} names no network that is used here; {advice}")
+    return name, Path(path)
+
 
 _OF_TRAINING = (
     click.argument("recipe", type=click.Path(path_type=Path)),
@@ -25,16 +64,8 @@ _OF_TRAINING = (
     click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/ and the recipe's name]"),
     click.option("--resume", is_flag=True, help="Go on from the run folder's last checkpoint."),
     click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe; repeats."),
-    click.option("--weights", multiple=True, metavar="NAME=PATH", help="Weights of a pretrained network; repeats."),
-    click.option(
-        "--workers",
-        "num_workers",
-        type=click.IntRange(min=0),
-        default=1,
-        show_default=True,
-        metavar="N",
-        help="Decoding processes a rank.",
-    ),
+    weights("lpips-vgg", "squeezenet1_1", "dino-s8", "dino-s16", "inception"),
+    one_worker,
     gpus,
     device,
     as_json,

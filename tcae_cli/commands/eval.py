@@ -1,28 +1,56 @@
-"""`tcae eval [MODEL]`."""
+"""`tcae eval [MODEL]...`."""
 
+from pathlib import Path
 from typing import Any
 
 import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
-from tcae_cli.report import EvalRequest
+from tcae_cli.eval_report import ALL, METRICS, EvalRequest
+
+_METRICS_HELP = f"{', '.join(METRICS)}, or {ALL} that can be computed; repeats."
 
 
 @click.command()
-@click.argument("model", default="tcae-tiny")
-@click.option("--data", required=True, help="Folder, tar shards or image list to reconstruct.")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--data", help="Originals: a folder, tar shards or an image list.  [default: the store's, or samples]")
+@click.option("--store", metavar="STORE", help="Latents to evaluate instead of encoding images.")
+@click.option("--reconstructions", metavar="DIR", help="Images to evaluate instead, named after the originals.")
+@click.option("--metric", "metrics", multiple=True, required=True, metavar="NAME", help=_METRICS_HELP)
+@click.option("--probe-data", metavar="DATA", help="Labelled images to train probes on.  [default: 4/5 of the data]")
 @click.option(
-    "--metric", "metrics", multiple=True, required=True, metavar="NAME", help="psnr or ssim; repeat for more."
+    "--reference",
+    type=click.Path(path_type=Path),
+    metavar="FILE.npz",
+    help="Statistics (mu, sigma) that rFID is measured against.  [default: those of the originals]",
 )
-@click.option("--resize", type=click.Choice(["torch", "adm"]), default="adm", show_default=True)
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, metavar="N")
-@click.option("--workers", "num_workers", type=click.IntRange(min=0), default=1, show_default=True, metavar="N")
+@_options.weights("inception", "dinov2", "lpips-vgg", "lpips-alex")
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="DIR", help="Write a page with tables, plots and pictures."
+)
+@click.option(
+    "--size", type=click.IntRange(min=1), metavar="PIXELS", help="Square to evaluate.  [default: the model's]"
+)
+@click.option("--resize", type=click.Choice(["adm", "torch"]), help="[default: adm; for a store its own]")
+@click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="fp32", show_default=True)
+@_options.gpus
 @_options.device
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, metavar="N")
+@_options.one_worker
 @_options.as_json
-def eval(as_json: bool, **options: Any) -> int:
-    """Measure how well MODEL (default: tcae-tiny) reconstructs the images of a source."""
-    request = EvalRequest(**options)
-    from tcae_cli.jobs.evaluate import evaluate
+def eval(gpus: int | None, as_json: bool, **options: Any) -> int:
+    """Measure how well MODELs reconstruct images, side by side, and what their latents are like.
 
-    return run_job(evaluate, request, as_json=as_json)
+    MODEL is a file, a run folder, hf://org/name, diffusers:org/name or a built-in name; tcae-tiny where none is given.
+    --store measures latents that are there already, decoded by MODEL or by the one they were made with.
+    """
+    request = EvalRequest(**options)
+    from tcae_cli.jobs.evaluate import evaluate as job
+
+    if gpus is None:
+        return run_job(job, request, as_json=as_json)
+    from tcae_cli.runtime.launch import on_gpus
+
+    # The first rank's report has the figures.
+    return run_job(on_gpus(job, lambda reports: reports[0], gpus, request.device), request, as_json=as_json)

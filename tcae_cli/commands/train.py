@@ -7,7 +7,6 @@ import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
-from tcae_cli.errors import UsageError
 from tcae_cli.recipe.load import load_recipe
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.report import TrainRequest
@@ -20,11 +19,9 @@ def train(recipe: Path, overrides: tuple[str, ...], out: Path | None, **options:
     return run_training(load_recipe(recipe, overrides), out or Path("runs") / recipe.stem, **options)
 
 
-def run_training(
-    recipe: Recipe, out: Path, *, weights: tuple[str, ...], gpus: int | None, as_json: bool, **options: Any
-) -> int:
+def run_training(recipe: Recipe, out: Path, *, gpus: int | None, as_json: bool, **options: Any) -> int:
     """Train in this process, or on so many GPUs; returns the exit code."""
-    request = TrainRequest(recipe=recipe, out=out, weights=dict(_named_path(text) for text in weights), **options)
+    request = TrainRequest(recipe=recipe, out=out, **options)
     from tcae_cli.jobs.train import train as job
 
     if gpus is None:
@@ -33,10 +30,3 @@ def run_training(
 
     # Every rank reports the same run.
     return run_job(on_gpus(job, lambda reports: reports[0], gpus, request.device), request, as_json=as_json)
-
-
-def _named_path(text: str) -> tuple[str, Path]:
-    name, found, path = text.partition("=")
-    if not found:
-        raise UsageError(f"--weights {text} is not of the form NAME=PATH")
-    return name, Path(path)

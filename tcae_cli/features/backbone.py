@@ -27,6 +27,13 @@ NETWORKS = {
     "lpips-vgg": _Network(
         "vgg16", "vgg16-397923af.pth", "torchvision's VGG16_Weights.IMAGENET1K_V1", (3, 8, 15, 22, 29), "vgg.pth"
     ),
+    "lpips-alex": _Network(
+        "alexnet",
+        "alexnet-owt-7be5be79.pth",
+        "torchvision's AlexNet_Weights.IMAGENET1K_V1",
+        (1, 4, 7, 9, 11),
+        "alex.pth",
+    ),
     "squeezenet1_1": _Network(
         "squeezenet1_1",
         "squeezenet1_1-b8a52dc0.pth",
@@ -61,26 +68,13 @@ class FeatureNetwork(nn.Module):
         return maps
 
 
-def load_feature_network(name: str, weights: Path | None = None) -> FeatureNetwork:
+def load_feature_network(
+    name: str, weights: Path | None = None, instead: str = "set loss.perceptual to none in the recipe"
+) -> FeatureNetwork:
     """A network of NETWORKS with its pretrained weights, from `weights` or from torch's hub cache.
 
-    Raises WeightsError, naming the file and the option, where they are missing or do not fit.
+    Raises WeightsError, naming the file, the option and what to do `instead`, where they are missing or do not fit.
     """
-    return _load(name, weights, "set loss.perceptual to none")
-
-
-def load_discriminator_features(name: str, weights: Path | None = None) -> tuple[nn.Module, list[int]]:
-    """What a discriminator's heads look at, and the channels of its maps: a DINO of features/dino.py, or of NETWORKS.
-
-    Raises WeightsError, naming the file and the option, where weights are missing or do not fit.
-    """
-    if name in dino.NETWORKS:
-        return dino.load_dino(name, weights), [dino.DINO_WIDTH] * dino.NUM_MAPS
-    network = _load(name, weights, "set loss.adversarial.discriminator to patchgan")
-    return network, [feature_map.shape[1] for feature_map in network(torch.zeros(1, 3, 64, 64))]
-
-
-def _load(name: str, weights: Path | None, instead: str) -> FeatureNetwork:
     network = NETWORKS[name]
     model = load_pretrained(
         lambda: getattr(torchvision.models, network.architecture)(weights=None),
@@ -94,6 +88,18 @@ def _load(name: str, weights: Path | None, instead: str) -> FeatureNetwork:
         if isinstance(module, nn.ReLU):
             module.inplace = False
     return FeatureNetwork(model.features, network.taps, _channel_weights(network))
+
+
+def load_discriminator_features(name: str, weights: Path | None = None) -> tuple[nn.Module, list[int]]:
+    """What a discriminator's heads look at, and the channels of its maps: a DINO of features/dino.py, or of NETWORKS.
+
+    Raises WeightsError, naming the file and the option, where weights are missing or do not fit.
+    """
+    if name in dino.NETWORKS:
+        return dino.load_dino(name, weights), [dino.DINO_WIDTH] * dino.NUM_MAPS
+    instead = "set loss.adversarial.discriminator to patchgan in the recipe"
+    network = load_feature_network(name, weights, instead)
+    return network, [feature_map.shape[1] for feature_map in network(torch.zeros(1, 3, 64, 64))]
 
 
 def _channel_weights(network: _Network) -> list[Tensor] | None:

@@ -72,7 +72,7 @@ def load_dino(name: str, weights: Path | None = None) -> DinoFeatures:
         weights or _cached(network),
         name,
         f"{network.file} ({published})",
-        "set loss.adversarial.discriminator to patchgan",
+        "set loss.adversarial.discriminator to patchgan in the recipe",
     )
     return DinoFeatures(transformer)
 

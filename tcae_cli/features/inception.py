@@ -40,7 +40,7 @@ class InceptionFeatures(nn.Module):
         super().__init__()
         self.network = Inception3(num_classes=_NUM_CLASSES, aux_logits=False, init_weights=False)
         self.network.load_state_dict(tensors)
-        self.network.fc = nn.Identity()
+        self._classes, self.network.fc = self.network.fc, nn.Identity()
         # torchvision's differs in how a block pools for its last branch: it averages zeros of the padding in.
         average = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
         for name in _AVERAGED:
@@ -53,6 +53,13 @@ class InceptionFeatures(nn.Module):
         resized = resize_as_tensorflow_1(images.float(), _IMAGE_SIZE)
         features: Tensor = self.network((resized - 128) / 128)
         return features
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Logits [b, 1008] of features [b, 2048], without the classes' bias, as the Inception Score takes them.
+
+        Source: EVAL.md 1; agrees with torch-fidelity's "logits_unbiased".
+        """
+        return F.linear(features, self._classes.weight)
 
 
 def find_inception(weights: Mapping[str, Path]) -> Path | None:
@@ -70,7 +77,7 @@ def load_inception(weights: Path | None = None) -> InceptionFeatures:
     path = weights or find_inception({}) or hub_cache(FILES[0])
     fix = f"get {_PUBLISHED}{FILES[0]} and put it there, or pass --weights {NAME}=PATH"
     if not path.is_file():
-        raise WeightsError(f"rFID needs the FID Inception, and {path} does not exist; {fix}")
+        raise WeightsError(f"rFID, iFID and IS need the FID Inception, and {path} does not exist; {fix}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SHA256:
@@ -83,13 +90,14 @@ def resize_as_tensorflow_1(images: Tensor, size: int) -> Tensor:
 
     images: [b, c, h, w], float. Source: tf.image.resize_bilinear of TensorFlow 1, align_corners=False.
     """
-    for axis in (2, 3):
+    for axis in (3, 2):  # TensorFlow's order, and its formula: rounding is the same to the last bit
         length = images.shape[axis]
         places = torch.arange(size, device=images.device) * (length / size)
         before = places.long()
         after = (before + 1).clamp_max(length - 1)
         share = (places - before).view(-1, *[1] * (3 - axis))
-        images = images.index_select(axis, before).lerp(images.index_select(axis, after), share)
+        start = images.index_select(axis, before)
+        images = start + (images.index_select(axis, after) - start) * share
     return images
 
 

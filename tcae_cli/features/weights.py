@@ -20,13 +20,12 @@ def hub_cache(file: str) -> Path:
 def load_pretrained(build: Callable[[], Any], path: Path, name: str, file: str, instead: str) -> Any:
     """The network that `build` makes, with the weights of `path`: a .safetensors file, or one of torch.save.
 
-    name: the network's in the recipe; file: what it is published as; instead: what to do without it.
+    name: the network's in --weights; file: what it is published as; instead: what to do without it.
     Raises WeightsError where the file is missing or holds anything else.
     """
     if not path.is_file():
         raise WeightsError(
-            f"{name} needs {file}, and {path} does not exist; "
-            f"put it there, pass --weights {name}=PATH, or {instead} in the recipe"
+            f"{name} needs {file}, and {path} does not exist; put it there, pass --weights {name}=PATH, or {instead}"
         )
     model = build()
     try:

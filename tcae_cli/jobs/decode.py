@@ -4,6 +4,7 @@ import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -11,20 +12,19 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from tcae_cli.checkpoint import load_autoencoder, read_header
+from tcae_cli.autoencoder import Autoencoder, load_autoencoder, read_card
 from tcae_cli.data.image_file import ImageFormat, draw_grid, encode_image
 from tcae_cli.data.loader import load_rows
 from tcae_cli.data.source import load_source
 from tcae_cli.data.transform import to_uint8
 from tcae_cli.errors import SourceError, StoreError, UsageError
-from tcae_cli.model.tcae import TCAE
 from tcae_cli.report import DecodeReport, DecodeRequest, Progress
 from tcae_cli.runtime.device import choose_device, naming_the_batch_size
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore
 
-_BATCH_SIZE = 64
+_BATCH_PIXELS = 32 * 256**2  # SD's decoder takes some 270 MB for each 256 x 256
 _COLUMNS = 8  # of the picture
 _LONGEST_NAME = 200  # bytes; most file systems allow 255
 
@@ -36,7 +36,7 @@ def decode_store(request: DecodeRequest, progress: Progress) -> DecodeReport:
     """
     started = time.perf_counter()
     store = LatentStore(request.store, request.view)
-    model = _load_decoder(request, store).to(choose_device(request.device))
+    decoder = _load_decoder(request, store)
     chosen = range(len(store))[parse_rows(request.rows)]
     ok = [row for row in chosen if store.status()[row] == 1]
     files = {
@@ -47,7 +47,7 @@ def decode_store(request: DecodeRequest, progress: Progress) -> DecodeReport:
     make_folder(request.out_dir)
     progress.start("decode", len(ok), done=len(ok) - len(todo))
     with ThreadPoolExecutor() as writers:
-        for rows, images in _decode(model, store, todo):
+        for rows, images in decoder.images(todo):
             for _ in writers.map(_write, (files[row] for row in rows), images, [request.format] * len(rows)):
                 progress.advance()
 
@@ -56,7 +56,7 @@ def decode_store(request: DecodeRequest, progress: Progress) -> DecodeReport:
         num_written=len(todo),
         num_skipped_existing=len(ok) - len(todo),
         num_not_ok=len(chosen) - len(ok),
-        grid=_draw_grid(request, model, store, ok, progress) if request.grid and ok else None,
+        grid=_draw_grid(request, decoder, ok, progress) if request.grid and ok else None,
         elapsed_s=time.perf_counter() - started,
     )
 
@@ -87,29 +87,39 @@ def file_name(key: str) -> Path:
     return Path(*parts)
 
 
-def _load_decoder(request: DecodeRequest, store: LatentStore) -> TCAE:
+@dataclass(frozen=True)
+class _Decoder:
+    """Decodes rows of a store."""
+
+    model: Autoencoder
+    device: torch.device
+    store: LatentStore
+
+    @torch.inference_mode()
+    def images(self, rows: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Batches of rows and their images [k, h, w, 3], uint8."""
+        batch_size = max(1, _BATCH_PIXELS // self.store.spec.views[self.store.view].size ** 2)
+        for start in range(0, len(rows), batch_size):
+            batch = rows[start : start + batch_size]
+            latents = torch.from_numpy(self.store.latents(batch)).float().to(self.device)
+            with naming_the_batch_size(len(batch)):
+                images = to_uint8(self.model.decode(latents))
+            yield batch, images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _load_decoder(request: DecodeRequest, store: LatentStore) -> _Decoder:
     encoder = store.spec.encoder
     name = request.model or encoder.name
-    header, latent = read_header(name), store.spec.latent
+    card, latent = read_card(name), store.spec.latent
     if not request.force:
-        store.refuse_other_encoder(header.encoder_hash, name)
-    if header.spec.latent_channels != latent.channels:
+        store.refuse_other_encoder(card.encoder_hash, name)
+    if card.latent_channels != latent.channels:
         raise StoreError(
             f"{request.store} holds latents of {latent.channels} channels, {name} decodes "
-            f"{header.spec.latent_channels}; pass another --model"
+            f"{card.latent_channels}; pass another --model"
         )
-    return load_autoencoder(name)
-
-
-@torch.inference_mode()
-def _decode(model: TCAE, store: LatentStore, rows: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
-    """Batches of rows and their images [k, h, w, 3], uint8."""
-    device = next(model.parameters()).device
-    for start in range(0, len(rows), _BATCH_SIZE):
-        batch = rows[start : start + _BATCH_SIZE]
-        with naming_the_batch_size(len(batch)):
-            images = model.decode(torch.from_numpy(store.latents(batch)).float().to(device))
-        yield batch, to_uint8(images).permute(0, 2, 3, 1).cpu().numpy()
+    device = choose_device(request.device)
+    return _Decoder(load_autoencoder(name, device), device, store)
 
 
 def _write(path: Path, pixels: np.ndarray, image_format: ImageFormat) -> None:
@@ -117,13 +127,11 @@ def _write(path: Path, pixels: np.ndarray, image_format: ImageFormat) -> None:
     write_atomic(path, encode_image(pixels, image_format))
 
 
-def _draw_grid(request: DecodeRequest, model: TCAE, store: LatentStore, ok: list[int], progress: Progress) -> Path:
+def _draw_grid(request: DecodeRequest, decoder: _Decoder, ok: list[int], progress: Progress) -> Path:
     """OUT_DIR/grid.png, or grid-2.png and so on: nothing that is there is overwritten."""
     chosen = [ok[i * len(ok) // min(request.grid, len(ok))] for i in range(min(request.grid, len(ok)))]
-    decoded = {
-        row: image for rows, images in _decode(model, store, chosen) for row, image in zip(rows, images, strict=True)
-    }
-    originals = read_originals(store, chosen)
+    decoded = {row: image for rows, images in decoder.images(chosen) for row, image in zip(rows, images, strict=True)}
+    originals = read_originals(decoder.store, chosen)
     if len(originals) < len(chosen):
         progress.say(
             f"{len(chosen) - len(originals)} originals have changed or are gone; the picture leaves them blank"

@@ -7,7 +7,7 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from tcae_cli.checkpoint import CheckpointHeader, read_header
+from tcae_cli.autoencoder import ModelCard, read_card
 from tcae_cli.data.partition import shards_of_part, shards_of_rank
 from tcae_cli.data.source import load_source
 from tcae_cli.errors import StoreError, UsageError
@@ -53,20 +53,20 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
     Every rank of a launch, and every part, calls this. Each encodes its own shards; whichever finds all committed
     finishes the store. Raises a TcaeError for a source, model or store that cannot work; what is committed stays.
     """
-    header = read_header(request.model)
+    card = read_card(request.model)
     device = choose_device(request.device, distributed.local_rank())
     folder, place = open_folder(request.store), _place(request)
-    _sizes(request, header)  # what cannot work is refused before anything is written
+    _sizes(request, card)  # what cannot work is refused before anything is written
     layout.is_store(folder)
 
     with join_store(folder, place) as lease, TemporaryDirectory() as scratch:
         if place.is_leader:
-            _make_ready(request, header, device, folder, lease, Path(scratch), progress)
+            _make_ready(request, card, device, folder, lease, Path(scratch), progress)
             lease.announce_ready()
         else:
             lease.wait_for_leader()
         spec = layout.read_spec(folder)
-        _refuse_differences(folder, spec, _describe(request, header, device, spec.source, spec.has_captions, spec))
+        _refuse_differences(folder, spec, _describe(request, card, device, spec.source, spec.has_captions, spec))
         was_complete = layout.is_complete(folder)
 
         source = load_source(folder.fetch(layout.index_folder(spec), Path(scratch)))
@@ -93,7 +93,7 @@ def _shards(request: EncodeRequest, spec: StoreSpec) -> range:
 
 def _make_ready(
     request: EncodeRequest,
-    header: CheckpointHeader,
+    card: ModelCard,
     device: torch.device,
     folder: Folder,
     lease: Lease,
@@ -104,13 +104,13 @@ def _make_ready(
     clear_leftovers(folder, lease.live_owners)
     found = layout.read_spec(folder) if layout.is_store(folder) else None
     if found:  # before the source is scanned
-        _refuse_differences(folder, found, _describe(request, header, device, found.source, found.has_captions, found))
+        _refuse_differences(folder, found, _describe(request, card, device, found.source, found.has_captions, found))
     index = open_store_source(request, folder, found, scratch, progress)
     source = load_source(index)
     identity = SourceIdentity(
         uri=source.uri, count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
     )
-    spec = _describe(request, header, device, identity, source.has_captions, found)
+    spec = _describe(request, card, device, identity, source.has_captions, found)
     if found is None and request.dtype == "int8":
         spec = measure_quantisation(request, spec, source, device, progress)
     publish_index(folder, index, layout.index_folder(spec))
@@ -139,47 +139,50 @@ def _refuse_another_source(folder: Folder, fingerprints: set[str]) -> None:
 
 def _describe(
     request: EncodeRequest,
-    header: CheckpointHeader,
+    card: ModelCard,
     device: torch.device,
     source: SourceIdentity,
     has_captions: bool,
     found: StoreSpec | None,
 ) -> StoreSpec:
     """The store this request makes; of one that is there, what was fixed when it was made stays."""
-    model = header.spec
-    views = make_views(_sizes(request, header), model.downsampling, request.flip)
+    views = make_views(_sizes(request, card), card.downsampling, request.flip)
     largest = max(view.height * view.width for view in views.values())
-    sample_bytes = model.latent_channels * largest * _ITEM_BYTES[request.dtype]
+    sample_bytes = card.latent_channels * largest * _ITEM_BYTES[request.dtype]
     rows = found.rows_per_shard if found else rows_per_shard(source.count, sample_bytes)
     return StoreSpec(
-        encoder=EncoderIdentity(
-            name=request.model, hash=header.encoder_hash, spec=model.model_dump(mode="json"), recipe=header.recipe
-        ),
+        encoder=EncoderIdentity(name=card.name, hash=card.encoder_hash, spec=card.spec, recipe=card.recipe),
         transform=TransformSpec(resize=request.resize),
         compute=ComputeSpec(
             dtype=request.precision or default_precision(device),
             batch_size=min(request.batch_size, rows),  # batches do not cross shards
         ),
-        latent=LatentShape(channels=model.latent_channels, downsampling=model.downsampling),
+        latent=LatentShape(channels=card.latent_channels, downsampling=card.downsampling),
         views=views,
         source=source,
         dtype=request.dtype,
         codec=request.codec,
         rows_per_shard=rows,
         has_captions=found.has_captions if found else has_captions,
-        tool_versions={name: version(name) for name in _TOOLS},
+        tool_versions={name: version(name) for name in (*_TOOLS, *_library(card))},
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 
 
-def _sizes(request: EncodeRequest, header: CheckpointHeader) -> list[int]:
+def _library(card: ModelCard) -> list[str]:
+    """Whose model it is, unless it is one of ours."""
+    return [card.spec["library"]] if "library" in card.spec else []
+
+
+def _sizes(request: EncodeRequest, card: ModelCard) -> list[int]:
     """The sizes asked for, each once. Raises UsageError for one that latents do not fit into."""
-    downsampling = header.spec.downsampling
-    sizes = list(dict.fromkeys(request.sizes or (header.spec.image_size,)))
+    sizes = list(dict.fromkeys(request.sizes or (card.image_size,)))
     for size in sizes:
-        if size % downsampling:
-            nearest = max(1, round(size / downsampling)) * downsampling
-            raise UsageError(f"--size {size} is not a multiple of {downsampling}, a latent's pixels; try {nearest}")
+        if size % card.downsampling:
+            nearest = max(1, round(size / card.downsampling)) * card.downsampling
+            raise UsageError(
+                f"--size {size} is not a multiple of {card.downsampling}, a latent's pixels; try {nearest}"
+            )
     return sizes
 
 

@@ -9,7 +9,7 @@ from itertools import chain
 
 import torch
 
-from tcae_cli.checkpoint import load_autoencoder
+from tcae_cli.autoencoder import load_autoencoder
 from tcae_cli.data.loader import BatchRows, load_batches
 from tcae_cli.data.partition import batches_of_rows
 from tcae_cli.data.source import Source

@@ -1,78 +1,154 @@
-"""`tcae eval`: how close a model's reconstructions are to a source's images."""
+"""`tcae eval`: how good reconstructions and latents are, and how each figure came about."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
 
-from tcae_cli.checkpoint import load_autoencoder
-from tcae_cli.data.image_batch import BatchRows, ImageBatch
-from tcae_cli.data.loader import load_batches
-from tcae_cli.data.partition import batches_of_rows
-from tcae_cli.data.source import open_source
-from tcae_cli.data.transform import to_float, to_uint8
-from tcae_cli.errors import SourceError, UsageError
-from tcae_cli.metrics.image import METRICS
-from tcae_cli.model.tcae import TCAE
-from tcae_cli.report import EvalReport, EvalRequest, Progress
-from tcae_cli.runtime.device import choose_device, naming_the_batch_size
+from tcae_cli.eval_page.write import check_folder, write_page
+from tcae_cli.eval_report import EvalReport, EvalRequest, Evaluation
+from tcae_cli.features import inception
+from tcae_cli.jobs.eval_candidates import StoreCandidate
+from tcae_cli.jobs.eval_cost import cost_figures
+from tcae_cli.jobs.eval_examples import make_examples
+from tcae_cli.jobs.eval_ifid import interpolated_latents
+from tcae_cli.jobs.eval_measures import OfLatents
+from tcae_cli.jobs.eval_pass import Seen, Viewer
+from tcae_cli.jobs.eval_plan import DINOV2_WIDTH, INCEPTION_WIDTH, Plan, make_plan
+from tcae_cli.jobs.eval_probe_data import look_at_probe_data
+from tcae_cli.jobs.eval_reference import show_to_references
+from tcae_cli.jobs.eval_subject import open_subject
+from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
+from tcae_cli.report import Progress, Silent
+from tcae_cli.runtime import distributed
+from tcae_cli.runtime.device import choose_device, exact_float32
+from tcae_cli.runtime.process_group import add_over_ranks, process_group
+
+_WIDTHS = {"rfid": INCEPTION_WIDTH, "fd-dinov2": DINOV2_WIDTH, "ifid": INCEPTION_WIDTH}
+_PUBLISHED_ON = 10_000  # images, at least
+_RESIZE_WORDS = {"adm": "ADM does (box halving, then bicubic)", "torch": "the cache does (bicubic, antialiased)"}
 
 
-@torch.inference_mode()
 def evaluate(request: EvalRequest, progress: Progress) -> EvalReport:
-    """Mean of each metric over the images of a source, centre-cropped to the model's size, after a uint8 round trip.
+    """Every metric asked for, of each model, store or folder; started on several ranks, they share the images.
 
-    Raises a TcaeError for a model, source or metric that cannot work.
+    The figures do not depend on the number of ranks; the first rank's report has them. Raises a TcaeError for models,
+    sources, stores, metrics and weights that cannot work, alone or together.
     """
-    if unknown := [name for name in request.metrics if name not in METRICS]:
-        raise UsageError(f"--metric {unknown[0]} is not one of {', '.join(METRICS)}")
+    device = choose_device(request.device, distributed.local_rank())
+    with process_group(device), exact_float32(), torch.no_grad(), TemporaryDirectory() as scratch:
+        return _evaluate(request, device, Path(scratch), progress if distributed.rank() == 0 else Silent())
+
+
+def _evaluate(request: EvalRequest, device: torch.device, scratch: Path, progress: Progress) -> EvalReport:
     started = time.perf_counter()
-    device = choose_device(request.device)
-    model = load_autoencoder(request.model, device)
-    sums, num_images, num_failed = dict.fromkeys(request.metrics, 0.0), 0, 0
-    with TemporaryDirectory() as index:
-        source = open_source(request.data, Path(index))
-        progress.start("evaluate", len(source))
-        for batch in load_batches(
-            source,
-            map(BatchRows, batches_of_rows(0, len(source), request.batch_size)),
-            batch_size=request.batch_size,
-            sizes=[model.spec.image_size],
-            resize=request.resize,
-            num_workers=request.num_workers,
-        ):
-            originals = _good_images(batch).to(device)
-            decoded = _round_trip(model, originals)
-            for name in request.metrics:
-                sums[name] += float(METRICS[name](originals / 255, decoded / 255).double().sum())
-            num_images, num_failed = num_images + len(originals), num_failed + len(batch.failures)
-            progress.advance(len(batch.rows), failed=len(batch.failures))
-    if not num_images:
-        raise SourceError(f"{request.data}: none of the {num_failed} images can be read")
-    return EvalReport(
-        model=request.model,
-        data=request.data,
-        num_images=num_images,
-        num_failed=num_failed,
-        protocol={
-            "crop": f"centre {model.spec.image_size} px, {request.resize}",
-            "rounding": "uint8",
-            "precision": "fp32",
-            "psnr": "mean over images",
-            "ssim": "11-px Gaussian, valid region",
-        },
-        values={name: total / num_images for name, total in sums.items()},
+    if request.report is not None:
+        check_folder(request.report)
+    subject = open_subject(request, device, scratch)
+    plan = make_plan(request, subject, device)
+
+    # All ranks: each image is shown to one of them, and what they count is added up.
+    viewer = Viewer(subject.size, device, request.batch_size, request.num_workers, progress)
+    seen = _look_at_reconstructions(plan, viewer) if plan.references or any(plan.measures) else None
+    interpolated = _interpolate(plan, seen, progress) if seen and "ifid" in plan.metrics else []
+    probes = look_at_probe_data(plan, viewer) if seen and "probe" in plan.metrics else None
+
+    # The first rank: figures from the sums.
+    evaluations = []
+    if distributed.rank() == 0:
+        for number, (candidate, measures) in enumerate(zip(subject.candidates, plan.measures, strict=True)):
+            values = {name: value for measure in measures for name, value in measure.figures().items()}
+            if interpolated:
+                originals = plan.references[inception.NAME].gaussian()
+                values["ifid"] = frechet_distance(interpolated[number].gaussian(), originals)
+            if probes is not None:
+                progress.say(f"training linear probes on {candidate.name}")
+                values |= probes.figures(number)
+            if "cost" in plan.metrics:
+                model, card = subject.models[number], subject.cards[number]
+                values |= cost_figures(model.model, card, subject.size, device, request.precision, request.batch_size)
+            of_latents = (measure.curves() for measure in measures if isinstance(measure, OfLatents))
+            evaluations.append(Evaluation(name=candidate.name, values=values, channels=next(of_latents, {})))
+
+    report = EvalReport(
+        rank=distributed.rank(),
+        data=subject.originals.name if subject.originals else "",
+        num_images=seen.num_good if seen else 0,
+        num_failed=len(seen.good) - seen.num_good if seen else 0,
+        protocol=_protocol(plan),
+        evaluations=evaluations,
+        skipped=plan.skipped,
+        warnings=[*subject.warnings, *_few_images(plan, seen)],
+        page=None,
         elapsed_s=time.perf_counter() - started,
     )
+    if request.report is None or seen is None or distributed.rank():
+        return report
+    return replace(report, page=write_page(request.report, report, make_examples(plan, seen)))
 
 
-def _good_images(batch: ImageBatch) -> Tensor:
-    return batch.images[0][[slot for slot, row in enumerate(batch.rows) if row not in batch.failures]]
+def _look_at_reconstructions(plan: Plan, viewer: Viewer) -> Seen:
+    """Show every image and its reconstructions to the measures, and add up what the ranks have counted."""
+    subject = plan.subject
+    assert subject.originals is not None
+
+    def see(positions: Tensor, originals: Tensor) -> None:
+        for candidate, measures in zip(subject.candidates, plan.measures, strict=True):
+            if measures:
+                pairs = candidate.pairs(positions, originals)
+                for measure in measures:
+                    measure.add(pairs)
+
+    seen = show_to_references(viewer, subject.originals, list(plan.references.values()), see)
+    for measures in plan.measures:
+        for measure in measures:
+            add_over_ranks(measure.tensors())
+    return seen
 
 
-def _round_trip(model: TCAE, images: Tensor) -> Tensor:
-    """What a user gets back from a cache of these images, uint8."""
-    with naming_the_batch_size(len(images)):
-        return to_uint8(model(to_float(images)))
+def _interpolate(plan: Plan, seen: Seen, progress: Progress) -> list[FeatureSums]:
+    """Features of decoded interpolations, of each candidate: all decode the same latents."""
+    stores = [candidate for candidate in plan.subject.candidates if isinstance(candidate, StoreCandidate)]
+    sums = [FeatureSums.zero(INCEPTION_WIDTH) for _ in stores]
+    queries = stores[0].rows[seen.good.numpy() == 1].tolist()
+    for latents in interpolated_latents(
+        stores[0].store,
+        queries,
+        batch_size=plan.request.batch_size,
+        device=plan.device,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+        progress=progress,
+    ):
+        for candidate, counted in zip(stores, sums, strict=True):
+            counted.add(plan.inception(candidate.decoder.decode(latents)))
+    for counted in sums:
+        add_over_ranks(counted.tensors())
+    return sums
+
+
+def _protocol(plan: Plan) -> dict[str, str]:
+    """How the figures came about, in the order it happened."""
+    subject, request = plan.subject, plan.request
+    words: dict[str, str] = {}
+    if subject.originals is not None:
+        words["crop"] = f"centre {subject.size} px, short side resized as {_RESIZE_WORDS[subject.originals.resize]}"
+        words["reference"] = "the same crops of the same images"
+        words["rounding"] = "8 bits, half up" if subject.models else "the files as they are"
+    if subject.models:
+        words["precision"] = request.precision
+    return words | plan.protocol
+
+
+def _few_images(plan: Plan, seen: Seen | None) -> list[str]:
+    """What to say of Frechet distances of few images, which are biased upwards."""
+    found = []
+    for metric, width in _WIDTHS.items():
+        if seen is None or metric not in plan.metrics or seen.num_good >= _PUBLISHED_ON:
+            continue
+        fewer = f", fewer than its {width:,} features" if seen.num_good < width else ""
+        found.append(f"{metric} is of {seen.num_good:,} images{fewer}: compare it with figures of as many images only")
+    return found

@@ -7,13 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcae_cli.checkpoint import load_autoencoder
+from tcae_cli.autoencoder import Autoencoder, load_autoencoder
 from tcae_cli.data.loader import load_rows
 from tcae_cli.data.source import Source
 from tcae_cli.data.transform import to_float, to_uint8
 from tcae_cli.errors import SourceError
 from tcae_cli.metrics.image import psnr
-from tcae_cli.model.tcae import TCAE
 from tcae_cli.report import EncodeRequest, Progress
 from tcae_cli.runtime.device import autocast, naming_the_batch_size
 from tcae_cli.store.quantise import channel_scales, dequantise, quantise
@@ -74,7 +73,7 @@ def _good_images(source: Source, rows: list[int], size: int, spec: StoreSpec) ->
     return images[[slot for slot, row in enumerate(rows) if row not in failures]]
 
 
-def _encode(model: TCAE, images: Tensor, device: torch.device, spec: StoreSpec) -> np.ndarray:
+def _encode(model: Autoencoder, images: Tensor, device: torch.device, spec: StoreSpec) -> np.ndarray:
     with naming_the_batch_size(len(images)), autocast(device, spec.compute.dtype):
         latents: np.ndarray = model.encode(to_float(images.to(device))).float().cpu().numpy()
     return latents
@@ -85,7 +84,7 @@ def _relative_rmse(latents: np.ndarray, rounded: np.ndarray) -> float:
     return float(error / size)
 
 
-def _mean_psnr(model: TCAE, originals: list[Tensor], latents: np.ndarray, device: torch.device) -> float:
+def _mean_psnr(model: Autoencoder, originals: list[Tensor], latents: np.ndarray, device: torch.device) -> float:
     """PSNR after a uint8 round trip, mean over images, in dB."""
     total, start = 0.0, 0
     for images in originals:

@@ -62,7 +62,7 @@ class Validation:
                     self._original_features.append(self._inception(originals))
         figures = {f"{self._name}_{name}": total / num_images for name, total in sums.items()}
         if self._inception is not None and num_images > 1:
-            sides = (FeatureSums.of(features) for features in (self._original_features, decoded_features))
+            sides = (FeatureSums.of(features).gaussian() for features in (self._original_features, decoded_features))
             figures[f"{self._name}_rfid"] = frechet_distance(*sides)
         return figures
 

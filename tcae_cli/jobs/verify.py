@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from tcae_cli.checkpoint import read_header
+from tcae_cli.autoencoder import read_card
 from tcae_cli.data.source import Source, load_source
 from tcae_cli.errors import NotFoundError, SourceError, StoreError
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
@@ -141,7 +141,7 @@ def _model(request: VerifyRequest, folder: Folder, spec: StoreSpec, findings: Fi
         return None
     name = request.model or spec.encoder.name
     try:
-        found = read_header(name).encoder_hash
+        found = read_card(name).encoder_hash
     except NotFoundError as error:
         if request.model:
             raise

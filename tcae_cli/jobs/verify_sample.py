@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcae_cli.checkpoint import load_autoencoder
+from tcae_cli.autoencoder import Autoencoder, load_autoencoder
 from tcae_cli.data.image_file import draw_grid, encode_image
 from tcae_cli.data.loader import load_rows
 from tcae_cli.data.source import Source
 from tcae_cli.data.transform import to_float, to_uint8
 from tcae_cli.metrics.image import psnr
-from tcae_cli.model.tcae import TCAE
 from tcae_cli.report import Progress
 from tcae_cli.runtime.device import autocast, naming_the_batch_size
 from tcae_cli.runtime.files import make_folder, write_atomic
@@ -57,7 +56,7 @@ class Sample:
 class _Decoder:
     """Decodes latents of a view, stored or encoded anew."""
 
-    model: TCAE
+    model: Autoencoder
     device: torch.device
     spec: StoreSpec
 

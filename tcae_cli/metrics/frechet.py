@@ -10,18 +10,27 @@ import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Gaussian:
+    """Mean [d] and covariance [d, d] of features, float64."""
+
+    mean: Tensor
+    covariance: Tensor
+
+
 @dataclass
 class FeatureSums:
     """What mean and covariance follow from: on the CPU, float64, whatever device the features are on."""
 
-    count: int
+    count: Tensor  # [], int64
     total: Tensor  # [d]
     products: Tensor  # [d, d], the sum of outer products
 
     @classmethod
     def zero(cls, width: int) -> "FeatureSums":
         """The sums of no features of this width."""
-        return cls(0, torch.zeros(width, dtype=torch.float64), torch.zeros(width, width, dtype=torch.float64))
+        zeros = torch.zeros(width + 1, width, dtype=torch.float64)
+        return cls(torch.tensor(0), zeros[0], zeros[1:])
 
     @classmethod
     def of(cls, batches: Sequence[Tensor]) -> "FeatureSums":
@@ -38,31 +47,29 @@ class FeatureSums:
         self.total += features.sum(dim=0)
         self.products += features.T @ features
 
-    def __add__(self, other: "FeatureSums") -> "FeatureSums":
-        return FeatureSums(self.count + other.count, self.total + other.total, self.products + other.products)
+    def tensors(self) -> list[Tensor]:
+        """All of it; those of several ranks add up."""
+        return [self.count, self.total, self.products]
 
-    def mean(self) -> Tensor:
-        """[d]."""
-        return self.total / self.count
-
-    def covariance(self) -> Tensor:
-        """The unbiased one, [d, d]. Raises ValueError if there are fewer than two samples."""
+    def gaussian(self) -> Gaussian:
+        """With the unbiased covariance. Raises ValueError if there are fewer than two samples."""
         if self.count < 2:
-            raise ValueError(f"a covariance needs two samples, found {self.count}")
-        return (self.products - self.count * torch.outer(self.mean(), self.mean())) / (self.count - 1)
+            raise ValueError(f"a covariance needs two samples, found {int(self.count)}")
+        mean = self.total / self.count
+        return Gaussian(mean, (self.products - self.count * torch.outer(mean, mean)) / (self.count - 1))
 
 
-def frechet_distance(one: FeatureSums, other: FeatureSums) -> float:
+def frechet_distance(one: Gaussian, other: Gaussian) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), at least 0: FID, where the features are the FID Inception's.
 
     Biased upwards in the number of samples, more so below d: compare at equal numbers.
     Source: Heusel et al. (arXiv:1706.08500). The root's trace is taken of (C1^(1/2) C2 C1^(1/2))^(1/2), which is
     symmetric, so that two symmetric eigenvalue problems do (EVAL.md 1).
     """
-    first, second = one.covariance(), other.covariance()
+    first, second = one.covariance, other.covariance
     root = _square_root(first)
     squares = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0)
-    means = (one.mean() - other.mean()).square().sum()
+    means = (one.mean - other.mean).square().sum()
     return max(0.0, float(means + first.trace() + second.trace() - 2 * squares.sqrt().sum()))
 
 

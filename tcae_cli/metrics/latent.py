@@ -1,10 +1,18 @@
-"""How many dimensions latents really use.
+"""What latents are like: how many dimensions they really use, and what their channels do.
 
-Axes: n samples, c channels.
+Axes: n samples, b images, c channels, h w positions.
 """
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from tcae_cli.metrics.frechet import FeatureSums
+
+_DEAD = 1 / 100  # of the median channel's std
+_DOMINANT = 10  # times the median channel's variance
+_SMALLEST_SHARE = 1e-12  # of the mean square: a variance below it is what rounding leaves of a constant
 
 
 def effective_rank(values: Tensor) -> float:
@@ -25,3 +33,98 @@ def effective_rank_of_covariance(covariance: Tensor) -> float:
         return 0.0
     shares = sigma / sigma.sum()
     return float(torch.special.entr(shares).sum().exp())
+
+
+@dataclass
+class LatentSums:
+    """What is said of latents follows from these: on the CPU, float64, whatever device the latents are on.
+
+    Figures and curves need one latent at least; what does not vary, or has no neighbours, correlates by 0.
+    """
+
+    positions: FeatureSums  # a sample is a position of a latent
+    num_pairs: Tensor  # [], int64, of positions beside or above one another
+    pairs: Tensor  # [3, c]: sums over pairs of both values, of both squares, and of their products
+
+    @classmethod
+    def zero(cls, channels: int) -> "LatentSums":
+        """The sums of no latents of so many channels."""
+        return cls(FeatureSums.zero(channels), torch.tensor(0), torch.zeros(3, channels, dtype=torch.float64))
+
+    def add(self, latents: Tensor) -> None:
+        """Count latents in; [b, c, h, w], float."""
+        latents = latents.double().cpu()
+        self.positions.add(latents.movedim(1, -1).flatten(0, 2))
+        for axis in (2, 3):
+            length = latents.shape[axis]
+            one, other = latents.narrow(axis, 0, length - 1), latents.narrow(axis, 1, length - 1)
+            self.num_pairs += one[:, 0].numel()
+            for total, values in zip(
+                self.pairs, (one + other, one.square() + other.square(), one * other), strict=True
+            ):
+                total += values.sum(dim=(0, 2, 3))
+
+    def tensors(self) -> list[Tensor]:
+        """All of it; those of several ranks add up."""
+        return [*self.positions.tensors(), self.num_pairs, self.pairs]
+
+    def effective_rank(self) -> float:
+        """effective_rank of every position of every latent; 0 to c."""
+        return effective_rank_of_covariance(self._covariance())
+
+    def figures(self) -> dict[str, float]:
+        """Counts of channels, their standard deviations, and the correlation of neighbouring positions.
+
+        Dead is a channel with a hundredth of the median channel's deviation or less, dominant one with more than ten
+        times its variance: a rule that is the same for 4 channels as for 128, and where most are constant calls the
+        others dominant. The spatial correlation is the mean of those that are not dead.
+        """
+        std = self._std()
+        median = std.quantile(0.5)
+        dead = std <= _DEAD * median
+        live = self._spatial_correlation()[~dead]
+        return {
+            "dead-channels": float(dead.sum()),
+            "dominant-channels": float((std.square() > _DOMINANT * median.square()).sum()),
+            "channel-std-min": float(std.min()),
+            "channel-std-median": float(median),
+            "channel-std-max": float(std.max()),
+            "spatial-correlation": float(live.mean()) if len(live) else 0.0,
+        }
+
+    def curves(self) -> dict[str, list[float]]:
+        """A value a channel: "mean", "std", "spatial_correlation" in [-1, 1], and "spectrum".
+
+        The last are shares of the variance, of the principal components of the positions, descending.
+        """
+        variances = torch.linalg.eigvalsh(self._covariance()).clamp_min(0).flip(0)
+        return {
+            "mean": (self.positions.total / self.positions.count).tolist(),
+            "std": self._std().tolist(),
+            "spatial_correlation": self._spatial_correlation().tolist(),
+            "spectrum": _ratio(variances, variances.sum()).tolist(),
+        }
+
+    def _covariance(self) -> Tensor:
+        """[c, c], over the count: one position has one, of zeros."""
+        mean = self.positions.total / self.positions.count
+        squares = self.positions.products / self.positions.count
+        covariance = squares - torch.outer(mean, mean)
+        varies = (covariance.diagonal() > _SMALLEST_SHARE * squares.diagonal()).double()
+        return covariance * torch.outer(varies, varies)
+
+    def _std(self) -> Tensor:
+        return self._covariance().diagonal().sqrt()
+
+    def _spatial_correlation(self) -> Tensor:
+        """Of each channel, [c]: Pearson's, of all pairs of neighbours, each taken in both orders."""
+        count = self.num_pairs.clamp_min(1)
+        both, squares, products = self.pairs / torch.stack([2 * count, 2 * count, count])[:, None]
+        variance = squares - both.square()
+        variance = variance.where(variance > _SMALLEST_SHARE * squares, 0)
+        return _ratio(products - both.square(), variance).clamp(-1, 1)
+
+
+def _ratio(part: Tensor, whole: Tensor) -> Tensor:
+    """part / whole, and 0 where whole is 0."""
+    return torch.where(whole > 0, part / whole.where(whole > 0, 1), 0)

@@ -34,12 +34,16 @@ class TCAE(nn.Module):
 
         Raises ValueError if f does not divide h and w.
         """
+        return self.encode_with_tokens(images)[0]
+
+    def encode_with_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """The latents of encode, and the patch tokens that went into the bottleneck, [b, h/p, w/p, d]."""
         height, width = images.shape[-2:]
         if height % self.spec.downsampling or width % self.spec.downsampling:
             raise ValueError(f"images of {height}x{width} are not multiples of {self.spec.downsampling}")
         _class_token, tokens = self.encoder(images)
         latents: Tensor = self.to_latents(tokens)
-        return latents if self.shortcut_in is None else latents + self.shortcut_in(images)
+        return (latents if self.shortcut_in is None else latents + self.shortcut_in(images)), tokens
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images [b, 3, h, w], about [-1, 1] and not clamped, of latents [b, c, h/f, w/f]."""

@@ -92,6 +92,17 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 @contextmanager
+def exact_float32() -> Iterator[None]:
+    """Products and convolutions of float32 without TF32's ten bits, which GPUs take for convolutions unless told."""
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+
+
+@contextmanager
 def naming_the_batch_size(batch_size: int, option: str = "--batch-size") -> Iterator[None]:
     """Turns running out of device memory into a DeviceError that names the batch size to try."""
     try:

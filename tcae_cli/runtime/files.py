@@ -41,6 +41,11 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def cache_folder() -> Path:
+    """Where this user's programs keep what can be computed again; XDG_CACHE_HOME/tcae, or ~/.cache/tcae."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tcae"
+
+
 def temporary_beside(path: Path) -> Path:
     """A new hidden name in the same folder, so that a rename is atomic."""
     return path.with_name(f".{path.name[:100]}.{uuid4().hex[:12]}.partial")

@@ -1,7 +1,7 @@
 """Ranks that work on one step together: their process group, and means over them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
@@ -65,6 +65,16 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     total = values.clone()
     dist.all_reduce(total)
     return total / dist.get_world_size()
+
+
+def add_over_ranks(tensors: Iterable[Tensor]) -> None:
+    """Set tensors, in place and on whatever device they are, to the sums of every rank's."""
+    if not dist.is_initialized():
+        return
+    for tensor in tensors:
+        total = tensor.to("cuda" if dist.get_backend() == "nccl" else "cpu", copy=True)
+        dist.all_reduce(total)
+        tensor.copy_(total)
 
 
 def sum_over_ranks(number: int) -> int:

@@ -1,22 +1,31 @@
 """The FID Inception's structure and resize, with random weights: the published ones are not at hand in tests."""
 
 import hashlib
-import io
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
+import torch_fidelity
+from PIL import Image, ImageFilter
+from torch import Tensor, nn
+from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torchvision.models.inception import Inception3
 
+from tcae_cli.data.loader import load_rows
+from tcae_cli.data.source import open_source
 from tcae_cli.errors import WeightsError
 from tcae_cli.features import inception
 from tcae_cli.features.inception import InceptionFeatures, find_inception, load_inception, resize_as_tensorflow_1
+from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
 
 PUBLISHED = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 
 
 @pytest.fixture(scope="module")
-def tensors() -> dict[str, torch.Tensor]:
+def tensors() -> dict[str, Tensor]:
     """Under the names of the published file, of a size that lets features through."""
     generator = torch.Generator().manual_seed(0)
     tensors = Inception3(num_classes=1008, aux_logits=False, init_weights=False).state_dict()
@@ -57,31 +66,100 @@ def images(height, width):
     return torch.randint(256, (2, 3, height, width), generator=generator, dtype=torch.uint8)
 
 
-# What torch-fidelity 0.4.0 gives for these weights and images: mean, deviation, and some of the first image.
-@pytest.mark.parametrize(
-    ("size", "expected"),
-    [
-        ((64, 64), [2.3398, 3.2752, 1.5197, 4.0773, 9.1472, 1.5258]),
-        ((256, 256), [2.4367, 3.4083, 1.5373, 4.3746, 10.0076, 1.6605]),
-        ((72, 320), [2.5204, 3.5258, 1.5728, 4.5261, 10.2364, 1.6535]),
-    ],
-)
-def test_features_of_random_weights_are_those_of_torch_fidelity(tensors, size, expected):
-    features = InceptionFeatures(tensors)(images(*size))
+@pytest.mark.parametrize("size", [(64, 64), (256, 256), (72, 320)])
+def test_torch_fidelity_gives_the_same_features_and_logits(tensors, file, size):
+    theirs = torch_fidelity.FeatureExtractorInceptionV3("inception", ["2048", "logits_unbiased"], file)
+    network = InceptionFeatures(tensors)
+    features = network(images(*size))
 
     assert features.shape == (2, 2048) and features.dtype == torch.float32
-    found = torch.stack([features.mean(), features.std(), *features[0, 4:8]])
-    torch.testing.assert_close(found, torch.tensor(expected), rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close((features, network.logits(features)), theirs(images(*size)))
 
 
-def test_torch_fidelity_where_it_is_installed_gives_the_same_features(tensors):
-    torch_fidelity = pytest.importorskip("torch_fidelity")
-    weights = io.BytesIO()
-    torch.save(tensors, weights)
-    weights.seek(0)
-    theirs = torch_fidelity.FeatureExtractorInceptionV3("inception", ["2048"], weights)
+@dataclass
+class Pair:
+    """Photographs of one size and blurred ones, uint8, and what torch-fidelity calls their distance."""
 
-    torch.testing.assert_close(InceptionFeatures(tensors)(images(80, 64)), theirs(images(80, 64))[0])
+    originals: Tensor
+    blurred: Tensor
+    fid: float
+
+
+@pytest.fixture(scope="module")
+def calibrated(tensors, photos, tmp_path_factory) -> Path:
+    """The random network, its batch norms with the statistics of photographs: features that vary from one to another.
+
+    Of the last block's channels one in eight is alive: the others' features are zero, and cost no time in distances.
+    """
+    folder = tmp_path_factory.mktemp("calibrated")
+    write_photos(photos, folder / "photos", size=256)
+    features = InceptionFeatures(tensors)
+    for module in features.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = 1.0
+            module.train()
+    features(read(folder / "photos", 256))
+    calibrated = tensors | features.network.state_dict()
+    for branch in ("1x1", "3x3_2a", "3x3_2b", "3x3dbl_3a", "3x3dbl_3b", "_pool"):
+        for name in ("weight", "bias"):
+            channels = calibrated[f"Mixed_7c.branch{branch}.bn.{name}"]
+            channels[torch.arange(len(channels)) % 8 > 0] = 0
+    torch.save(calibrated, folder / "weights.pth")
+    return folder / "weights.pth"
+
+
+@pytest.fixture(scope="module")
+def network(calibrated) -> InceptionFeatures:
+    return InceptionFeatures(torch.load(calibrated, weights_only=True))
+
+
+@pytest.fixture(scope="module")
+def pair(calibrated, photos, tmp_path_factory, request) -> Pair:
+    size, folder = request.param, tmp_path_factory.mktemp("pair")
+    write_photos(photos, folder / "originals", size)
+    write_photos(photos, folder / "blurred", size, blur=size / 24)
+    inputs = {"input1": str(folder / "originals"), "input2": str(folder / "blurred"), "cuda": False, "cache": False}
+    weights = {"feature_extractor_weights_path": str(calibrated)}
+    # What spares memory starts no workers.
+    theirs = torch_fidelity.calculate_metrics(**inputs, **weights, fid=True, save_cpu_ram=True, verbose=False)
+    images = [read(folder / name, size) for name in ("originals", "blurred")]
+    return Pair(*images, theirs["frechet_inception_distance"])
+
+
+def write_photos(photos, folder, size, blur=0.0):
+    """Three of them, as squares, PNG."""
+    folder.mkdir()
+    for number, path in enumerate(sorted(photos.rglob("*.jpg"))[::8]):
+        with Image.open(path) as photo:
+            square = photo.crop((12, 0, 84, 72)).resize((size, size), Image.Resampling.BICUBIC)
+            square.filter(ImageFilter.GaussianBlur(blur)).save(folder / f"{number}.png")
+
+
+def read(folder, size):
+    source = open_source(str(folder), folder.with_suffix(".index"))
+    return load_rows(source, range(3), size, "adm")[0]
+
+
+def rfid(network, pair):
+    features = network(torch.cat([pair.originals, pair.blurred]))
+    originals, blurred = features[:, features.any(dim=0)].chunk(2)
+    assert originals.shape == (3, 256)
+    return frechet_distance(FeatureSums.of([originals]).gaussian(), FeatureSums.of([blurred]).gaussian())
+
+
+@pytest.mark.parametrize("pair", [64, 256, 512], indirect=True)
+def test_rfid_is_torch_fidelitys_of_the_same_folders(network, pair):
+    assert pair.fid > 1
+    assert rfid(network, pair) == pytest.approx(pair.fid, rel=1e-6)
+
+
+@pytest.mark.parametrize("pair", [64, 512], indirect=True)
+def test_rfid_is_another_where_images_are_resized_by_half_pixels(network, pair, monkeypatch):
+    half_pixels = partial(F.interpolate, mode="bilinear")
+    monkeypatch.setattr(inception, "resize_as_tensorflow_1", half_pixels)
+
+    assert rfid(network, pair) != pytest.approx(pair.fid, rel=1e-3)
 
 
 def test_the_published_files_566_tensors_are_wanted(tensors):
@@ -100,6 +178,13 @@ def test_a_ramp_is_resized_to_its_values_at_size_over_length_and_no_half_pixel(l
 
     torch.testing.assert_close(resized[0, 0, 7], places.clamp_max(length - 1), rtol=0, atol=1e-3)
     torch.testing.assert_close(resize_as_tensorflow_1(ramp.mT, 299), resized.mT)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (256, 256), (72, 512)])
+def test_torch_fidelity_resizes_to_the_same_bits(size):
+    resized = interpolate_bilinear_2d_like_tensorflow1x(images(*size).float(), size=(299, 299), align_corners=False)
+
+    assert torch.equal(resize_as_tensorflow_1(images(*size).float(), 299), resized)
 
 
 def test_a_smaller_image_is_made_of_single_pixels_without_antialiasing():
@@ -138,7 +223,7 @@ def test_missing_weights_are_named_with_the_ways_to_give_them(cache):
         load_inception()
 
     assert str(refused.value) == (
-        f"rFID needs the FID Inception, and {cache}/pt_inception-2015-12-05-6726825d.pth does not exist; "
+        f"rFID, iFID and IS need the FID Inception, and {cache}/pt_inception-2015-12-05-6726825d.pth does not exist; "
         f"get {PUBLISHED} and put it there, or pass --weights inception=PATH"
     )
 

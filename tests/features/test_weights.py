@@ -12,7 +12,7 @@ FILE = "line.pth (published nowhere)"
 
 
 def load(path):
-    return load_pretrained(lambda: nn.Linear(2, 3), path, "line", FILE, "set loss.line to none")
+    return load_pretrained(lambda: nn.Linear(2, 3), path, "line", FILE, "set loss.line to none in the recipe")
 
 
 @pytest.mark.parametrize(("name", "save"), [("a.pth", torch.save), ("a.safetensors", safetensors.torch.save_file)])

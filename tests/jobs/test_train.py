@@ -9,9 +9,10 @@ from safetensors import safe_open
 
 from tcae_cli.checkpoint import load_autoencoder, read_header
 from tcae_cli.errors import CheckpointError, NotFoundError, UsageError, WeightsError
+from tcae_cli.eval_report import EvalRequest
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.jobs.train import train
-from tcae_cli.report import EvalRequest, Silent, TrainRequest
+from tcae_cli.report import Silent, TrainRequest
 
 from .small_recipes import FULL, recipe
 
@@ -84,8 +85,8 @@ def test_training_makes_reconstructions_better_than_the_pca_it_starts_from(photo
         sections = {"optimizer": {"name": "muon", "lr": 1e-2}, "data": {"resize_max": 64, "flip": 0.0}}
         rarely = {"steps": steps, "checkpoint_every": 1000, "sample_every": 1000, "log_every": 50}
         train(request(photos, run, recipe(train=rarely, **sections)), Silent())
-        report = evaluate(EvalRequest(data=str(photos), metrics=("psnr",), model=str(run), num_workers=0), Silent())
-        return report.values["psnr"]
+        report = evaluate(EvalRequest(data=str(photos), metrics=("psnr",), models=(str(run),), num_workers=0), Silent())
+        return report.evaluations[0].values["psnr"]
 
     assert psnr_after(120) > psnr_after(1) + 0.5
 

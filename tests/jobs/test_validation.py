@@ -10,9 +10,10 @@ from torch import nn
 from tcae_cli.checkpoint import load_autoencoder
 from tcae_cli.data.source import open_source
 from tcae_cli.errors import SourceError
+from tcae_cli.eval_report import EvalRequest
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.jobs.validation import Validation
-from tcae_cli.report import EvalRequest, Silent
+from tcae_cli.report import Silent
 
 from .small_recipes import recipe
 
@@ -84,9 +85,9 @@ def with_bad_files(photos, folder, num_bad):
 
 def test_figures_are_those_of_tcae_eval(source, photos, small_checkpoint):
     request = EvalRequest(
-        data=str(photos), metrics=("psnr", "ssim"), model=str(small_checkpoint), num_workers=0, device="cpu"
+        data=str(photos), metrics=("psnr", "ssim"), models=(str(small_checkpoint),), num_workers=0, device="cpu"
     )
-    expected = evaluate(request, Silent()).values
+    expected = evaluate(request, Silent()).evaluations[0].values
 
     figures = validation(source).figures(load_autoencoder(str(small_checkpoint)))
 

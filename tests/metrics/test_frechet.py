@@ -10,6 +10,10 @@ def sums_of(features, num_parts=1):
     return FeatureSums.of(features.tensor_split(num_parts))
 
 
+def seen(features):
+    return sums_of(features).gaussian()
+
+
 def gaussian(mean, covariance, count=50, seed=0):
     """Samples whose mean and covariance are exactly these."""
     noise = torch.randn(count, len(mean), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
@@ -37,29 +41,29 @@ def test_distance_of_gaussians_along_the_axes_is_that_of_means_and_deviations():
     other = gaussian(torch.tensor([3.0, 0.0, 5.0]), torch.diag(second), seed=1)
 
     expected = 3**2 + (1 - 2) ** 2 + (2 - 2) ** 2 + (3 - 0.5) ** 2
-    assert frechet_distance(sums_of(one), sums_of(other)) == pytest.approx(expected, abs=1e-9)
+    assert frechet_distance(seen(one), seen(other)) == pytest.approx(expected, abs=1e-9)
 
 
 def test_distance_of_gaussians_whose_covariances_do_not_commute_equals_the_plain_formula():
     one = gaussian(torch.linspace(0, 2, 6), random_covariance(6, 1))
     other = gaussian(torch.linspace(1, 0, 6), random_covariance(6, 2), seed=1)
 
-    distance = frechet_distance(sums_of(one), sums_of(other))
+    distance = frechet_distance(seen(one), seen(other))
     assert distance == pytest.approx(plain_distance(one, other), rel=1e-8)
-    assert distance == pytest.approx(frechet_distance(sums_of(other), sums_of(one)), rel=1e-8)
+    assert distance == pytest.approx(frechet_distance(seen(other), seen(one)), rel=1e-8)
 
 
 @pytest.mark.parametrize("count", [200, 10], ids=["more samples than dimensions", "fewer"])
 def test_features_have_no_distance_to_themselves(count):
     features = torch.randn(count, 32, generator=torch.Generator().manual_seed(0)) + 3
 
-    assert 0 <= frechet_distance(sums_of(features), sums_of(features)) < 1e-5
+    assert 0 <= frechet_distance(seen(features), seen(features)) < 1e-5
 
 
 def test_fewer_samples_than_dimensions_give_the_distance_of_the_plain_formula():
     one, other = torch.randn(2, 10, 32, generator=torch.Generator().manual_seed(0))
 
-    distance = frechet_distance(sums_of(one), sums_of(other + 1))
+    distance = frechet_distance(seen(one), seen(other + 1))
     assert distance == pytest.approx(plain_distance(one, other + 1), rel=1e-4)
 
 
@@ -70,19 +74,20 @@ def test_sums_of_ranks_add_up_to_those_of_one(num_ranks):
 
     together = FeatureSums.zero(8)
     for part in features.tensor_split(num_ranks):
-        together = together + sums_of(part)
+        for total, tensor in zip(together.tensors(), sums_of(part).tensors(), strict=True):
+            total += tensor
 
     assert together.count == alone.count == 50
-    torch.testing.assert_close(together.mean(), features.double().mean(dim=0), rtol=1e-12, atol=0)
-    torch.testing.assert_close(together.covariance(), alone.covariance(), rtol=1e-10, atol=1e-13)
+    torch.testing.assert_close(together.gaussian().mean, features.double().mean(dim=0), rtol=1e-12, atol=0)
+    torch.testing.assert_close(together.gaussian().covariance, alone.gaussian().covariance, rtol=1e-10, atol=1e-13)
 
 
 def test_the_covariance_is_the_unbiased_one():
     features = torch.rand(20, 5, generator=torch.Generator().manual_seed(0))
 
-    torch.testing.assert_close(sums_of(features, 3).covariance(), torch.cov(features.double().T))
+    torch.testing.assert_close(sums_of(features, 3).gaussian().covariance, torch.cov(features.double().T))
 
 
 def test_one_sample_has_no_covariance():
     with pytest.raises(ValueError, match="a covariance needs two samples, found 1"):
-        sums_of(torch.zeros(1, 4)).covariance()
+        sums_of(torch.zeros(1, 4)).gaussian()

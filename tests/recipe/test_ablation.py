@@ -9,16 +9,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
-import torch
 from click.testing import CliRunner
 
-from tcae_cli.checkpoint import load_autoencoder
-from tcae_cli.data.image_file import decode_image
-from tcae_cli.data.source import open_source
-from tcae_cli.data.transform import resize_and_crop, to_float
+from tcae_cli.eval_report import EvalRequest
 from tcae_cli.jobs.evaluate import evaluate
-from tcae_cli.metrics.latent import effective_rank
-from tcae_cli.report import EvalRequest, Silent
+from tcae_cli.report import Silent
 
 SHRUNKEN = [
     "model.patch_size=8",
@@ -77,32 +72,18 @@ def run(ablation, data, out, *options):
     return CliRunner().invoke(ablation.main, [str(data), str(out), "--device", "cpu", *settings, *options])
 
 
-def test_features_are_means_of_tokens_before_the_bottleneck_and_of_latents(ablation, data, small_checkpoint, tmp_path):
-    source, model = open_source(sources(data)[1], tmp_path), load_autoencoder(str(small_checkpoint))
-    pixels = [resize_and_crop(decode_image(source.read(row)), 64, "adm").pixels for row in range(len(source))]
-    images = to_float(torch.stack(pixels))
-
-    found = ablation.features_of(model, source)
-
-    with torch.no_grad():
-        tokens, latents = model.encoder(images)[1], model.encode(images)
-    torch.testing.assert_close(found.tokens, tokens.flatten(1, 2).mean(dim=1))
-    torch.testing.assert_close(found.latents, latents.flatten(2).mean(dim=2))
-    assert effective_rank(found.positions) == pytest.approx(effective_rank(latents.movedim(1, -1).reshape(-1, 8)))
-    assert found.labels.tolist() == source.labels(0, 12).tolist() and set(found.labels.tolist()) == {0, 1, 2}
-
-
 def test_a_model_is_measured_by_its_reconstructions_and_by_probes(ablation, data, small_checkpoint):
     figures = ablation.measure(str(small_checkpoint), sources(data), "cpu")
     request = EvalRequest(
-        data=sources(data)[1], metrics=("psnr", "ssim"), model=str(small_checkpoint), num_workers=0, device="cpu"
+        data=sources(data)[1], metrics=("psnr", "ssim"), models=(str(small_checkpoint),), num_workers=0, device="cpu"
     )
+    alone = evaluate(request, Silent()).evaluations[0].values
 
-    assert {name: figures[name] for name in ("psnr", "ssim")} == pytest.approx(evaluate(request, Silent()).values)
-    assert figures["chance"] == pytest.approx(1 / 3)
-    assert figures["a1"] > 2 / 3  # three photographs, even through random weights
-    assert figures["structural_loss"] == pytest.approx(1 - figures["a2"] / figures["a1"])
-    assert 1 <= figures["effective_rank"] <= 8
+    assert {name: figures[name] for name in ("psnr", "ssim")} == pytest.approx(alone)
+    assert figures["probe-chance"] == pytest.approx(1 / 3)
+    assert figures["probe-tokens"] > 2 / 3  # three photographs, even through random weights
+    assert figures["structural-loss"] == pytest.approx(1 - figures["probe-latents"] / figures["probe-tokens"])
+    assert 1 <= figures["effective-rank"] <= 8
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +143,9 @@ def test_a_run_of_another_recipe_is_refused_in_one_sentence_and_its_figures_stay
     assert "Error:" in refused.output and "begun otherwise: train.steps was 1, is 2" in refused.output
 
 
-def arms(values, beside, *, figure="a2", probe=0.3):
+def arms(values, beside, *, figure="probe-latents", probe=0.3):
     """Figures of two seeds of "stc-ssl" and of "ssl", for a chance of 0.1."""
-    steady = {"a1": [probe, probe], "a2": [probe, probe], "chance": [0.1, 0.1]}
+    steady = {"probe-tokens": [probe, probe], "probe-latents": [probe, probe], "probe-chance": [0.1, 0.1]}
     return {"stc-ssl": {**steady, figure: values}, "ssl": {**steady, figure: beside}}
 
 
@@ -174,20 +155,20 @@ def arms(values, beside, *, figure="a2", probe=0.3):
         ([0.40, 0.42], [0.30, 0.32], "reproduced (+0.100, spread 0.020)"),
         ([0.30, 0.32], [0.40, 0.42], "refuted (-0.100, spread 0.020)"),
         ([0.30, 0.40], [0.28, 0.32], "not shown, a difference of +0.050 at a spread of 0.100"),
-        ([0.40, 0.40], [0.20, 0.19], "not shown, A2 of ssl is 0.195, chance 0.100"),
+        ([0.40, 0.40], [0.20, 0.19], "not shown, probe-latents of ssl is 0.195, chance 0.100"),
         ([0.40], [0.30], "not shown, one seed has no spread"),
     ],
 )
 def test_a_direction_is_shown_only_above_twice_chance_and_beyond_the_spread(ablation, values, beside, says):
-    higher = ablation.Direction("", "a2", "stc-ssl", "ssl", +1)
+    higher = ablation.Direction("", "probe-latents", "stc-ssl", "ssl", +1)
 
     assert ablation.verdict(higher, arms(values, beside)) == says
 
 
 def test_a_loss_that_falls_is_reproduced_only_where_both_probes_have_learnt(ablation):
-    lower = ablation.Direction("", "structural_loss", "stc-ssl", "ssl", -1)
-    figures = arms([0.5, 0.5], [0.7, 0.72], figure="structural_loss")
+    lower = ablation.Direction("", "structural-loss", "stc-ssl", "ssl", -1)
+    figures = arms([0.5, 0.5], [0.7, 0.72], figure="structural-loss")
 
     assert ablation.verdict(lower, figures) == "reproduced (-0.210, spread 0.020)"
-    figures["ssl"]["a2"] = [0.15, 0.15]
-    assert ablation.verdict(lower, figures) == "not shown, A2 of ssl is 0.150, chance 0.100"
+    figures["ssl"]["probe-latents"] = [0.15, 0.15]
+    assert ablation.verdict(lower, figures) == "not shown, probe-latents of ssl is 0.150, chance 0.100"

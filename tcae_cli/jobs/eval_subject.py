@@ -1,0 +1,192 @@
+"""Finding what is evaluated: the originals, their crop, and what makes reconstructions of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+
+from tcae_cli.autoencoder import ModelCard, load_autoencoder, read_card
+from tcae_cli.data.samples import write_sample_windows
+from tcae_cli.data.source import Source, load_source, open_source
+from tcae_cli.data.transform import Resize
+from tcae_cli.errors import SourceError, UsageError
+from tcae_cli.eval_report import BUILTIN_MODEL, EvalRequest
+from tcae_cli.jobs.decode import file_name
+from tcae_cli.jobs.eval_candidates import Candidate, FolderCandidate, ModelCandidate, StoreCandidate, read_picture
+from tcae_cli.store.layout import index_folder
+from tcae_cli.store.reader import LatentStore
+
+
+@dataclass(frozen=True)
+class Originals:
+    """The images that reconstructions are of, and how they are cropped."""
+
+    name: str
+    source: Source
+    rows: np.ndarray  # [n], int64, of the source, ascending
+    resize: Resize
+    content_hashes: np.ndarray | None = None  # [n], uint64, of those a store was made from
+
+    def labels(self) -> np.ndarray:
+        """Class numbers, [n], int64; -1 where there is none."""
+        return self.source.labels(0, len(self.source))[self.rows]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated."""
+
+    size: int  # pixels, square
+    originals: Originals | None  # None where nothing but a model's cost is asked for
+    candidates: list[Candidate]
+    models: list[ModelCandidate]
+    cards: list[ModelCard]  # of the models
+    store: LatentStore | None = None
+    probe_data: Originals | None = None  # others, to train probes on
+    warnings: list[str] = field(default_factory=list)
+
+
+def open_subject(request: EvalRequest, device: torch.device, scratch: Path) -> Subject:
+    """Everything loaded. Raises a TcaeError for models, sources and stores that cannot be evaluated together."""
+    if request.store:
+        return _open_store(request, request.store, device, scratch)
+    if request.reconstructions:
+        return _open_reconstructions(request, request.reconstructions, scratch)
+    return _open_models(request, device, scratch)
+
+
+def _open_models(request: EvalRequest, device: torch.device, scratch: Path) -> Subject:
+    cards = [read_card(name) for name in request.models or (BUILTIN_MODEL,)]
+    size = _common_size(request.size, cards)
+    originals = None
+    if request.wanted != ("cost",):
+        source, name = _open_data(request.data, scratch)
+        originals = Originals(name, source, np.arange(len(source)), request.resize or "adm")
+    probe_data = None
+    if request.probe_data and "probe" in request.wanted:
+        source = open_source(request.probe_data, scratch / "probe")
+        probe_data = Originals(request.probe_data, source, np.arange(len(source)), request.resize or "adm")
+    models = [_load(card, request, device) for card in cards]
+    return Subject(size, originals, list(models), models, cards, probe_data=probe_data)
+
+
+def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: Path) -> Subject:
+    store = LatentStore(uri)
+    cards = [read_card(name) for name in request.models or (store.spec.encoder.name,)]
+    for card in cards:
+        store.refuse_other_encoder(card.encoder_hash, card.name)
+    source, warnings = _source_of_store(store, request.data, scratch), []
+    rows, store_rows = _rows_in_common(source, store)
+    if missing := len(store.ok_rows) - len(rows):
+        warnings.append(f"{missing:,} rows of {uri} have no image in {source.uri}; they are left out")
+    models = [_load(card, request, device) for card in cards]
+    names = [uri] if len(models) == 1 else [f"{uri}, decoded by {model.name}" for model in models]
+    return Subject(
+        store.spec.views[store.view].size,
+        Originals(source.uri, source, rows, store.spec.transform.resize, store.content_hash(store_rows.tolist())),
+        [StoreCandidate(name, store, store_rows, model) for name, model in zip(names, models, strict=True)],
+        models,
+        cards,
+        store=store,
+        warnings=warnings,
+    )
+
+
+def _open_reconstructions(request: EvalRequest, uri: str, scratch: Path) -> Subject:
+    source, name = _open_data(request.data, scratch)
+    images = open_source(uri, scratch / "reconstructions")
+    found = _match_names(source, images)
+    if not found:
+        raise SourceError(
+            f"none of the {len(images):,} images in {uri} is named after one of {name}: "
+            f"a.jpg is paired with a.jpg, a.png or a.jpg.png in the same folder"
+        )
+    warnings = []
+    if missing := len(source) - len(found):
+        warnings.append(f"{missing:,} of {len(source):,} originals have no reconstruction; they are left out")
+    if extra := len(images) - len(found):
+        warnings.append(f"{extra:,} images in {uri} are named after no original; they are left out")
+    rows = np.array(sorted(found))
+    candidate = FolderCandidate(uri, images, np.array([found[row] for row in rows.tolist()]))
+    height, width = read_picture(images, int(candidate.rows[0])).shape[:2]
+    if height != width:
+        raise SourceError(f"{uri}: {images.key(int(candidate.rows[0]))} is {height}x{width} pixels, and not a square")
+    originals = Originals(name, source, rows, request.resize or "adm")
+    return Subject(height, originals, [candidate], [], [], warnings=warnings)
+
+
+def _load(card: ModelCard, request: EvalRequest, device: torch.device) -> ModelCandidate:
+    return ModelCandidate(card.name, load_autoencoder(card.name, device), device, request.precision)
+
+
+def _common_size(asked: int | None, cards: Sequence[ModelCard]) -> int:
+    sizes = [card.image_size for card in cards]
+    if asked is None and len(set(sizes)) > 1:
+        found = ", ".join(f"{card.name} for {card.image_size}" for card in cards)
+        raise UsageError(f"the models were made for different sizes ({found}); choose one with --size")
+    size = asked or sizes[0]
+    for card in cards:
+        if size % card.downsampling:
+            raise UsageError(
+                f"--size {size} is not a multiple of {card.downsampling}, a latent's pixels in {card.name}; "
+                f"try {max(1, round(size / card.downsampling)) * card.downsampling}"
+            )
+    return size
+
+
+def _open_data(uri: str | None, scratch: Path) -> tuple[Source, str]:
+    """The originals and what to call them; the sample images where none are named."""
+    if uri is not None:
+        return open_source(uri, scratch / "index"), uri
+    count = write_sample_windows(scratch / "samples")
+    return open_source(str(scratch / "samples"), scratch / "index"), f"the sample images ({count}; no --data was given)"
+
+
+def _source_of_store(store: LatentStore, uri: str | None, scratch: Path) -> Source:
+    if uri is not None:
+        return open_source(uri, scratch / "index")
+    return load_source(store.folder.fetch(index_folder(store.spec), scratch))
+
+
+def _rows_in_common(source: Source, store: LatentStore) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the source, ascending, and of each the store's row of that name. Raises SourceError if none is there."""
+    if source.fingerprint == store.spec.source.fingerprint:
+        return store.ok_rows, store.ok_rows
+    stored = dict(zip(store.keys(store.ok_rows.tolist()), store.ok_rows.tolist(), strict=True))
+    pairs = [(row, stored[key]) for row in range(len(source)) if (key := source.key(row)) in stored]
+    if not pairs:
+        raise SourceError(f"{source.uri} has none of the images {store.folder.uri} was made from; name those")
+    rows, store_rows = np.array(pairs).T
+    return rows, store_rows
+
+
+def _match_names(originals: Source, images: Source) -> dict[int, int]:
+    """Row of each original that has a reconstruction, to that one's row.
+
+    Raises SourceError if two originals would have the same one.
+    """
+    by_name = {images.key(row): row for row in range(len(images))}
+    by_stem = {_stem(key): row for key, row in by_name.items()}
+    found = {
+        row: image
+        for row in range(len(originals))
+        if (image := _match_name(originals.key(row), by_name, by_stem)) is not None
+    }
+    if len(set(found.values())) < len(found):
+        raise SourceError(
+            f"{images.uri}: some images are named after two of {originals.uri}, which differ in suffix only; "
+            f"name each after the whole name, as tcae decode does: a.jpg.png"
+        )
+    return found
+
+
+def _match_name(key: str, by_name: Mapping[str, int], by_stem: Mapping[str, int]) -> int | None:
+    """The image called like this one, or as `tcae decode` calls it, or like it but for the suffix."""
+    choices = (by_stem.get(str(file_name(key))), by_name.get(key), by_stem.get(_stem(key)))
+    return next((row for row in choices if row is not None), None)
+
+
+def _stem(key: str) -> str:
+    return str(PurePosixPath(key).with_suffix(""))

@@ -1,0 +1,366 @@
+"""What `tcae eval` measures, of what, and what it says about it."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from tcae_cli.checkpoint import LatentStatistics, load_autoencoder, save_checkpoint
+from tcae_cli.data.image_file import decode_image
+from tcae_cli.data.transform import resize_and_crop, to_float, to_uint8
+from tcae_cli.errors import NotFoundError, SourceError, StoreError, UsageError, WeightsError
+from tcae_cli.eval_report import EvalReport, EvalRequest
+from tcae_cli.jobs import eval_plan
+from tcae_cli.jobs.decode import decode_store
+from tcae_cli.jobs.evaluate import evaluate
+from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
+from tcae_cli.model.tcae import TCAE
+from tcae_cli.recipe.schema import ModelSpec
+from tcae_cli.report import DecodeRequest, Silent
+
+from ..conftest import SMALL_MODEL
+from .seeded_networks import SeededInception
+
+SIZE = 64
+SEEDED_TCAE = Path(__file__).parent / "seeded_networks.py"
+
+
+class Hearing(Silent):
+    """A Progress that remembers what was said."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
+def measured(*metrics: str, progress=None, **options) -> EvalReport:
+    options = {"num_workers": 0, "device": "cpu"} | {k: str(v) if k == "data" else v for k, v in options.items()}
+    return evaluate(EvalRequest(metrics=metrics, **options), progress or Silent())
+
+
+def values(report: EvalReport) -> dict[str, float]:
+    (evaluation,) = report.evaluations
+    return evaluation.values
+
+
+def crops(folder: Path, resize="adm") -> torch.Tensor:
+    """[n, 3, 64, 64], uint8, of all images in the order of their names."""
+    paths = sorted(folder.rglob("*.jpg"), key=lambda path: str(path.relative_to(folder)))
+    return torch.stack([resize_and_crop(decode_image(path.read_bytes()), SIZE, resize).pixels for path in paths])
+
+
+def as_arrays(images):
+    return [image.permute(1, 2, 0).numpy() for image in images]
+
+
+@pytest.fixture
+def inception(monkeypatch) -> SeededInception:
+    """A small network in the Inception's place."""
+    network = SeededInception()
+    monkeypatch.setattr(eval_plan, "load_inception", lambda _path: network)
+    return network
+
+
+@pytest.fixture(scope="module")
+def other_checkpoint(tmp_path_factory) -> Path:
+    """Another small model with random weights."""
+    torch.manual_seed(1)
+    spec = ModelSpec(**SMALL_MODEL)
+    path = tmp_path_factory.mktemp("other") / "other.safetensors"
+    statistics = LatentStatistics(mean=[0.0] * 8, std=[1.0] * 8, num_images=1)
+    save_checkpoint(path, TCAE(spec).state_dict(), spec=spec, statistics=statistics, recipe={}, step=0)
+    return path
+
+
+# A model on a source
+
+
+def test_psnr_and_ssim_are_scikit_images_means_over_images_after_a_uint8_round_trip(photos, small_checkpoint):
+    originals = crops(photos)
+    decoded = to_uint8(load_autoencoder(str(small_checkpoint))(to_float(originals)))
+    pairs = list(zip(as_arrays(originals), as_arrays(decoded), strict=True))
+    gaussian = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+
+    found = values(measured("psnr", "ssim", data=photos, models=(str(small_checkpoint),)))
+
+    assert found["psnr"] == pytest.approx(np.mean([peak_signal_noise_ratio(a, b) for a, b in pairs]), abs=1e-4)
+    similarities = [structural_similarity(a, b, channel_axis=2, data_range=255, **gaussian) for a, b in pairs]
+    assert found["ssim"] == pytest.approx(np.mean(similarities), abs=1e-4)
+
+
+def test_rfid_is_between_the_crops_and_their_reconstructions(photos, small_checkpoint, inception):
+    originals = crops(photos)
+    decoded = to_uint8(load_autoencoder(str(small_checkpoint))(to_float(originals)))
+    sides = [FeatureSums.of([SeededInception()(images)]).gaussian() for images in (decoded, originals)]
+
+    report = measured("rfid", data=photos, models=(str(small_checkpoint),))
+
+    assert values(report)["rfid"] == pytest.approx(frechet_distance(*sides), rel=1e-6)
+    assert values(report)["rfid"] > 1
+    assert report.warnings == [
+        "rfid is of 24 images, fewer than its 2,048 features: compare it with figures of as many images only"
+    ]
+    assert "sha256 6726825d" in report.protocol["rfid"]
+    assert report.protocol["crop"].startswith("centre 64 px")
+
+
+def test_models_side_by_side_have_the_figures_they_have_alone(photos, small_checkpoint, other_checkpoint, inception):
+    models, metrics = (str(small_checkpoint), str(other_checkpoint)), ("psnr", "rfid", "is", "effective-rank")
+    together = measured(*metrics, data=photos, models=models)
+
+    assert [evaluation.name for evaluation in together.evaluations] == list(models)
+    for evaluation, model in zip(together.evaluations, models, strict=True):
+        assert values(measured(*metrics, data=photos, models=(model,))) == pytest.approx(evaluation.values, rel=1e-9)
+    assert together.evaluations[0].values["psnr"] != together.evaluations[1].values["psnr"]
+
+
+def test_images_that_cannot_be_read_are_counted_and_left_out(photos, small_checkpoint, tmp_path):
+    shutil.copytree(photos / "animal", tmp_path / "whole")
+    shutil.copytree(photos / "animal", tmp_path / "broken")
+    (tmp_path / "whole" / "3.jpg").unlink()
+    (tmp_path / "broken" / "3.jpg").write_bytes(b"no image")
+    whole, broken = (
+        measured("psnr", data=tmp_path / name, models=(str(small_checkpoint),), batch_size=3)
+        for name in ("whole", "broken")
+    )
+
+    assert (broken.num_images, broken.num_failed) == (7, 1)
+    assert values(broken)["psnr"] == pytest.approx(values(whole)["psnr"], rel=1e-6)
+
+
+def test_without_data_the_builtin_model_is_measured_on_the_sample_images_and_it_says_so():
+    report = measured("psnr", num_workers=1)
+
+    assert report.evaluations[0].name == "tcae-tiny"
+    assert "sample images" in report.data and "no --data was given" in report.data
+    assert report.num_images > 20
+    assert values(report)["psnr"] > 24
+
+
+def test_all_computes_what_it_can_and_says_what_it_cannot_and_why(photos, small_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "nothing"))
+    report = measured("all", data=photos, models=(str(small_checkpoint),))
+
+    assert report.skipped.keys() == {"rfid", "fd-dinov2", "is", "lpips-vgg", "lpips-alex", "ifid"}
+    assert "--weights inception=PATH" in report.skipped["rfid"]
+    assert "--weights dinov2=PATH" in report.skipped["fd-dinov2"]
+    assert "--weights lpips-vgg=PATH" in report.skipped["lpips-vgg"]
+    assert "--store" in report.skipped["ifid"]
+    expected = {"psnr", "ssim", "effective-rank", "dead-channels", "probe-tokens", "probe-latents", "encode-macs"}
+    assert expected <= values(report).keys()
+
+
+def test_a_metric_asked_for_by_name_is_not_skipped(photos, small_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
+    with pytest.raises(WeightsError, match=r"pt_inception-2015-12-05-6726825d.pth.*--weights inception=PATH"):
+        measured("psnr", "rfid", data=photos, models=(str(small_checkpoint),))
+
+
+def test_cost_alone_needs_no_images(small_checkpoint):
+    report = measured("cost", models=(str(small_checkpoint),))
+
+    assert report.num_images == 0
+    assert values(report)["encoder-parameters"] > 1000
+
+
+# A store
+
+
+@pytest.fixture
+def imgs(photos, tmp_path) -> Path:
+    shutil.copytree(photos, tmp_path / "imgs")
+    return tmp_path / "imgs"
+
+
+@pytest.fixture
+def store(encode, imgs, tmp_path) -> str:
+    encode(imgs, tmp_path / "out.zarr")
+    return str(tmp_path / "out.zarr")
+
+
+def test_a_store_is_measured_by_its_own_transform_against_its_own_source(store, imgs):
+    report = measured("psnr", store=store)
+
+    assert report.protocol["crop"].startswith("centre 64 px, short side resized as the cache does")
+    assert (report.num_images, report.data, report.evaluations[0].name) == (24, str(imgs), store)
+    assert values(measured("psnr", store=store, data=imgs)) == values(report)
+
+
+def test_decoded_files_have_the_figures_of_their_store(store, imgs, tmp_path, inception):
+    decode_store(DecodeRequest(store=store, out_dir=tmp_path / "recon", device="cpu"), Silent())
+    report = measured("psnr", "ssim", "rfid", reconstructions=str(tmp_path / "recon"), data=imgs, resize="torch")
+
+    assert values(report) == pytest.approx(values(measured("psnr", "ssim", "rfid", store=store)), rel=1e-6)
+    assert report.protocol["rounding"] == "the files as they are"
+    assert report.warnings[1:] == []
+
+
+def test_a_store_is_held_against_images_at_another_place_by_name(store, imgs, tmp_path):
+    expected = measured("psnr", store=store)
+    imgs.rename(tmp_path / "moved")
+    Image.new("RGB", (80, 80)).save(tmp_path / "moved" / "animal" / "new.jpg")
+    (tmp_path / "moved" / "animal" / "0.jpg").unlink()
+
+    report = measured("psnr", store=store, data=tmp_path / "moved")
+
+    assert report.num_images == 23
+    assert report.warnings == [f"1 rows of {store} have no image in {tmp_path / 'moved'}; they are left out"]
+    assert values(report)["psnr"] == pytest.approx(values(expected)["psnr"], abs=0.5)
+
+
+def test_images_that_are_not_those_the_store_was_made_from_are_left_out(store, imgs):
+    one, other = (imgs / "animal" / f"{number}.jpg" for number in (0, 1))
+    one.write_bytes(other.read_bytes())
+
+    report = measured("psnr", store=store)
+
+    assert (report.num_images, report.num_failed) == (23, 1)
+
+
+def test_a_store_is_not_decoded_by_another_model(store, other_checkpoint):
+    with pytest.raises(StoreError, match="was made with encoder"):
+        measured("psnr", store=store, models=(str(other_checkpoint),))
+
+
+# Two folders
+
+
+def test_reconstructions_are_paired_by_name_whatever_the_suffix(imgs, tmp_path):
+    for path in imgs.rglob("*.jpg"):
+        made = tmp_path / "recon" / path.relative_to(imgs).with_suffix(".png")
+        made.parent.mkdir(parents=True, exist_ok=True)
+        pixels = resize_and_crop(decode_image(path.read_bytes()), SIZE, "adm").pixels
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(made)
+    Image.new("RGB", (SIZE, SIZE)).save(tmp_path / "recon" / "grid.png")
+    (tmp_path / "recon" / "person" / "0.png").unlink()
+
+    report = measured("psnr", reconstructions=str(tmp_path / "recon"), data=imgs)
+
+    assert values(report)["psnr"] == float("inf")
+    assert json.loads(json.dumps(report.as_dict(), allow_nan=False))["evaluations"][0]["values"]["psnr"] is None
+    assert report.num_images == 23
+    assert [warning.split(";")[0] for warning in report.warnings] == [
+        "1 of 24 originals have no reconstruction",
+        f"1 images in {tmp_path / 'recon'} are named after no original",
+    ]
+
+
+def test_reconstructions_of_other_images_are_refused(imgs, photos, tmp_path):
+    (tmp_path / "recon").mkdir()
+    Image.new("RGB", (SIZE, SIZE)).save(tmp_path / "recon" / "else.png")
+    with pytest.raises(SourceError, match=r"none of the 1 images in .* is named after one of"):
+        measured("psnr", reconstructions=str(tmp_path / "recon"), data=imgs)
+
+
+# References
+
+
+def test_what_the_originals_are_to_a_network_is_kept_for_the_next_time(photos, small_checkpoint, inception):
+    first = measured("rfid", data=photos, models=(str(small_checkpoint),))
+    assert inception.num_images == 48
+    second = measured("rfid", data=photos, models=(str(small_checkpoint),))
+
+    assert inception.num_images == 48 + 24
+    assert values(first) == values(second)
+
+
+def test_what_was_kept_of_images_that_have_changed_is_measured_again(
+    imgs, small_checkpoint, inception, tmp_path, monkeypatch
+):
+    measured("rfid", data=imgs, models=(str(small_checkpoint),))
+    path = imgs / "animal" / "0.jpg"
+    picture = path.read_bytes()
+    shutil.copy(imgs / "person" / "0.jpg", path)
+    path.write_bytes(path.read_bytes().ljust(len(picture), b"\0")[: len(picture)])
+    hearing = Hearing()
+
+    again = measured("rfid", data=imgs, models=(str(small_checkpoint),), progress=hearing)
+
+    assert any("have changed" in sentence for sentence in hearing.said)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "empty"))
+    assert values(again) == values(measured("rfid", data=imgs, models=(str(small_checkpoint),)))
+
+
+def test_statistics_of_others_are_a_reference(photos, small_checkpoint, inception, tmp_path):
+    gaussian = FeatureSums.of([SeededInception()(crops(photos))]).gaussian()
+    np.savez(tmp_path / "reference.npz", mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy())
+    report = measured("rfid", data=photos, models=(str(small_checkpoint),), reference=tmp_path / "reference.npz")
+
+    assert values(report) == pytest.approx(values(measured("rfid", data=photos, models=(str(small_checkpoint),))))
+    assert "reference.npz" in report.protocol["rfid against"]
+
+
+@pytest.mark.parametrize(
+    ("arrays", "sentence"),
+    [({"mu": np.zeros(4), "sigma": np.eye(4)}, r"is of \[4\] features, not \[2048\]"), ({}, "mu and sigma")],
+)
+def test_a_reference_of_something_else_is_refused(photos, small_checkpoint, inception, tmp_path, arrays, sentence):
+    np.savez(tmp_path / "reference.npz", **arrays)
+    with pytest.raises(SourceError, match=sentence):
+        measured("rfid", data=photos, models=(str(small_checkpoint),), reference=tmp_path / "reference.npz")
+
+
+# What cannot be
+
+
+@pytest.mark.parametrize(
+    ("metrics", "options", "error", "sentence"),
+    [
+        (("fid",), {}, UsageError, "--metric fid is not one of rfid, fd-dinov2, is, psnr"),
+        (("psnr",), {"size": 60}, UsageError, "--size 60 is not a multiple of 32.*try 64"),
+        (("psnr",), {"models": ("nowhere",)}, NotFoundError, "no model at nowhere"),
+        (("psnr",), {"data": "nowhere"}, NotFoundError, "nowhere"),
+        (("ifid",), {}, UsageError, "ifid is read from a store of latents; name one with --store"),
+        (("rfid",), {"reference": Path("nowhere.npz")}, NotFoundError, "nowhere.npz does not exist"),
+        (("psnr",), {"models": ("a", "tcae-tiny")}, NotFoundError, "no model at a"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_a_sentence(
+    photos, small_checkpoint, inception, metrics, options, error, sentence
+):
+    with pytest.raises(error, match=sentence):
+        measured(*metrics, **({"data": photos, "models": (str(small_checkpoint),)} | options))
+
+
+def test_models_of_different_sizes_need_a_size(photos, small_checkpoint):
+    models = (str(small_checkpoint), "tcae-tiny")
+    with pytest.raises(UsageError, match=r"different sizes \(.*small.safetensors for 64, tcae-tiny for 256\)"):
+        measured("psnr", data=photos, models=models)
+    assert len(measured("psnr", data=photos, models=models, size=64).evaluations) == 2
+
+
+# Ranks
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_any_number_of_ranks_has_the_figures_of_one(photos, encode, small_checkpoint, inception, tmp_path, num_ranks):
+    imgs = tmp_path / "imgs"
+    shutil.copytree(photos, imgs)
+    (imgs / "animal" / "0.jpg").write_bytes(b"no image")
+    encode(imgs, tmp_path / "out.zarr", max_failures="100%")
+    metrics = ("rfid", "is", "psnr", "ssim", "effective-rank", "channels", "ifid", "probe")
+    alone = measured(*metrics, store=str(tmp_path / "out.zarr"), batch_size=5)
+
+    options = [word for metric in metrics for word in ("--metric", metric)]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks), "--rdzv-backend", "c10d"]
+    launcher += ["--rdzv-endpoint", "localhost:0"]
+    command = [sys.executable, *launcher, str(SEEDED_TCAE), "eval", "--store", str(tmp_path / "out.zarr"), *options]
+    command += ["--batch-size", "5", "--device", "cpu", "--workers", "0", "--json"]
+    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+
+    assert ended.returncode == 0, ended.stderr
+    (line,) = ended.stdout.splitlines()
+    together = json.loads(line)
+    assert (together["num_images"], together["num_failed"]) == (alone.num_images, alone.num_failed) == (23, 0)
+    assert together["evaluations"][0]["values"] == pytest.approx(values(alone), rel=1e-6)
