@@ -5,12 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tcae_cli.checkpoint import load_autoencoder
+    from tcae_cli.store.dataset import LatentDataset
     from tcae_cli.store.reader import LatentStore
+    from tcae_cli.store.stream import LatentStream
 
 __version__ = "0.1.0"
-__all__ = ["LatentStore", "__version__", "load_autoencoder"]
+__all__ = ["LatentDataset", "LatentStore", "LatentStream", "__version__", "load_autoencoder"]
 
-_HOMES = {"load_autoencoder": "tcae_cli.checkpoint", "LatentStore": "tcae_cli.store.reader"}
+_HOMES = {
+    "load_autoencoder": "tcae_cli.checkpoint",
+    "LatentDataset": "tcae_cli.store.dataset",
+    "LatentStore": "tcae_cli.store.reader",
+    "LatentStream": "tcae_cli.store.stream",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -15,9 +15,10 @@ _COMMANDS = {
     "finetune": "Train a model further: on other images, at another size, or its decoder alone.",
     "encode-dataset": "Encode a source of images into a store of latents.",
     "decode": "Decode a store's latents back to image files.",
+    "export": "Write a store's latents in the files another trainer reads.",
     "info": "Show what a store is, how far it is, and its statistics.",
     "verify": "Check a store's files, and its latents against the images.",
-    "eval": "Measure how well a model reconstructs a source of images.",
+    "eval": "Measure models, stores and images: reconstruction, latents, generation, cost.",
 }
 INTERRUPTED = 130
 

@@ -25,6 +25,7 @@ from rich.text import Text
 
 from tcae_cli.eval_report import EvalReport
 from tcae_cli.eval_tables import show_evaluation
+from tcae_cli.export_report import ExportReport
 from tcae_cli.report import DecodeReport, EncodeReport, Report, TrainReport
 from tcae_cli.store_report import InfoReport, VerifyReport
 from tcae_cli.store_tables import show_info, show_verification
@@ -132,6 +133,8 @@ def show_report(report: Report, as_json: bool) -> None:
             _show_decoding(console, report)
         case EvalReport():
             show_evaluation(console, report)
+        case ExportReport():
+            _show_export(console, report)
         case InfoReport():
             show_info(console, report)
         case VerifyReport():
@@ -180,6 +183,18 @@ def _show_decoding(console: Console, report: DecodeReport) -> None:
         console.print(f"{report.num_not_ok:,} rows hold no latents (failed or pending)")
     if report.grid:
         console.print(f"originals above reconstructions: {report.grid}")
+
+
+def _show_export(console: Console, report: ExportReport) -> None:
+    left_out = f", {report.num_not_ok:,} not ok and left out" if report.num_not_ok else ""
+    size = f"{report.num_bytes / 1e6:,.1f} MB"
+    console.print(f"{report.target} is complete: {report.num_rows:,} rows as {report.format}{left_out}, {size}")
+    if not report.num_written_now:
+        console.print("nothing to do")
+    else:
+        console.print(f"{report.num_written_now:,} rows in {_duration(report.elapsed_s)}")
+    for note in report.notes:
+        console.print(note)
 
 
 def _show_training(console: Console, report: TrainReport) -> None:

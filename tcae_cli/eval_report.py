@@ -20,6 +20,7 @@ METRICS = (
     "effective-rank",
     "channels",
     "ifid",
+    "gfid",
     "probe",
     "cost",
 )
@@ -29,15 +30,16 @@ _ALSO_CALLED = {"lpips": "lpips-vgg"}
 
 @dataclass(frozen=True, kw_only=True)
 class EvalRequest:
-    """`tcae eval`: models on a source, a store against its source, or a folder of reconstructions against it."""
+    """`tcae eval`: models on a source, a store or a folder of reconstructions against it, or generated images."""
 
     metrics: tuple[str, ...]  # of METRICS; "all" for those that can be computed
     models: tuple[str, ...] = ()  # side by side; with a store, those to decode it with
     data: str | None = None  # the originals; a store's own source, or the sample images
     store: str | None = None
     reconstructions: str | None = None  # images named after the originals
+    samples: str | None = None  # generated images; the data are then real ones to compare them with
     probe_data: str | None = None  # labelled images to train the probes on; four fifths of the data
-    reference: Path | None = None  # statistics (.npz: mu, sigma) that rFID is measured against
+    reference: Path | None = None  # statistics (.npz: mu, sigma) that rFID or gFID is measured against
     weights: dict[str, Path] = field(default_factory=dict)  # of pretrained networks, by name
     report: Path | None = None  # folder for a page of it
     size: int | None = None  # pixels, square; the models'
@@ -53,12 +55,14 @@ class EvalRequest:
                 raise UsageError(f"--metric {name} is not one of {', '.join((*METRICS, ALL))}")
         if twice := [name for name in self.models if self.models.count(name) > 1]:
             raise UsageError(f"{twice[0]} is named twice; name each model once")
-        if self.store and self.reconstructions:
-            raise UsageError("--store and --reconstructions exclude each other; evaluate one after the other")
-        if self.reconstructions and self.models:
-            raise UsageError(f"--reconstructions are images already, so {self.models[0]} has nothing to do; leave it")
-        if self.reconstructions and self.size is not None:
-            raise UsageError("--size is that of the reconstructions; leave it away")
+        given = [option for option in ("store", "reconstructions", "samples") if getattr(self, option)]
+        if len(given) > 1:
+            raise UsageError(f"--{given[0]} and --{given[1]} exclude each other; evaluate one after the other")
+        for option in ("reconstructions", "samples"):
+            if option in given and self.models:
+                raise UsageError(f"--{option} are images already, so {self.models[0]} has nothing to do; leave it away")
+            if option in given and self.size is not None:
+                raise UsageError(f"--size is that of the {option}; leave it away")
         if self.reconstructions and not self.data:
             raise UsageError("--reconstructions need the originals; name them with --data")
         for option in ("size", "resize"):

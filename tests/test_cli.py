@@ -28,7 +28,7 @@ def tcae(monkeypatch, capsys):
     return run
 
 
-@pytest.mark.parametrize("command", ["train", "encode-dataset", "decode", "eval"])
+@pytest.mark.parametrize("command", ["train", "encode-dataset", "decode", "eval", "export"])
 def test_each_command_has_help(tcae, command):
     code, stdout, _ = tcae(command, "--help")
     assert code == 0

@@ -17,13 +17,14 @@ _METRICS_HELP = f"{', '.join(METRICS)}, or {ALL} that can be computed; repeats."
 @click.option("--data", help="Originals: a folder, tar shards or an image list.  [default: the store's, or samples]")
 @click.option("--store", metavar="STORE", help="Latents to evaluate instead of encoding images.")
 @click.option("--reconstructions", metavar="DIR", help="Images to evaluate instead, named after the originals.")
+@click.option("--samples", metavar="DIR", help="Generated images to evaluate against --data or --reference.")
 @click.option("--metric", "metrics", multiple=True, required=True, metavar="NAME", help=_METRICS_HELP)
 @click.option("--probe-data", metavar="DATA", help="Labelled images to train probes on.  [default: 4/5 of the data]")
 @click.option(
     "--reference",
     type=click.Path(path_type=Path),
     metavar="FILE.npz",
-    help="Statistics (mu, sigma) that rFID is measured against.  [default: those of the originals]",
+    help="Statistics (mu, sigma) to measure rFID or gFID against.  [default: those of --data]",
 )
 @_options.weights("inception", "dinov2", "lpips-vgg", "lpips-alex")
 @click.option(

@@ -121,6 +121,16 @@ class FolderCandidate:
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
+@dataclass(frozen=True)
+class SamplesCandidate:
+    """Generated images, of no originals: there is nothing to reconstruct."""
+
+    name: str
+
+    def pairs(self, positions: Tensor, originals: Tensor) -> Pairs:
+        return Pairs(positions, originals, originals, None)
+
+
 def read_picture(source: Source, row: int) -> np.ndarray:
     """The picture of a row as it is, [h, w, 3], uint8. Raises SourceError if it cannot be read."""
     try:

@@ -75,10 +75,10 @@ def _find_neighbours(
 ) -> list[NearestNeighbours]:
     """Of each batch of rows, in one pass over the store."""
     ok_rows = store.ok_rows
-    num_neighbours = min(_NUM_NEIGHBOURS, len(ok_rows) - 1)
     # Batch by batch: products of one shape have the same last bit however many batches a rank has.
     found = [
-        NearestNeighbours(_read(store, rows, device), torch.tensor(rows).to(device), num_neighbours) for rows in batches
+        NearestNeighbours(_read(store, rows, device), torch.tensor(rows).to(device), _NUM_NEIGHBOURS)
+        for rows in batches
     ]
     num_together = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // _bytes_of_row(store)))
     progress.start("find neighbours", len(ok_rows))

@@ -56,6 +56,8 @@ class Viewer:
         self.progress.start(task, len(originals.rows))
         with closing(self._load(originals, batches[rank::world_size])) as loaded:
             for number, batch in enumerate(loaded):
+                if originals.as_they_are:
+                    _refuse_other_sizes(batch, originals, self.size)
                 positions = np.searchsorted(originals.rows, batch.todo)
                 good = _are_good(batch, originals, positions)
                 where = torch.from_numpy(positions)[good]
@@ -89,6 +91,16 @@ def _batches(rows: np.ndarray, batch_size: int) -> Iterator[BatchRows]:
         first, last = np.searchsorted(rows, (span.start, span.stop))
         if first < last:
             yield BatchRows(span, tuple(rows[first:last].tolist()))
+
+
+def _refuse_other_sizes(batch: ImageBatch, originals: Originals, size: int) -> None:
+    for row, slot in zip(batch.todo, batch.slots(), strict=True):
+        height, width = batch.original_sizes[slot]
+        if row not in batch.failures and (height, width) != (size, size):
+            raise SourceError(
+                f"{originals.name}: {originals.source.key(row)} is {height}x{width} pixels, others are {size}x{size}; "
+                f"generated images are squares of one size and are not resized"
+            )
 
 
 def _are_good(batch: ImageBatch, originals: Originals, positions: np.ndarray) -> Tensor:

@@ -14,7 +14,14 @@ from tcae_cli.data.transform import Resize
 from tcae_cli.errors import SourceError, UsageError
 from tcae_cli.eval_report import BUILTIN_MODEL, EvalRequest
 from tcae_cli.jobs.decode import file_name
-from tcae_cli.jobs.eval_candidates import Candidate, FolderCandidate, ModelCandidate, StoreCandidate, read_picture
+from tcae_cli.jobs.eval_candidates import (
+    Candidate,
+    FolderCandidate,
+    ModelCandidate,
+    SamplesCandidate,
+    StoreCandidate,
+    read_picture,
+)
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore
 
@@ -28,6 +35,7 @@ class Originals:
     rows: np.ndarray  # [n], int64, of the source, ascending
     resize: Resize
     content_hashes: np.ndarray | None = None  # [n], uint64, of those a store was made from
+    as_they_are: bool = False  # no image may need a crop
 
     def labels(self) -> np.ndarray:
         """Class numbers, [n], int64; -1 where there is none."""
@@ -39,12 +47,13 @@ class Subject:
     """What is evaluated."""
 
     size: int  # pixels, square
-    originals: Originals | None  # None where nothing but a model's cost is asked for
+    originals: Originals | None  # what is looked at; None where nothing but a model's cost is asked for
     candidates: list[Candidate]
     models: list[ModelCandidate]
     cards: list[ModelCard]  # of the models
     store: LatentStore | None = None
     probe_data: Originals | None = None  # others, to train probes on
+    real: Originals | None = None  # what generated images are compared with
     warnings: list[str] = field(default_factory=list)
 
 
@@ -54,6 +63,8 @@ def open_subject(request: EvalRequest, device: torch.device, scratch: Path) -> S
         return _open_store(request, request.store, device, scratch)
     if request.reconstructions:
         return _open_reconstructions(request, request.reconstructions, scratch)
+    if request.samples:
+        return _open_samples(request, request.samples, scratch)
     return _open_models(request, device, scratch)
 
 
@@ -110,11 +121,24 @@ def _open_reconstructions(request: EvalRequest, uri: str, scratch: Path) -> Subj
         warnings.append(f"{extra:,} images in {uri} are named after no original; they are left out")
     rows = np.array(sorted(found))
     candidate = FolderCandidate(uri, images, np.array([found[row] for row in rows.tolist()]))
-    height, width = read_picture(images, int(candidate.rows[0])).shape[:2]
-    if height != width:
-        raise SourceError(f"{uri}: {images.key(int(candidate.rows[0]))} is {height}x{width} pixels, and not a square")
     originals = Originals(name, source, rows, request.resize or "adm")
-    return Subject(height, originals, [candidate], [], [], warnings=warnings)
+    return Subject(_size_of(images, int(candidate.rows[0])), originals, [candidate], [], [], warnings=warnings)
+
+
+def _open_samples(request: EvalRequest, uri: str, scratch: Path) -> Subject:
+    source, real = open_source(uri, scratch / "samples"), None
+    samples = Originals(uri, source, np.arange(len(source)), "torch", as_they_are=True)
+    if request.data is not None:
+        images = open_source(request.data, scratch / "index")
+        real = Originals(request.data, images, np.arange(len(images)), request.resize or "adm")
+    return Subject(_size_of(source, 0), samples, [SamplesCandidate(uri)], [], [], real=real)
+
+
+def _size_of(images: Source, row: int) -> int:
+    height, width = read_picture(images, row).shape[:2]
+    if height != width:
+        raise SourceError(f"{images.uri}: {images.key(row)} is {height}x{width} pixels, and not a square")
+    return int(height)
 
 
 def _load(card: ModelCard, request: EvalRequest, device: torch.device) -> ModelCandidate:

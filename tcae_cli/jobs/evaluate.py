@@ -16,8 +16,9 @@ from tcae_cli.jobs.eval_cost import cost_figures
 from tcae_cli.jobs.eval_examples import make_examples
 from tcae_cli.jobs.eval_ifid import interpolated_latents
 from tcae_cli.jobs.eval_measures import OfLatents
+from tcae_cli.jobs.eval_metrics import make_plan
 from tcae_cli.jobs.eval_pass import Seen, Viewer
-from tcae_cli.jobs.eval_plan import DINOV2_WIDTH, INCEPTION_WIDTH, Plan, make_plan
+from tcae_cli.jobs.eval_plan import DINOV2_WIDTH, INCEPTION_WIDTH, Plan
 from tcae_cli.jobs.eval_probe_data import look_at_probe_data
 from tcae_cli.jobs.eval_reference import show_to_references
 from tcae_cli.jobs.eval_subject import open_subject
@@ -27,7 +28,7 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, exact_float32
 from tcae_cli.runtime.process_group import add_over_ranks, process_group
 
-_WIDTHS = {"rfid": INCEPTION_WIDTH, "fd-dinov2": DINOV2_WIDTH, "ifid": INCEPTION_WIDTH}
+_WIDTHS = {"rfid": INCEPTION_WIDTH, "fd-dinov2": DINOV2_WIDTH, "ifid": INCEPTION_WIDTH, "gfid": INCEPTION_WIDTH}
 _PUBLISHED_ON = 10_000  # images, at least
 _RESIZE_WORDS = {"adm": "ADM does (box halving, then bicubic)", "torch": "the cache does (bicubic, antialiased)"}
 
@@ -52,6 +53,8 @@ def _evaluate(request: EvalRequest, device: torch.device, scratch: Path, progres
 
     # All ranks: each image is shown to one of them, and what they count is added up.
     viewer = Viewer(subject.size, device, request.batch_size, request.num_workers, progress)
+    if "gfid" in plan.metrics and subject.real is not None and plan.real.known is None:
+        show_to_references(viewer, subject.real, [plan.real], lambda _positions, _images: None)
     seen = _look_at_reconstructions(plan, viewer) if plan.references or any(plan.measures) else None
     interpolated = _interpolate(plan, seen, progress) if seen and "ifid" in plan.metrics else []
     probes = look_at_probe_data(plan, viewer) if seen and "probe" in plan.metrics else None
@@ -134,7 +137,13 @@ def _protocol(plan: Plan) -> dict[str, str]:
     """How the figures came about, in the order it happened."""
     subject, request = plan.subject, plan.request
     words: dict[str, str] = {}
-    if subject.originals is not None:
+    if request.samples:
+        words["samples"] = "the files as they are"
+        if subject.real is not None:
+            words["real images"] = (
+                f"centre {subject.size} px, short side resized as {_RESIZE_WORDS[subject.real.resize]}"
+            )
+    elif subject.originals is not None:
         words["crop"] = f"centre {subject.size} px, short side resized as {_RESIZE_WORDS[subject.originals.resize]}"
         words["reference"] = "the same crops of the same images"
         words["rounding"] = "8 bits, half up" if subject.models else "the files as they are"

@@ -52,21 +52,21 @@ class NearestNeighbours:
         self._rows, self._distances = rows.gather(1, best), distances.gather(1, best)
 
     def rows(self) -> Tensor:
-        """The neighbours' rows, ascending, [q, k], int64; -1 where there are fewer than k.
+        """The neighbours' rows, ascending, [q, k], int64; first -1 for each that others are fewer than k.
 
         Not in the order of similarity: what is drawn from them should not hang on the last bit of one.
         """
         return self._rows.sort(dim=1).values
 
     def distances(self) -> Tensor:
-        """Their mean squared distances over d, [q, k], float32, in the same order."""
+        """Their mean squared distances over d, [q, k], float32, in the same order; infinite for those of -1."""
         return self._distances.gather(1, self._rows.argsort(dim=1))
 
 
 def draw(distances: Tensor, uniform: Tensor) -> Tensor:
     """Which neighbour each query gets, [q], int64 in [0, k): with probability softmax(-distance).
 
-    distances: [q, k], mean squared distances; uniform: [q], numbers in [0, 1) that decide.
+    distances: [q, k], mean squared distances, one finite; uniform: [q], numbers in [0, 1) that decide.
     """
     up_to_each = distances.double().neg().softmax(dim=1).cumsum(dim=1)
     index = torch.searchsorted(up_to_each, uniform.double()[:, None], right=True)[:, 0]
@@ -81,7 +81,7 @@ def slerp(one: Tensor, other: Tensor, alpha: float) -> Tensor:
     """
     first, second = one.double(), other.double()
     norms = first.norm(dim=-1, keepdim=True) * second.norm(dim=-1, keepdim=True)
-    cosine = (first * second).sum(dim=-1, keepdim=True) / norms.where(norms > 0, 1)
+    cosine = (first * second).sum(dim=-1, keepdim=True) / norms
     angle = torch.where(norms > 0, cosine, 1).clamp(-1, 1).acos()
     is_arc = angle.sin() > _NEARLY_PARALLEL
     sine = angle.sin().where(is_arc, 1)

@@ -122,7 +122,7 @@ class LatentSums:
         both, squares, products = self.pairs / torch.stack([2 * count, 2 * count, count])[:, None]
         variance = squares - both.square()
         variance = variance.where(variance > _SMALLEST_SHARE * squares, 0)
-        return _ratio(products - both.square(), variance).clamp(-1, 1)
+        return _ratio(products - both.square(), variance)
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """LatentStore: the reading side, for trainers and for `tcae decode`."""
 
+import os
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,12 +12,15 @@ import numpy as np
 
 from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.runtime.folder import LocalFolder, open_folder
-from tcae_cli.store.layout import read_array, read_attributes, read_spec
-from tcae_cli.store.quantise import as_float
+from tcae_cli.store.layout import read_array, read_attributes, read_spec, shard_file
+from tcae_cli.store.quantise import LEVELS, as_float
 from tcae_cli.store.shard_file import ShardReader
 from tcae_cli.store.spec import MAIN_VIEW, OK, PENDING
+from tcae_cli.store.statistics import Moments
 
 _REQUESTS_TOGETHER = 32  # of rows of a remote store
+_ROWS_TOGETHER = 256  # read at a time where all are
+_SMALLEST_STD = 1e-6  # what does not vary, to float32, is divided by this
 
 
 class LatentStore:
@@ -37,6 +41,7 @@ class LatentStore:
         if not self.complete:
             warnings.warn(f"{path} is not complete: some rows hold no latents yet", stacklevel=2)
         self._reader = ShardReader(self.folder, self.spec, view)
+        self._opened_by = os.getpid()
 
     def __reduce__(self) -> tuple[type["LatentStore"], tuple[str, str]]:
         return type(self), (self.folder.uri, self.view)
@@ -52,16 +57,23 @@ class LatentStore:
     def latents(self, rows: Sequence[int]) -> np.ndarray:
         """Raw latents [k, c, h, w] of rows in any order; NaN where a row is not ok.
 
-        In the store's dtype, float32 for int8 (values times the scale of their channel).
+        In the store's dtype, float32 for int8 (values times the scale of their channel). Raises StoreError on damage.
         """
-        dtype = np.float32 if self.spec.quantisation else np.dtype(self.spec.dtype)
-        out = np.empty((len(rows), *self.sample_shape), dtype)
+        values = self.stored(rows)
+        if self.spec.quantisation is None:
+            return values
+        return np.where(values < -LEVELS, np.float32(np.nan), as_float(values, self.spec, self.view))
+
+    def stored(self, rows: Sequence[int]) -> np.ndarray:
+        """The same as it is stored, so that int8 stays int8; the fill value, NaN or -128, where a row is not ok."""
         for row in rows:
             if not 0 <= row < len(self):
                 raise IndexError(f"row {row} of {len(self)}")
+        self._open_again_in_a_child()
+        out = np.empty((len(rows), *self.sample_shape), self.spec.dtype)
         if isinstance(self.folder, LocalFolder):
-            for slot, row in enumerate(rows):
-                self._read_into(int(row), out[slot])
+            for slot in np.argsort(rows).tolist():  # one shard after another, forward in each
+                self._read_into(int(rows[slot]), out[slot])
         else:
             with ThreadPoolExecutor(_REQUESTS_TOGETHER) as requests:
                 list(requests.map(self._read_into, map(int, rows), out))
@@ -69,13 +81,37 @@ class LatentStore:
 
     def normalise(self, latents: np.ndarray) -> np.ndarray:
         """Latents [..., c, h, w] with mean 0 and deviation 1 in each channel over the store, float32."""
-        mean, std = self._normalisation
+        mean, std = self.channel_normalisation
         return (latents.astype(np.float32) - mean) / std
 
     def denormalise(self, latents: np.ndarray) -> np.ndarray:
         """The inverse of normalise: raw latents, float32, as `decode` takes them."""
-        mean, std = self._normalisation
+        mean, std = self.channel_normalisation
         return latents.astype(np.float32) * std + mean
+
+    @cached_property
+    def channel_normalisation(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each channel over the store, [c, 1, 1] each, float32.
+
+        The deviation is at least 1e-6. Raises StoreError while the store is not complete.
+        """
+        self._refuse_without_statistics()
+        summary = self.summaries[self.view]
+        mean, std = (np.array(summary[f"channel_{name}"])[:, None, None] for name in ("mean", "std"))
+        return _normalisation(mean, std)
+
+    def position_normalisation(self) -> tuple[np.ndarray, np.ndarray]:
+        """The same of each position of each channel, [c, h, w].
+
+        A store does not keep these, so all of it is read: about a minute for a million images of 16 KiB.
+        """
+        self._refuse_without_statistics()
+        moments: Moments | None = None
+        for start in range(0, len(self.ok_rows), _ROWS_TOGETHER):
+            latents = self.latents(self.ok_rows[start : start + _ROWS_TOGETHER].tolist())
+            moments = Moments.of(latents.astype(np.float32)).merge(moments)
+        assert moments is not None  # a store with statistics has ok rows
+        return _normalisation(moments.mean, moments.std)
 
     def refuse_other_encoder(self, encoder_hash: str, name: str) -> None:
         """Raise StoreError unless this encoder made the latents; a model finetuned behind it still has the same."""
@@ -85,6 +121,11 @@ class LatentStore:
                 f"{self.folder.uri} was made with encoder {made_with.hash[:12]} ({made_with.name}), {name} has "
                 f"{encoder_hash[:12]}; pass --model with the first, or --force to decode all the same"
             )
+
+    def lost(self, row: int) -> StoreError:
+        """The error for an ok row that the store holds no latents of."""
+        name = shard_file(self.spec, self.view, row // self.spec.rows_per_shard)
+        return StoreError(f"{self.folder.uri}/{name} lacks the latents of row {row}; see tcae verify {self.folder.uri}")
 
     @cached_property
     def ok_rows(self) -> np.ndarray:
@@ -124,18 +165,22 @@ class LatentStore:
     def _read_into(self, row: int, out: np.ndarray) -> None:
         chunk = self._reader.chunk(row)
         if chunk is None:
-            out.fill(np.nan)
-            return
-        values = self._reader.stored(row, chunk)
-        out[:] = as_float(values, self.spec, self.view) if self.spec.quantisation else values
+            if np.searchsorted(self.ok_rows, row, "right") > np.searchsorted(self.ok_rows, row):
+                raise self.lost(row)
+            out.fill(-LEVELS - 1 if out.dtype == np.int8 else np.nan)
+        else:
+            out[:] = self._reader.stored(row, chunk)
 
-    @cached_property
-    def _normalisation(self) -> tuple[np.ndarray, np.ndarray]:
+    def _open_again_in_a_child(self) -> None:
+        # The connections of an object store and the thread that serves them are the parent's. Local files are read by
+        # position, which processes can share.
+        if self._opened_by != os.getpid() and not isinstance(self.folder, LocalFolder):
+            self.folder, self._opened_by = open_folder(self.folder.uri), os.getpid()
+            self._reader = ShardReader(self.folder, self.spec, self.view)
+
+    def _refuse_without_statistics(self) -> None:
         if self.view not in self.summaries:
             raise StoreError(f"{self.folder.uri} has no statistics yet; finish it by repeating tcae encode-dataset")
-        summary = self.summaries[self.view]
-        mean, std = (np.array(summary[f"channel_{name}"], np.float32)[:, None, None] for name in ("mean", "std"))
-        return mean, np.maximum(std, np.finfo(np.float32).tiny)
 
     @cached_property
     def _keys(self) -> np.ndarray:
@@ -147,3 +192,7 @@ class LatentStore:
 
     def _column(self, name: str) -> np.ndarray:
         return read_array(self.folder, name)
+
+
+def _normalisation(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return mean.astype(np.float32), np.maximum(std, _SMALLEST_STD).astype(np.float32)

@@ -1,5 +1,6 @@
 """DINOv2's class token, of a small network in place of the large one, whose file is 1.2 GB; nothing is downloaded."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -22,7 +23,7 @@ MEAN, STD = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]])[:, :, N
 
 
 @pytest.fixture(autouse=True, scope="module")
-def small_network() -> None:
+def small_network() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(dinov2, "_ARCHITECTURE", SMALL)
         yield

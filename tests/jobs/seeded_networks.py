@@ -1,6 +1,5 @@
 """`tcae` with a small seeded network where the FID Inception would be, for processes of their own: figures compare."""
 
-
 import torch
 from torch import Tensor, nn
 

@@ -192,7 +192,9 @@ class Tally(Silent):
 
 
 @pytest.mark.parametrize("world_size", [1, 3])
-def test_the_first_rank_tells_how_far_all_are(path, world_size):
+@pytest.mark.parametrize("query_bytes", [1, 2**30], ids=["in passes", "in one pass"])
+def test_the_first_rank_tells_how_far_all_are(path, monkeypatch, world_size, query_bytes):
+    monkeypatch.setattr(eval_ifid, "_QUERY_BYTES", query_bytes)
     tally = Tally()
     interpolated(LatentStore(path), range(100), world_size=world_size, progress=tally)
 

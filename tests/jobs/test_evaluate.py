@@ -152,7 +152,7 @@ def test_all_computes_what_it_can_and_says_what_it_cannot_and_why(photos, small_
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "nothing"))
     report = measured("all", data=photos, models=(str(small_checkpoint),))
 
-    assert report.skipped.keys() == {"rfid", "fd-dinov2", "is", "lpips-vgg", "lpips-alex", "ifid"}
+    assert report.skipped.keys() == {"rfid", "fd-dinov2", "is", "lpips-vgg", "lpips-alex", "ifid", "gfid"}
     assert "--weights inception=PATH" in report.skipped["rfid"]
     assert "--weights dinov2=PATH" in report.skipped["fd-dinov2"]
     assert "--weights lpips-vgg=PATH" in report.skipped["lpips-vgg"]
@@ -364,3 +364,56 @@ def test_any_number_of_ranks_has_the_figures_of_one(photos, encode, small_checkp
     together = json.loads(line)
     assert (together["num_images"], together["num_failed"]) == (alone.num_images, alone.num_failed) == (23, 0)
     assert together["evaluations"][0]["values"] == pytest.approx(values(alone), rel=1e-6)
+
+
+# Generated images
+
+
+@pytest.fixture
+def samples(photos, tmp_path) -> Path:
+    """Ten squares that are not among the photographs."""
+    (tmp_path / "samples").mkdir()
+    for number, image in enumerate(crops(photos)[:10]):
+        Image.fromarray(255 - image.permute(1, 2, 0).numpy()).save(tmp_path / "samples" / f"{number}.png")
+    return tmp_path / "samples"
+
+
+def test_gfid_and_is_are_of_generated_images_against_real_ones(photos, samples, inception):
+    sides = [FeatureSums.of([SeededInception()(i)]).gaussian() for i in (255 - crops(photos)[:10], crops(photos))]
+
+    report = measured("gfid", "is", samples=str(samples), data=photos)
+
+    assert values(report).keys() == {"gfid", "is"} and report.num_images == 10
+    assert values(report)["gfid"] == pytest.approx(frechet_distance(*sides), rel=1e-6)
+    assert values(measured("gfid", samples=str(samples), data=photos)) == {"gfid": values(report)["gfid"]}
+    assert report.protocol["samples"] == "the files as they are"
+
+
+def test_generated_images_are_compared_with_statistics_of_real_ones(photos, samples, inception, tmp_path):
+    gaussian = FeatureSums.of([SeededInception()(crops(photos))]).gaussian()
+    np.savez(tmp_path / "reference.npz", mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy())
+
+    report = measured("gfid", samples=str(samples), reference=tmp_path / "reference.npz")
+
+    assert values(report) == pytest.approx(values(measured("gfid", samples=str(samples), data=photos)))
+
+
+@pytest.mark.parametrize(
+    ("metrics", "options", "error", "sentence"),
+    [
+        (("psnr",), {"data": "."}, UsageError, "psnr compares images with their originals, and --samples have none"),
+        (("probe",), {"data": "."}, UsageError, "probe is of a model or its latents, and images alone are given"),
+        (("gfid",), {}, UsageError, "gfid needs real images or statistics of them; give --data or --reference"),
+        (("gfid",), {"models": ("tcae-tiny",)}, UsageError, "so tcae-tiny has nothing to do"),
+    ],
+)
+def test_what_generated_images_do_not_have_is_refused(samples, photos, inception, metrics, options, error, sentence):
+    options = options | ({"data": photos} if "data" in options else {})
+    with pytest.raises(error, match=sentence):
+        measured(*metrics, samples=str(samples), **options)
+
+
+def test_generated_images_are_of_one_size(samples, photos, inception):
+    Image.new("RGB", (32, 32)).save(samples / "small.png")
+    with pytest.raises(SourceError, match=r"small.png is 32x32 pixels, others are 64x64"):
+        measured("gfid", samples=str(samples), data=photos)

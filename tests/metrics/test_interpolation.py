@@ -83,6 +83,14 @@ def test_latents_of_zeros_are_similar_to_nothing_and_have_neighbours():
     assert found(references, [3], num_neighbours=4).rows().tolist() == [[0, 1, 2, 4]]
 
 
+def test_neighbours_that_are_not_there_come_first_and_are_never_drawn():
+    neighbours = found(vectors(3), [1], num_neighbours=4)
+
+    assert neighbours.rows().tolist() == [[-1, -1, 0, 2]]
+    assert neighbours.distances().isinf().tolist() == [[True, True, False, False]]
+    assert {int(draw(neighbours.distances(), torch.tensor([number]))) for number in (0.0, 0.3, 0.99, 1.0)} == {2, 3}
+
+
 # What is drawn
 
 

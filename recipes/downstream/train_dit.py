@@ -1,0 +1,382 @@
+"""Trains a small class-conditional DiT on a store by flow matching and draws images with it: the proof of a cache.
+
+    python recipes/downstream/train_dit.py STORE OUT [--steps N] [--device D] [--resume] [--num-samples N]
+    torchrun --nproc-per-node 8 recipes/downstream/train_dit.py STORE OUT ...
+
+OUT/state.safetensors holds weights, their average and what --resume goes on from; OUT/metrics.jsonl the figures;
+OUT/grids/step-N.png a picture at each checkpoint; OUT/samples, at the end, an image a file, for gFID. With --resume,
+--num-samples and no more steps, or with another --guidance, the same command only samples.
+
+What a step or a sample draws follows from the seed and its number: not from a resumption, nor from how many ranks.
+
+Sources: DiT (arXiv:2212.09748) for the network; rectified flow (arXiv:2209.03003) and SiT (arXiv:2401.08740) for path
+and target; SD3 (arXiv:2403.03206) for the distribution of times; EDM (arXiv:2206.00364) for the sampler;
+classifier-free guidance (arXiv:2207.12598).
+
+Axes: b batch, c channels, h w positions, n tokens, d width.
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, field, fields
+from itertools import count, islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import torch
+import torch.nn.functional as F
+from timm.layers import Attention, Mlp
+from torch import Tensor, nn
+from torch.utils.data import BatchSampler, DistributedSampler
+
+from tcae_cli.autoencoder import Autoencoder, load_autoencoder, read_card
+from tcae_cli.data.image_file import draw_grid, encode_image
+from tcae_cli.data.transform import to_uint8
+from tcae_cli.errors import SourceError, StoreError, TcaeError, UsageError
+from tcae_cli.metrics.frechet import FeatureSums, Gaussian, frechet_distance
+from tcae_cli.model.layers import init_weights
+from tcae_cli.runtime import distributed
+from tcae_cli.runtime.device import autocast, choose_device, default_precision, naming_the_batch_size
+from tcae_cli.runtime.files import make_folder, write_atomic
+from tcae_cli.runtime.process_group import add_over_ranks, mean_over_ranks, process_group
+from tcae_cli.store.dataset import LatentDataset
+from tcae_cli.tracking import MetricsLog
+from tcae_cli.training.ema import averaged_copy, update_average, warmed_up
+from tcae_cli.training.sharding import copied
+from tcae_cli.training.state import TrainingState, restore_state, save_state
+
+FREE = {"steps", "guidance", "sampling_steps", "num_samples", "log_every", "save_every"}  # to change on resuming
+MEASURED = 1024  # samples, and rows, that latent_fd compares, at most
+IN_A_GRID, COLUMNS = 64, 8
+DECODED_TOGETHER = 16  # images
+
+
+def option(default: float, words: str) -> Any:
+    """A setting that is an option of the same name."""
+    return field(default=default, metadata={"help": words})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What a run can be told; main's options."""
+
+    steps: int = option(100_000, "In all, those before a resumption too.")
+    batch_size: int = option(256, "Of all ranks together.")
+    width: int = option(384, "Of a token.")
+    depth: int = option(12, "Blocks.")
+    heads: int = option(6, "Of attention.")
+    patch_size: int = option(1, "Latent positions a token, along a side.")
+    lr: float = option(1e-4, "Constant.")
+    class_dropout: float = option(0.1, "Share of samples trained on without their class.")
+    ema: float = option(0.999, "Decay of the averaged weights, which samples are drawn with.")
+    guidance: float = option(1.0, "Scale of classifier-free guidance; 1 for none.")
+    sampling_steps: int = option(25, "Of Heun's method, two evaluations each.")
+    num_samples: int = option(0, "Images to write at the end.")
+    log_every: int = option(100, "Steps.")
+    save_every: int = option(10_000, "Steps from checkpoint to checkpoint, and picture to picture.")
+    seed: int = option(0, "Of weights, order, noise and samples.")
+
+
+def with_settings(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of Settings: whole numbers from 1, or from 0 where that is the default."""
+    for setting in reversed(fields(Settings)):
+        low = 1 if setting.default and setting.type is int else 0
+        kind = click.IntRange(min=low) if setting.type is int else click.FloatRange(min=low)
+        name, words = f"--{setting.name.replace('_', '-')}", setting.metadata["help"]
+        command = click.option(name, type=kind, default=setting.default, show_default=True, help=words)(command)
+    return command
+
+
+@click.command()
+@click.argument("store")
+@click.argument("out", type=click.Path(path_type=Path))
+@with_settings
+@click.option("--model", metavar="NAME", help="Whose decoder draws the images.  [default: the store's]")
+@click.option("--device", metavar="D", help="cpu, cuda or cuda:N  [default: a GPU where there is one]")
+@click.option("--resume", is_flag=True, help="Go on from OUT's last checkpoint.")
+def main(store: str, out: Path, model: str | None, device: str | None, resume: bool, **settings: Any) -> None:
+    """Train a DiT on the latents of STORE in the folder OUT, and draw images with it."""
+    try:
+        chosen = choose_device(device, distributed.local_rank())
+        with process_group(chosen):
+            dataset = LatentDataset(store, normalise="channel")
+            train(dataset, load_decoder(dataset, model, chosen), out, Settings(**settings), chosen, resume=resume)
+    except TcaeError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def train(
+    dataset: LatentDataset, decoder: Autoencoder, out: Path, settings: Settings, device: torch.device, *, resume: bool
+) -> None:
+    """The whole run, top to bottom. Raises a TcaeError for what cannot work; the last checkpoint stands."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    check(settings, dataset)
+    if rank == 0:
+        prepare_folder(out, settings, resume)
+
+    # The network, its average and its optimiser, new or as they were, in the state that `tcae train` keeps too.
+    torch.manual_seed(settings.seed)
+    model = DiT(settings, dataset.sample_shape, dataset.num_classes).to(device)
+    optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=0.0)
+    state = TrainingState(model, copied(model, device), averaged_copy(model), [optimizer])
+    identity = {name: value for name, value in asdict(settings).items() if name not in FREE}
+    identity |= {"encoder": dataset.store.spec.encoder.hash, "num_latents": len(dataset)}
+    if resume:
+        restore_state(out, state, identity)
+    samples = Samples(state.average, dataset, decoder, settings, device)
+
+    # How far samples are from the data, before anything is learnt.
+    log = MetricsLog(out, state.step) if rank == 0 else None
+    if state.step == 0:
+        tell(log, 0, {"latent_fd": samples.latent_fd()})
+
+    # Batches come from threads while the device works on the one before.
+    batches = dataset.batches(batch_indices(dataset, settings, state.step))
+    losses, started = [], time.perf_counter()
+    for step in range(state.step + 1, settings.steps + 1):
+        batch = next(batches)
+        latents, labels = batch["latents"].to(device), batch["label"].to(device)
+        noise, times, dropped = (values[rank::world_size] for values in draw(settings, step, latents))
+
+        with naming_the_batch_size(settings.batch_size):
+            loss = flow_matching_loss(state.forward, latents, labels.masked_fill(dropped, -1), noise, times)
+            optimizer.zero_grad()
+            loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        update_average(state.average, model, warmed_up(settings.ema, step))
+        losses.append(loss.detach())
+        state.step = step
+
+        saves = step % settings.save_every == 0 or step == settings.steps
+        if saves or step % settings.log_every == 0:
+            figures = {"loss": mean_over_ranks(torch.stack(losses).mean()).item()}
+            if not math.isfinite(figures["loss"]):
+                raise TcaeError(f"the loss is {figures['loss']} at step {step}; start again with a lower --lr")
+            figures["images_per_s"] = len(losses) * settings.batch_size / (time.perf_counter() - started)
+            if saves:
+                save_state(out, state, identity)
+                figures["latent_fd"] = samples.latent_fd()
+            tell(log, step, figures)
+            if saves and rank == 0:
+                samples.draw_grid(out / "grids" / f"step-{step:07d}.png")
+            losses, started = [], time.perf_counter()
+
+    # Images for gFID, shared out among the ranks.
+    mine = range(rank, settings.num_samples, world_size)
+    for number, image in zip(mine, samples.images(mine, settings.num_samples), strict=True):
+        write_atomic(out / "samples" / f"{number:06d}.png", encode_image(image, "png"))
+    if log is not None:
+        log.close()
+
+
+def check(settings: Settings, dataset: LatentDataset) -> None:
+    """Raises where the settings do not fit each other, the ranks or the store."""
+    side, world_size = math.gcd(*dataset.sample_shape[1:]), distributed.world_size()
+    if settings.width % settings.heads:
+        raise UsageError(f"--width {settings.width} is no multiple of --heads {settings.heads}; change one of them")
+    if side % settings.patch_size:
+        raise UsageError(f"--patch-size {settings.patch_size} does not divide {side} latent positions; use 1")
+    if settings.batch_size % world_size:
+        raise UsageError(f"--batch-size {settings.batch_size} cannot be shared among {world_size} ranks; change it")
+    if len(dataset) < max(2, settings.batch_size):
+        raise SourceError(
+            f"{dataset.store.folder.uri} has {len(dataset)} latents, fewer than --batch-size {settings.batch_size}; "
+            f"encode more images, or lower it"
+        )
+
+
+def prepare_folder(out: Path, settings: Settings, resume: bool) -> None:
+    """Make OUT's folders. Raises UsageError rather than mix two runs, or samples of two."""
+    if not resume and out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty; continue it with --resume, or give another OUT")
+    if settings.num_samples and any((out / "samples").glob("*.png")):
+        raise UsageError(f"{out / 'samples'} has images already; move them away, or leave --num-samples out")
+    make_folder(out / "grids")
+    make_folder(out / "samples")
+
+
+def load_decoder(dataset: LatentDataset, name: str | None, device: torch.device) -> Autoencoder:
+    """The model that made the latents, or one finetuned from it, which has the same encoder. Raises StoreError."""
+    made_with = dataset.store.spec.encoder
+    name = name or made_with.name
+    if (found := read_card(name).encoder_hash) != made_with.hash:
+        raise StoreError(
+            f"{dataset.store.folder.uri} was made with encoder {made_with.hash[:12]} ({made_with.name}), {name} has "
+            f"{found[:12]}; pass --model with the first"
+        )
+    return load_autoencoder(name, device)
+
+
+def tell(log: MetricsLog | None, step: int, figures: dict[str, float]) -> None:
+    """Log and show figures; on the first rank, which alone has a log."""
+    if log is not None:
+        log.write(step, figures)
+        click.echo(f"step {step}: {', '.join(f'{name} {value:.4g}' for name, value in figures.items())}")
+
+
+def batch_indices(dataset: LatentDataset, settings: Settings, done: int) -> Iterator[list[int]]:
+    """This rank's share of each batch after the first `done`, without end; each epoch in an order of its own."""
+    rank, world_size = distributed.rank(), distributed.world_size()
+    sampler = DistributedSampler(dataset, world_size, rank, seed=settings.seed, drop_last=True)
+    batches = BatchSampler(sampler, settings.batch_size // world_size, drop_last=True)
+    for epoch in count(done // len(batches)):
+        sampler.set_epoch(epoch)
+        yield from islice(batches, max(0, done - epoch * len(batches)), None)
+
+
+def draw(settings: Settings, step: int, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """For the whole batch of a step: noise [b, c, h, w], times [b], and whose class is dropped [b], bool.
+
+    Times are logit-normal(0, 1): most in the middle, where the velocity is hardest to tell; the best of those that
+    SD3 compares (sections 3.1, 5.1). SiT's are uniform.
+    """
+    device, b = latents.device, settings.batch_size
+    generator = torch.Generator(device).manual_seed(1_000_003 * settings.seed + step)
+    noise = torch.randn(b, *latents.shape[1:], generator=generator, device=device)
+    times = torch.randn(b, generator=generator, device=device).sigmoid()
+    return noise, times, torch.rand(b, generator=generator, device=device) < settings.class_dropout
+
+
+def flow_matching_loss(model: nn.Module, latents: Tensor, labels: Tensor, noise: Tensor, times: Tensor) -> Tensor:
+    """Mean squared error of the velocity, noise - latents, at (1 - t) latents + t noise (SiT, section 2); a scalar."""
+    t = times[:, None, None, None]
+    with autocast(latents.device, default_precision(latents.device)):
+        velocity = model((1 - t) * latents + t * noise, times, labels)
+    return F.mse_loss(velocity.float(), noise - latents)
+
+
+class DiT(nn.Module):
+    """A transformer that tells the velocity of noisy latents; time and class modulate each block."""
+
+    def __init__(self, settings: Settings, sample_shape: tuple[int, int, int], num_classes: int) -> None:
+        super().__init__()
+        width, self.patch_size, self.num_classes = settings.width, settings.patch_size, num_classes
+        channels, *sides = sample_shape
+        self.grid = [side // self.patch_size for side in sides]
+        self.embed = nn.Linear(channels * self.patch_size**2, width)
+        self.positions = nn.Parameter(0.02 * torch.randn(math.prod(self.grid), width))
+        self.times = Mlp(256, width, width, act_layer=nn.SiLU)
+        self.classes = nn.Embedding(num_classes + 1, width)  # the last is no class
+        self.blocks = nn.ModuleList(Block(width, settings.heads) for _ in range(settings.depth))
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.modulation = nn.Linear(width, 2 * width)
+        self.out = nn.Linear(width, channels * self.patch_size**2)
+        self.apply(init_weights)
+        nn.init.normal_(self.classes.weight, std=0.02)
+        # Blocks begin as the identity, and the velocity as 0.
+        for layer in (self.out, self.modulation, *(block.modulation for block in self.blocks)):
+            nn.init.zeros_(layer.weight)
+
+    def forward(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
+        """noisy: [b, c, h, w], as the result. times: [b], from 0, data, to 1, noise. labels: [b], -1 for no class."""
+        tokens = self.embed(F.pixel_unshuffle(noisy, self.patch_size).flatten(2).mT) + self.positions
+        classes = self.classes(labels.where(labels >= 0, self.num_classes))
+        # Sine and cosine of 128 frequencies, from 1000 down to about 0.1.
+        frequencies = 1000 * torch.exp(-math.log(10_000) / 128 * torch.arange(128, device=times.device))
+        angles = times[:, None] * frequencies
+        moments = self.times(torch.cat([angles.cos(), angles.sin()], dim=1))
+        condition = F.silu(moments + classes)[:, None]
+        for block in self.blocks:
+            tokens = block(tokens, condition)
+        shift, scale = self.modulation(condition).chunk(2, dim=-1)
+        values = self.out(self.norm(tokens) * (1 + scale) + shift)
+        return F.pixel_shuffle(values.mT.unflatten(2, self.grid), self.patch_size)
+
+
+class Block(nn.Module):
+    """A transformer block with adaLN-Zero (DiT, section 3.2) and QK-norm; tokens [b, n, d], condition [b, 1, d]."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, elementwise_affine=False)
+        self.attn = Attention(width, num_heads, qkv_bias=True, qk_norm=True, norm_layer=nn.LayerNorm)
+        self.norm2 = nn.LayerNorm(width, elementwise_affine=False)
+        self.mlp = Mlp(width, 4 * width)
+        self.modulation = nn.Linear(width, 6 * width)
+
+    def forward(self, tokens: Tensor, condition: Tensor) -> Tensor:
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition).chunk(6, dim=-1)
+        tokens = tokens + gate1 * self.attn(self.norm1(tokens) * (1 + scale1) + shift1)
+        return tokens + gate2 * self.mlp(self.norm2(tokens) * (1 + scale2) + shift2)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What the averaged model draws; each sample has a number, which its noise follows from."""
+
+    model: nn.Module
+    dataset: LatentDataset
+    decoder: Autoencoder
+    settings: Settings
+    device: torch.device
+
+    def latents(self, numbers: range, total: int) -> Iterator[Tensor]:
+        """Batches [b, c, h, w], normalised. `total` samples have the store's labels in their shares, ascending."""
+        labels = np.sort(self.dataset.store.labels()[self.dataset.store.ok_rows])
+        share = self.settings.batch_size // distributed.world_size()
+        for start in range(0, len(numbers), share):
+            batch = numbers[start : start + share]
+            seeds = (1_000_003 * self.settings.seed + number for number in batch)
+            generators = (torch.Generator().manual_seed(seed) for seed in seeds)
+            noise = torch.stack([torch.randn(self.dataset.sample_shape, generator=each) for each in generators])
+            chosen = torch.from_numpy(labels[[number * len(labels) // total for number in batch]])
+            yield self.denoise(noise.to(self.device), chosen.to(self.device))
+
+    def denoise(self, latents: Tensor, labels: Tensor) -> Tensor:
+        """From noise to data by Heun's method in equal steps, the last by Euler's (EDM, algorithm 1)."""
+        for now, then in pairwise(torch.linspace(1, 0, self.settings.sampling_steps + 1).tolist()):
+            velocity = self.velocity(latents, now, labels)
+            if then > 0:  # data without noise does not tell the direction it came from
+                velocity = (velocity + self.velocity(latents + (then - now) * velocity, then, labels)) / 2
+            latents = latents + (then - now) * velocity
+        return latents
+
+    @torch.no_grad()
+    def velocity(self, latents: Tensor, moment: float, labels: Tensor) -> Tensor:
+        """The model's, float32, led away by the guidance from what it is without a class."""
+        times = torch.full((len(latents),), moment, device=self.device)
+        with autocast(self.device, default_precision(self.device)):
+            velocity = self.model(latents, times, labels).float()
+            if self.settings.guidance == 1:
+                return velocity
+            without = self.model(latents, times, torch.full_like(labels, -1)).float()
+        return without + self.settings.guidance * (velocity - without)
+
+    def images(self, numbers: range, total: int) -> Iterator[np.ndarray]:
+        """Each [h, w, 3], uint8."""
+        for latents in self.latents(numbers, total):
+            for part in self.dataset.denormalise(latents).split(DECODED_TOGETHER):
+                yield from to_uint8(self.decoder.decode(part)).permute(0, 2, 3, 1).cpu().numpy()
+
+    def draw_grid(self, path: Path) -> None:
+        """A picture of samples, in the order of their classes."""
+        images = list(self.images(range(IN_A_GRID), IN_A_GRID))
+        rows = [images[start : start + COLUMNS] for start in range(0, IN_A_GRID, COLUMNS)]
+        write_atomic(path, encode_image(draw_grid(rows), "png"))
+
+    def latent_fd(self) -> float:
+        """The Frechet distance of samples to as many rows of the store, in features of normalised latents.
+
+        The features are each channel's mean and deviation over positions. Not gFID: they know colours and contrasts,
+        but not what is where, and distances of two encoders cannot be compared.
+        """
+        total = min(MEASURED, len(self.dataset))
+        numbers = range(distributed.rank(), total, distributed.world_size())
+        rows = [number * len(self.dataset) // total for number in numbers]
+        drawn, stored = self.pooled(self.latents(numbers, total)), self.pooled([self.dataset[rows]["latents"]])
+        return frechet_distance(drawn, stored)
+
+    def pooled(self, batches: Iterable[Tensor]) -> Gaussian:
+        """Of every rank's latents, [b, c, h, w] each."""
+        values = [batch.flatten(2) for batch in batches]
+        sums = FeatureSums.of([torch.cat([v.mean(dim=2), v.std(dim=2, correction=0)], dim=1) for v in values])
+        add_over_ranks(sums.tensors())
+        return sums.gaussian()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Exports of one large file: it grows under another name, and goes on after its last whole row."""
+
+import os
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from tcae_cli.exports.pieces import pieces_of
+from tcae_cli.report import Progress
+from tcae_cli.runtime.files import disk_errors, rename_durably, start_writing_out
+
+
+class GrowingFormat(Protocol):
+    """A file of a head, rows of equal size, and a tail."""
+
+    @property
+    def head(self) -> bytes:
+        """What comes first."""
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of a row."""
+
+    @property
+    def rows_per_piece(self) -> int:
+        """The rows that are encoded together."""
+
+    def encode(self, piece: range) -> bytes:
+        """The bytes of some rows."""
+
+    def finish(self, file: BinaryIO) -> None:
+        """Write the tail; the file stands at the end of the last row and can be read."""
+
+
+def grow(path: Path, partial: Path, form: GrowingFormat, num_rows: int, progress: Progress) -> int:
+    """Write a file, as `partial` until it is whole; returns the number of rows written."""
+    if path.exists():
+        progress.start("export", num_rows, done=num_rows, unit="rows")
+        return 0
+    with disk_errors(path):
+        partial.touch()
+        file = partial.open("r+b")
+    with file:
+        num_done = _whole_rows(partial, file, form, num_rows)
+        progress.start("export", num_rows, done=num_done, unit="rows")
+        for piece in pieces_of(range(num_done, num_rows), form.rows_per_piece):
+            data = form.encode(piece)
+            with disk_errors(path):
+                file.write(data)
+                start_writing_out(file, len(data))
+            progress.advance(len(piece))
+        with disk_errors(path):
+            form.finish(file)
+    with disk_errors(path):
+        rename_durably(partial, path)
+    return num_rows - num_done
+
+
+def _whole_rows(path: Path, file: BinaryIO, form: GrowingFormat, num_rows: int) -> int:
+    """How many rows an earlier run wrote in full; the file stands after them and nothing follows."""
+    head, size = form.head, os.fstat(file.fileno()).st_size
+    num_done = min(max(0, size - len(head)) // form.row_bytes, num_rows)
+    with disk_errors(path):
+        file.write(head)
+        file.seek(len(head) + num_done * form.row_bytes)
+        file.truncate()
+    return num_done

@@ -1,0 +1,104 @@
+"""What an export says of itself, tcae_export.json: begun before the first row, complete after the last."""
+
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from tcae_cli.errors import UsageError
+from tcae_cli.exports.rows import ExportRows
+from tcae_cli.runtime.files import make_folder, write_atomic
+from tcae_cli.runtime.folder import PARTS
+
+NAME = "tcae_export.json"
+_MAY_DIFFER = ("complete", "store", "tool_versions")  # between runs of one export; the store may have moved
+
+Provenance = dict[str, Any]
+
+
+def describe(rows: ExportRows, format: str, size_of_pieces: int, tool_versions: dict[str, str]) -> Provenance:
+    """What a complete export says: which latents these are, and how they became the values in the files."""
+    store = rows.store
+    return {
+        "format": format,
+        "store": store.folder.uri,
+        "view": store.view,
+        "num_rows": len(rows),
+        "encoder": {"name": store.spec.encoder.name, "hash": store.spec.encoder.hash},
+        "source": store.spec.source.model_dump(include={"uri", "fingerprint", "count"}),
+        "transform": {**store.spec.transform.model_dump(), "size": rows.view.size, "flip": rows.view.flip},
+        "values": "raw * scale",
+        "scale": rows.scale,
+        "statistics": {**store.summaries[store.view], "of": "raw"},
+        "rows_per_piece": size_of_pieces,
+        "tool_versions": tool_versions,
+        "complete": True,
+    }
+
+
+def begin(folder: Path, provenance: Provenance) -> bool:
+    """Make the folder of an export, or go on with it; returns whether it is complete.
+
+    Raises UsageError, and changes nothing, if the folder holds another export or something else.
+    """
+    found = _read(folder)
+    if found is None:
+        make_folder(folder)
+        _write(folder, provenance | {"complete": False})
+        return False
+    _refuse_other(folder, found, provenance)
+    _remove_parts(folder)
+    return bool(found["complete"])
+
+
+def complete(folder: Path, provenance: Provenance) -> None:
+    """All files are there: say so."""
+    _remove_parts(folder)
+    _write(folder, provenance)
+
+
+def refuse_other_zip(path: Path, provenance: Provenance) -> None:
+    """Raise UsageError if a file is not a zip of this export."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            found = json.loads(archive.read(NAME))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise UsageError(f"{path} exists and is not an export of latents; name another path") from error
+    _refuse_other(path, found, provenance)
+
+
+def as_bytes(provenance: Provenance) -> bytes:
+    """The file."""
+    return json.dumps(provenance, indent=2, ensure_ascii=False).encode()
+
+
+def _read(folder: Path) -> Provenance | None:
+    """What a folder says; None where there is nothing yet."""
+    try:
+        found: Provenance = json.loads((folder / NAME).read_bytes())
+        return found
+    except FileNotFoundError:
+        if not folder.exists() or all(path.name.startswith(f".{NAME}.") for path in folder.iterdir()):
+            return None
+        raise UsageError(f"{folder} exists, is not an export of latents and is not empty; name another path") from None
+    except NotADirectoryError as error:
+        raise UsageError(f"{folder} is a file; name a folder") from error
+    except ValueError as error:
+        raise UsageError(f"{folder / NAME} is damaged; name another path, or remove the folder") from error
+
+
+def _refuse_other(path: Path, found: Provenance, wanted: Provenance) -> None:
+    for name, value in wanted.items():
+        if name not in _MAY_DIFFER and found.get(name) != value:
+            words = f"another {name}" if isinstance(value, dict) else f"{name} {found.get(name)}, not {value}"
+            raise UsageError(f"{path} holds another export ({words}); name another path, or remove it")
+
+
+def _write(folder: Path, provenance: Provenance) -> None:
+    write_atomic(folder / NAME, as_bytes(provenance))
+
+
+def _remove_parts(folder: Path) -> None:
+    """Files without a name yet, of a run that was killed: a trainer may take their folder for a class."""
+    shutil.rmtree(folder / Path(PARTS).parts[0], ignore_errors=True)

@@ -1,0 +1,248 @@
+"""LatentDataset: a store as a torch Dataset of train-ready latents, and as batches that threads read.
+
+Axes: b batch, c channels, h w positions.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tcae_cli.errors import DiskError, UsageError
+from tcae_cli.store.quantise import scale_of
+from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.spec import MAIN_VIEW
+
+Normalise = Literal["channel", "position", "none"]
+
+FIELDS = ("latents", "label", "class_name", "caption", "key")
+_ROWS_TOGETHER = 256  # read at a time into memory
+# From 2**15 values on torch shares an operation out to threads of OpenMP. Those do not survive a fork, and the threads
+# of `batches` are enough.
+_VALUES_TOGETHER = 2**15 - 1
+
+
+class LatentDataset(Dataset[dict[str, Any]]):
+    """The ok rows of a store, 0 ... len - 1: failed and pending rows are left out.
+
+    A sample is a dict of the fields asked for: `latents` [c, h, w], float32; `label` [], int64, -1 where there is none;
+    `class_name`, `caption` and `key`, str, "" where there is none.
+
+    store: a folder, or s3:// or gs://. fields: of `FIELDS`.
+    normalise: to mean 0 and deviation 1 over the store in each channel, as its statistics say, or at each position of
+    each channel, for which all of the store is read first; `none` leaves latents raw. What does not vary becomes 0.
+    random_flip: each sample from the view or, with probability 1/2, from its mirrored twin, by torch's generator.
+    in_memory: read all latents now and keep them as they are stored; forked and spawned workers share them.
+
+    Under any start method a DataLoader's workers may begin after this process has read. Raises UsageError for a field,
+    a view or a normalisation that there is not, StoreError for normalising by a store that is not complete, DiskError
+    where the shared memory is too small.
+    """
+
+    def __init__(
+        self,
+        store: Path | str,
+        *,
+        view: str = MAIN_VIEW,
+        normalise: Normalise = "channel",
+        random_flip: bool = False,
+        fields: Sequence[str] = ("latents", "label"),
+        in_memory: bool = False,
+    ) -> None:
+        _refuse_unknown(normalise, fields)
+        self.store, self.fields = LatentStore(store, view), tuple(fields)
+        self.views = [self.store]
+        if random_flip:
+            self.views.append(_mirrored(self.store))
+        self.rows = self.store.ok_rows
+        self.class_names: tuple[str, ...] = tuple(self.store.spec.source.class_names)
+        self._labels = self.store.labels()[self.rows]
+        self._texts = {name: self._read_texts(name) for name in ("key", "caption") if name in fields}
+        self._scales = _scales(self.views)
+        self._mean_std = _mean_and_std(self.store, normalise)
+        self._memory = [self._read_all(part) for part in self.views] if in_memory else None
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """[c, h, w] of one sample's latents."""
+        return self.store.sample_shape
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes have names or, where only numbers are known, one more than the largest label."""
+        return len(self.class_names) or int(self._labels.max(initial=-1)) + 1
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int | Sequence[int]) -> dict[str, Any]:
+        """One sample; or of several indices a batch: `latents` [b, c, h, w], `label` [b], lists of str.
+
+        Batches are for DataLoader(dataset, sampler=BatchSampler(...), batch_size=None). Raises IndexError.
+        """
+        indices = np.asarray(index, np.int64)
+        batch = self._read(indices.reshape(-1), self._draw_views(indices.size))
+        return batch if indices.ndim else {name: values[0] for name, values in batch.items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Samples that were read together, as DataLoader(dataset, batch_size=...) asks for them."""
+        batch = self[indices]
+        columns = [values.unbind() if isinstance(values, Tensor) else values for values in batch.values()]
+        return [dict(zip(batch, sample, strict=True)) for sample in zip(*columns, strict=True)]
+
+    def batches(
+        self, batches: Iterable[Sequence[int]], num_threads: int = 2, prefetch: int = 4
+    ) -> Iterator[dict[str, Any]]:
+        """A batch of each list of indices, in order, read by threads of this process: no tensor changes process.
+
+        batches: BatchSampler(DistributedSampler(dataset), 256, drop_last=True), say. prefetch: batches read ahead, at
+        most. The threads end with the iterator: when it is exhausted, closed or dropped.
+        """
+        threads = ThreadPoolExecutor(num_threads, "latents")
+        ahead: deque[Future[dict[str, Any]]] = deque()
+        try:
+            for indices in batches:
+                # Drawn here: in threads they would depend on which is the first.
+                views = self._draw_views(len(indices))
+                ahead.append(threads.submit(self._read, np.asarray(indices, np.int64), views))
+                if len(ahead) > prefetch:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
+            threads.shutdown(cancel_futures=True)
+
+    def denormalise(self, latents: Tensor) -> Tensor:
+        """The inverse, to float32: raw latents [..., c, h, w], as `decode` takes them, on the device they are on."""
+        if self._mean_std is None:
+            return latents.float()
+        mean, std = (values.to(latents.device) for values in self._mean_std)
+        return latents.float() * std + mean
+
+    def assemble(self, indices: np.ndarray, views: np.ndarray, stored: np.ndarray | None) -> dict[str, Any]:
+        """The batch of samples whose latents were read.
+
+        indices, views: [b], int64; of `self.views` by number. stored: [b, c, h, w], in the store's dtype; None where
+        latents are not among the fields.
+        """
+        batch: dict[str, Any] = {}
+        for name in self.fields:
+            match name:
+                case "latents":
+                    assert stored is not None
+                    batch[name] = self._train_ready(stored, views)
+                case "label":
+                    batch[name] = torch.from_numpy(self._labels[indices])
+                case "class_name":
+                    batch[name] = [self._class_name(label) for label in self._labels[indices].tolist()]
+                case _:
+                    batch[name] = self._texts[name][indices].tolist()
+        return batch
+
+    def _draw_views(self, count: int) -> np.ndarray:
+        """Of each sample the number of the view it is taken from."""
+        if len(self.views) == 1:
+            return np.zeros(count, np.int64)
+        return torch.randint(len(self.views), (count,)).numpy()
+
+    def _read(self, indices: np.ndarray, views: np.ndarray) -> dict[str, Any]:
+        return self.assemble(indices, views, self._stored(indices, views) if "latents" in self.fields else None)
+
+    def _stored(self, indices: np.ndarray, views: np.ndarray) -> np.ndarray:
+        if len(self.views) == 1:
+            return self._stored_in(0, indices)
+        out = np.empty((len(indices), *self.sample_shape), self.store.spec.dtype)
+        for number in range(len(self.views)):
+            is_of_it = views == number
+            out[is_of_it] = self._stored_in(number, indices[is_of_it])
+        return out
+
+    def _stored_in(self, view: int, indices: np.ndarray) -> np.ndarray:
+        if self._memory is not None:
+            return self._memory[view].numpy()[indices]
+        return self.views[view].stored(self.rows[indices].tolist())
+
+    def _train_ready(self, stored: np.ndarray, views: np.ndarray) -> Tensor:
+        """float32 latents, dequantised and normalised, a part that fits the processor's cache at a time."""
+        values, out = torch.from_numpy(stored), torch.empty(stored.shape)
+        scales = None if self._scales is None else self._scales[views]
+        for part in _parts(stored.shape):
+            target, channels = out[part], part[1]
+            target.copy_(values[part])
+            if scales is not None:
+                target.mul_(scales[part])
+            if self._mean_std is not None:
+                mean, std = self._mean_std
+                target.sub_(mean[channels]).div_(std[channels])
+        return out
+
+    def _class_name(self, label: int) -> str:
+        return self.class_names[label] if 0 <= label < len(self.class_names) else ""
+
+    def _read_texts(self, name: str) -> np.ndarray:
+        read = self.store.keys if name == "key" else self.store.captions
+        # No Python objects: workers that count references to them would copy their memory.
+        return np.array(read(self.rows.tolist()), np.dtypes.StringDType())
+
+    def _read_all(self, view: LatentStore) -> Tensor:
+        out = _shared_memory((len(self), *self.sample_shape), view.spec.dtype)
+        for start in range(0, len(self), _ROWS_TOGETHER):
+            rows = self.rows[start : start + _ROWS_TOGETHER].tolist()
+            out.numpy()[start : start + len(rows)] = view.stored(rows)
+        return out
+
+
+def _refuse_unknown(normalise: str, fields: Sequence[str]) -> None:
+    if normalise not in get_args(Normalise):
+        raise UsageError(f"normalise is {normalise!r}; use one of {', '.join(get_args(Normalise))}")
+    if unknown := [name for name in fields if name not in FIELDS]:
+        raise UsageError(f"there is no field {unknown[0]!r}; use some of {', '.join(FIELDS)}")
+
+
+def _mirrored(store: LatentStore) -> LatentStore:
+    name = f"{store.view}_flip"
+    if name not in store.spec.views:
+        raise UsageError(f"{store.folder.uri} has no view {name} for random_flip; encode with --flip, or leave it out")
+    return LatentStore(store.folder.uri, name)
+
+
+def _mean_and_std(store: LatentStore, normalise: Normalise) -> tuple[Tensor, Tensor] | None:
+    """[c, 1, 1] or [c, h, w] each; None where latents stay raw."""
+    if normalise == "none":
+        return None
+    mean, std = store.channel_normalisation if normalise == "channel" else store.position_normalisation()
+    return torch.from_numpy(mean), torch.from_numpy(std)
+
+
+def _scales(views: Sequence[LatentStore]) -> Tensor | None:
+    """Of int8 stores what one step stands for, in each view, [views, c, 1, 1]."""
+    scales = [scale for view in views if (scale := scale_of(view.spec, view.view)) is not None]
+    return torch.from_numpy(np.stack(scales)[:, :, None, None]) if scales else None
+
+
+def _parts(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+    """Slices of [b, c, h, w] along b and c, together all of it, that torch works on without threads of its own."""
+    num_samples, num_channels, height, width = shape
+    channels = max(1, min(num_channels, _VALUES_TOGETHER // (height * width)))
+    samples = max(1, _VALUES_TOGETHER // (channels * height * width)) if channels == num_channels else 1
+    for first in range(0, num_samples, samples):
+        for channel in range(0, num_channels, channels):
+            yield slice(first, first + samples), slice(channel, channel + channels)
+
+
+def _shared_memory(shape: tuple[int, ...], dtype: str) -> Tensor:
+    """Memory that worker processes see, however they are started."""
+    try:
+        return torch.empty(shape, dtype=getattr(torch, dtype)).share_memory_()
+    except RuntimeError as error:
+        size = np.prod(shape) * np.dtype(dtype).itemsize / 2**30
+        raise DiskError(
+            f"in_memory needs {size:.1f} GiB of shared memory ({str(error).splitlines()[0]}); make /dev/shm larger "
+            f"(docker run --shm-size), or leave in_memory out"
+        ) from error

@@ -1,0 +1,201 @@
+"""LatentStream: batches of a store that is larger than memory, from a few shards at a time."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.utils.data import IterableDataset, get_worker_info
+
+from tcae_cli.errors import UsageError
+from tcae_cli.runtime import distributed
+from tcae_cli.runtime.folder import open_folder
+from tcae_cli.store.dataset import LatentDataset, Normalise
+from tcae_cli.store.layout import shard_file
+from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.shard_file import ShardReader
+from tcae_cli.store.spec import MAIN_VIEW
+
+
+class LatentStream(IterableDataset[dict[str, Any]]):
+    """Shuffled batches of a rank, the dicts of LatentDataset; for DataLoader(stream, batch_size=None).
+
+    Shards come in an order drawn from seed and epoch, each read whole; rows are shuffled among `shards_together` of
+    them, so a process holds that many shard files, as they are compressed, and twice as many with random_flip. Ranks,
+    and the workers of one, share out the shards of an epoch: each rank gives the same number of full batches, and the
+    less than world_size * batch_size samples left over, others in each epoch, are dropped.
+
+    Call set_epoch before each epoch, as with DistributedSampler. Options that LatentDataset has too are described
+    there. rank, world_size: by default those of torch.distributed, or of the launch if that is not initialised yet.
+    Raises UsageError if there are fewer samples than one batch a rank, and what LatentDataset raises.
+    """
+
+    def __init__(
+        self,
+        store: Path | str,
+        *,
+        batch_size: int,
+        view: str = MAIN_VIEW,
+        normalise: Normalise = "channel",
+        random_flip: bool = False,
+        fields: Sequence[str] = ("latents", "label"),
+        shards_together: int = 4,
+        seed: int = 0,
+        rank: int | None = None,
+        world_size: int | None = None,
+    ) -> None:
+        self.dataset = LatentDataset(store, view=view, normalise=normalise, random_flip=random_flip, fields=fields)
+        self.batch_size, self.shards_together, self.seed = batch_size, shards_together, seed
+        self.rank = _rank() if rank is None else rank
+        self.world_size = _world_size() if world_size is None else world_size
+        if not len(self):
+            raise UsageError(
+                f"{self.dataset.store.folder.uri} has {len(self.dataset)} samples, fewer than a batch of {batch_size} "
+                f"for each of {self.world_size} ranks; use smaller batches"
+            )
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
+        self._num_given = 0  # batches of this epoch
+        self._resumed_epoch: int | None = None
+
+    def __len__(self) -> int:
+        """Batches of one rank in an epoch."""
+        return len(self.dataset) // (self.batch_size * self.world_size)
+
+    @property
+    def num_dropped(self) -> int:
+        """Samples that no rank gives in an epoch."""
+        return len(self.dataset) - len(self) * self.batch_size * self.world_size
+
+    def set_epoch(self, epoch: int) -> None:
+        """Shuffle otherwise; of an epoch that was resumed, go on with what is left."""
+        if epoch != int(self._epoch):
+            self._epoch.fill_(epoch)
+            self._num_given, self._resumed_epoch = 0, None
+
+    def state_dict(self) -> dict[str, int]:
+        """Where this stream is, to go on from with load_state_dict.
+
+        A stream does not see what its copies in worker processes give: with workers, and a DataLoader without
+        state_dict of its own, put the batches taken from it in this epoch at `num_given`.
+        """
+        state = {"epoch": int(self._epoch), "num_given": self._num_given}
+        return state | self._identity
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where the stream was; before its workers start, as many as there were.
+
+        Raises UsageError if this stream's samples, batches, seed or ranks are others.
+        """
+        for name, value in self._identity.items():
+            if state[name] != value:
+                raise UsageError(f"the stream's {name} was {state[name]} and is {value}; go on with the first")
+        self._epoch.fill_(state["epoch"])
+        self._num_given, self._resumed_epoch = state["num_given"], state["epoch"]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        epoch, info = int(self._epoch), get_worker_info()
+        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
+        self._num_given = self._num_given if self._resumed_epoch == epoch else 0
+        self._resumed_epoch = None
+
+        # Batch k is made by worker k % num_workers of the epoch; a DataLoader begins with worker 0 wherever it begins.
+        first = self._num_given + worker
+        share = _Share(self, epoch, first % num_workers, num_workers)
+        for number in range(first, len(self), num_workers):
+            self._num_given += num_workers
+            yield share.batch(number // num_workers)
+
+    @property
+    def _identity(self) -> dict[str, int]:
+        return {
+            "num_samples": len(self.dataset),
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+            "world_size": self.world_size,
+            "shards_together": self.shards_together,
+        }
+
+
+class _Share:
+    """What one of a rank's workers gives in an epoch."""
+
+    def __init__(self, stream: LatentStream, epoch: int, part: int, num_parts: int) -> None:
+        self._dataset, self._batch_size = stream.dataset, stream.batch_size
+        batches = [len(range(other, len(stream), num_parts)) for other in range(num_parts)]
+        start = (stream.rank * len(stream) + sum(batches[:part])) * stream.batch_size
+        pieces = _pieces(stream.dataset, [stream.seed, epoch], start, start + batches[part] * stream.batch_size)
+
+        random = np.random.default_rng([stream.seed, epoch, stream.rank, part])
+        together = stream.shards_together
+        windows = [pieces[first : first + together] for first in range(0, len(pieces), together)]
+        mixed = [random.permutation(np.concatenate(window)) for window in windows]
+        self._indices = np.concatenate(mixed) if mixed else np.empty(0, np.int64)
+        self._views = random.integers(len(stream.dataset.views), size=len(self._indices))
+        self._files = [_ShardFiles(view, together) for view in stream.dataset.views]
+
+    def batch(self, number: int) -> dict[str, Any]:
+        """A batch of these, by its number among them."""
+        part = slice(number * self._batch_size, (number + 1) * self._batch_size)
+        indices, views = self._indices[part], self._views[part]
+        if "latents" not in self._dataset.fields:
+            return self._dataset.assemble(indices, views, None)
+        store = self._dataset.store
+        stored = np.empty((len(indices), *store.sample_shape), store.spec.dtype)
+        for slot, (row, view) in enumerate(zip(self._dataset.rows[indices].tolist(), views.tolist(), strict=True)):
+            stored[slot] = self._files[view].row(row)
+        return self._dataset.assemble(indices, views, stored)
+
+
+class _ShardFiles:
+    """Rows of a view, from shard files that are read whole; the last few stay in memory, as they are compressed."""
+
+    def __init__(self, store: LatentStore, most: int) -> None:
+        # Its own, for a process that was forked.
+        self._store, self._most, self._folder = store, most, open_folder(store.folder.uri)
+        self._reader = ShardReader(self._folder, store.spec, store.view)
+        self._open: OrderedDict[int, Any] = OrderedDict()  # by number, the last used at the end
+
+    def row(self, row: int) -> np.ndarray:
+        """The values of an ok row, [c, h, w], in the store's dtype. Raises StoreError on damage."""
+        number, slot = divmod(row, self._store.spec.rows_per_shard)
+        try:
+            chunk = self._shard(number).chunk(slot)
+        except FileNotFoundError:
+            chunk = None
+        if chunk is None:
+            raise self._store.lost(row)
+        return self._reader.stored(row, chunk)
+
+    def _shard(self, number: int) -> Any:
+        if number not in self._open:
+            if len(self._open) == self._most:
+                self._open.popitem(last=False)
+            name = shard_file(self._store.spec, self._store.view, number)
+            self._open[number] = self._reader.whole(number, self._folder.read(name))
+        self._open.move_to_end(number)
+        return self._open[number]
+
+
+def _pieces(dataset: LatentDataset, seed: list[int], start: int, stop: int) -> list[np.ndarray]:
+    """Indices from start to stop of a dataset whose shards are in another order, those of each shard in an array."""
+    spec = dataset.store.spec
+    firsts = np.searchsorted(dataset.rows, np.arange(spec.num_shards + 1) * spec.rows_per_shard)
+    shards = np.random.default_rng(seed).permutation(spec.num_shards)
+    begins = np.cumsum([0, *(firsts[shards + 1] - firsts[shards])])
+    found = []
+    for shard, begin, end in zip(shards, begins, begins[1:], strict=False):
+        low, high = max(start, begin), min(stop, end)
+        if low < high:
+            found.append(firsts[shard] + np.arange(low - begin, high - begin))
+    return found
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_initialized() else distributed.rank()
+
+
+def _world_size() -> int:
+    return dist.get_world_size() if dist.is_initialized() else distributed.world_size()

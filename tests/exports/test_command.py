@@ -1,0 +1,31 @@
+"""`tcae export` as it is typed."""
+
+import json
+
+import pytest
+
+from tcae_cli.commands.export import export as command
+from tcae_cli.errors import StoreError, UsageError
+
+
+def test_the_report_is_json_and_the_exit_code_zero(store, tmp_path, capsys):
+    arguments = [store.folder.uri, str(tmp_path / "out"), "--format", "dc-ae", "--scale", "0.5", "--json"]
+
+    assert command.main(arguments, standalone_mode=False) == 0
+
+    printed = capsys.readouterr()
+    report = json.loads(printed.out)
+    assert (report["num_rows"], report["num_not_ok"], report["num_written_now"], report["scale"]) == (23, 1, 23, 0.5)
+    assert report["num_bytes"] > 23 * 32 * 4 and report["target"] == str(tmp_path / "out")
+    assert "export: 23 of 23 rows" in printed.err
+
+
+def test_a_store_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(StoreError, match=r"nothing\.zarr is not a store of latents"):
+        command.main([str(tmp_path / "nothing.zarr"), str(tmp_path / "out"), "--format", "npy"], standalone_mode=False)
+
+
+def test_a_view_that_is_not_there_is_named_with_those_that_are(store, tmp_path):
+    arguments = [store.folder.uri, str(tmp_path / "out"), "--format", "npy", "--view", "latents_512"]
+    with pytest.raises(UsageError, match="has no view latents_512; it has latents, latents_flip"):
+        command.main(arguments, standalone_mode=False)

@@ -1,0 +1,186 @@
+"""The downstream run: a DiT on a store learns, draws, goes on where it was, and is the same on two ranks."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from itertools import chain
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+from PIL import Image
+
+from tcae_cli.jobs.encode import encode_dataset
+from tcae_cli.report import EncodeRequest, Silent
+from tcae_cli.store.dataset import LatentDataset
+
+SCRIPT = Path(__file__).parents[2] / "recipes" / "downstream" / "train_dit.py"
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
+SHAPE = ["--width=32", "--depth=1", "--heads=2"]
+TOY = [*SHAPE, "--batch-size=8", "--lr=0.01", "--sampling-steps=5", "--log-every=10", "--device=cpu"]
+
+
+@pytest.fixture(scope="module")
+def train_dit():
+    spec = importlib.util.spec_from_file_location("train_dit", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+@pytest.fixture(scope="module")
+def store(photos, small_checkpoint, tmp_path_factory) -> Path:
+    """Latents of 24 photographs of three classes, [8, 2, 2]."""
+    path = tmp_path_factory.mktemp("store") / "latents.zarr"
+    request = EncodeRequest(
+        source=str(photos), store=str(path), model=str(small_checkpoint), device="cpu", num_workers=0
+    )
+    encode_dataset(request, Silent())
+    return path
+
+
+@pytest.fixture(scope="module")
+def run(train_dit):
+    def run(store, out, *options):
+        return CliRunner().invoke(train_dit.main, [str(store), str(out), *TOY, *options])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished(run, store, tmp_path_factory) -> Path:
+    """A run of 60 steps."""
+    out = tmp_path_factory.mktemp("finished") / "run"
+    done = run(store, out, "--steps", "60", "--save-every", "30", "--num-samples", "5")
+    assert done.exit_code == 0, done.output
+    return out
+
+
+def lines(out: Path) -> list[dict]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(out: Path) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in lines(out) if "loss" in line}
+
+
+def distances(out: Path) -> dict[int, float]:
+    return {line["step"]: line["latent_fd"] for line in lines(out) if "latent_fd" in line}
+
+
+def test_the_loss_falls_and_samples_come_closer_to_the_data(finished):
+    assert list(losses(finished)) == [10, 20, 30, 40, 50, 60]
+    assert losses(finished)[60] < 0.9 * losses(finished)[10]
+    assert list(distances(finished)) == [0, 30, 60]
+    assert distances(finished)[60] < 0.8 * distances(finished)[0]
+
+
+def test_pictures_are_drawn_at_checkpoints_and_images_at_the_end(finished):
+    assert [path.name for path in sorted((finished / "grids").iterdir())] == ["step-0000030.png", "step-0000060.png"]
+    names = [path.name for path in sorted((finished / "samples").iterdir())]
+    assert names == [f"00000{number}.png" for number in range(5)]
+    with Image.open(finished / "samples" / "000004.png") as sample:
+        assert (sample.size, sample.mode) == ((64, 64), "RGB")
+    with Image.open(finished / "grids" / "step-0000060.png") as grid:
+        assert grid.size == (8 * 68 + 4, 8 * 68 + 4)
+
+
+def test_a_resumed_run_goes_on_to_the_same_losses_and_samples(run, store, finished, tmp_path):
+    begun = run(store, tmp_path / "run", "--steps", "30")
+    resumed = run(store, tmp_path / "run", "--steps", "60", "--num-samples", "5", "--resume")
+
+    assert begun.exit_code == resumed.exit_code == 0, resumed.output
+    assert losses(tmp_path / "run") == losses(finished)
+    assert distances(tmp_path / "run") == distances(finished)
+    for path in (finished / "samples").iterdir():
+        assert (tmp_path / "run" / "samples" / path.name).read_bytes() == path.read_bytes()
+
+
+def test_a_finished_run_only_samples_and_guidance_changes_what_it_draws(run, store, finished, tmp_path):
+    before = lines(finished)
+    for path in (finished / "samples").iterdir():
+        path.rename(tmp_path / path.name)
+    refused = run(store, finished, "--steps", "60", "--num-samples", "5", "--resume", "--guidance", "4", "--seed", "1")
+    again = run(store, finished, "--steps", "60", "--num-samples", "5", "--resume", "--guidance", "4")
+
+    assert refused.exit_code == 1 and "was begun otherwise: seed was 0, is 1" in refused.output
+    assert again.exit_code == 0, again.output
+    assert lines(finished) == before
+    assert (finished / "samples" / "000000.png").read_bytes() != (tmp_path / "000000.png").read_bytes()
+
+
+def test_two_ranks_make_the_losses_and_samples_of_one(store, finished, tmp_path):
+    command = [sys.executable, *TORCHRUN, str(SCRIPT), str(store), str(tmp_path / "run"), *TOY]
+    command += ["--steps", "60", "--save-every", "30", "--num-samples", "5"]
+    done = subprocess.run(
+        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("step 60:") == 1  # one rank tells
+    assert losses(tmp_path / "run") == pytest.approx(losses(finished), rel=1e-2)
+    assert distances(tmp_path / "run") == pytest.approx(distances(finished), rel=2e-2)
+    assert {path.name for path in (tmp_path / "run" / "samples").iterdir()} == {f"00000{n}.png" for n in range(5)}
+
+
+def test_ranks_share_each_batch_and_each_epoch_has_every_row_once(train_dit, store, monkeypatch):
+    dataset, settings = LatentDataset(store), train_dit.Settings(batch_size=8)
+    shares = []
+    monkeypatch.setattr(train_dit.distributed, "world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(train_dit.distributed, "rank", lambda rank=rank: rank)
+        shares.append([next(train_dit.batch_indices(dataset, settings, done)) for done in range(6)])
+
+    batches = [sorted(one + other) for one, other in zip(*shares, strict=True)]
+    assert [len(batch) for batch in batches] == [8] * 6
+    for epoch in (batches[:3], batches[3:]):
+        assert sorted(chain(*epoch)) == list(range(24))
+    assert batches[:3] != batches[3:]
+
+
+def test_the_sampler_follows_a_known_velocity_to_the_data(train_dit, store):
+    """Where all data is one point, the velocity of x at t is (x - point) / t: a straight line that ends there."""
+
+    class Exact(torch.nn.Module):
+        def forward(self, latents, times, labels):
+            return (latents - 3) / times[:, None, None, None]
+
+    settings = train_dit.Settings(batch_size=4, sampling_steps=3)
+    samples = train_dit.Samples(Exact(), LatentDataset(store), None, settings, torch.device("cpu"))
+
+    (drawn,) = samples.latents(range(4), 4)
+
+    torch.testing.assert_close(drawn, torch.full((4, 8, 2, 2), 3.0))
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--heads", "3"], "--width 32 is no multiple of --heads 3; change one of them"),
+        (["--patch-size", "4"], "--patch-size 4 does not divide 2 latent positions; use 1"),
+        (["--batch-size", "25"], "has 24 latents, fewer than --batch-size 25; encode more images, or lower it"),
+        (["--model", "tcae-tiny"], "tcae-tiny has 6c4a2b735296; pass --model with the first"),
+        (["--resume"], "has no state.safetensors to resume from; start it without --resume"),
+        (["--device", "abacus"], "--device abacus is not a device"),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_sentence(run, store, tmp_path, options, sentence):
+    done = run(store, tmp_path / "run", *options)
+
+    assert done.exit_code == 1 and sentence in done.output
+    assert len(done.output.splitlines()) == 1
+
+
+def test_neither_two_runs_nor_samples_of_two_are_mixed(run, store, finished, tmp_path):
+    other = run(store, finished)
+    (tmp_path / "run" / "samples").mkdir(parents=True)
+    (tmp_path / "run" / "samples" / "000000.png").touch()
+    samples = run(store, tmp_path / "run", "--resume", "--num-samples", "5")
+
+    assert other.exit_code == 1 and "is not empty; continue it with --resume, or give another OUT" in other.output
+    assert samples.exit_code == 1 and "has images already; move them away" in samples.output
