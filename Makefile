@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint bench stress ablation
+.PHONY: help install demo test lint bench stress ablation downstream
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -43,3 +43,8 @@ stress: install ## kill encode-dataset over a hundred times; SEED=N draws the sa
 
 ablation: install ## train the paper's 2x2 ablation on DATA=FOLDER of tars, two seeds an arm, and print its table
 	$(BIN)/python recipes/ablation.py $(DATA) runs/ablation
+
+downstream: install ## train a small DiT on the latents of DATA (a folder, tars) and draw images with it
+	$(BIN)/tcae encode-dataset '$(DATA)' runs/downstream/latents.zarr --size 64
+	$(BIN)/python recipes/downstream/train_dit.py runs/downstream/latents.zarr runs/downstream/dit --steps 2000 \
+	    --width 192 --depth 4 --heads 3 --batch-size 128 --lr 1e-3 --save-every 1000 --sampling-steps 15 --num-samples 256

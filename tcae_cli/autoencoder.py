@@ -56,7 +56,7 @@ def read_card(name: str) -> ModelCard:
     )
 
 
-def load_autoencoder(name: str, device: str | torch.device = "cpu") -> Autoencoder:
+def load_autoencoder(name: str = checkpoint.DEFAULT_MODEL, device: str | torch.device = "cpu") -> Autoencoder:
     """The model of that name, on the device. Raises as read_card."""
     if name.startswith(PREFIX):
         return load_diffusers_model(name, device)

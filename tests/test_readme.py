@@ -56,6 +56,15 @@ def test_the_reader_of_tcae_does_what_is_shown():
     assert names["batch"].shape == (3, 8, 2, 2)
 
 
+@pytest.mark.usefixtures("store")
+def test_batches_for_a_trainer_are_as_shown():
+    snippet = next(block for block in blocks("python") if "LatentDataset" in block)
+    names: dict = {}
+    exec(snippet.replace("256,", "8,"), names)
+    assert names["latents"].shape == (8, 8, 2, 2) and names["labels"].shape == (8,)
+    assert abs(names["latents"]).max() < 20
+
+
 def test_every_command_shown_is_one_the_command_line_takes():
     shown = [line for block in blocks("sh") for line in commands_of(block)]
     commands = [line for line in shown if re.search(r"(^|-m | )tcae(_cli)? ", line) and not line.startswith("git")]

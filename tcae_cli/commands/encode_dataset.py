@@ -13,7 +13,10 @@ from tcae_cli.report import EncodeReport, EncodeRequest, Tolerance
 @click.argument("source")
 @click.argument("store")
 @click.option(
-    "--model", default="tcae-tiny", show_default=True, help="File, run folder, hf://org/name or built-in name."
+    "--model",
+    default="tcae-tiny",
+    show_default=True,
+    help="File, run folder, hf://org/name, diffusers:org/name or built-in name.",
 )
 @_options.gpus
 @_options.device
