@@ -1,12 +1,13 @@
 """What `tcae eval` takes and gives back."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from tcae_cli.errors import UsageError
-from tcae_cli.report import Report
+from tcae_cli.report import DONE, TOO_MANY_FAILED, Report, Tolerance
 
 BUILTIN_MODEL = "tcae-tiny"
 METRICS = (
@@ -48,6 +49,7 @@ class EvalRequest:
     batch_size: int = 16
     num_workers: int = 1
     device: str | None = None
+    max_failures: Tolerance = field(default_factory=lambda: Tolerance(0.01, is_share=True))
 
     def __post_init__(self) -> None:
         for name in self.metrics:
@@ -63,6 +65,12 @@ class EvalRequest:
                 raise UsageError(f"--{option} are images already, so {self.models[0]} has nothing to do; leave it away")
             if option in given and self.size is not None:
                 raise UsageError(f"--size is that of the {option}; leave it away")
+        for option, users in (("reference", {"rfid", "gfid"}), ("probe_data", {"probe"})):
+            if getattr(self, option) is not None and users.isdisjoint(self.wanted):
+                name = option.replace("_", "-")
+                raise UsageError(
+                    f"--{name} is for {' and '.join(sorted(users))}; ask for it with --metric, or leave it"
+                )
         if self.reconstructions and not self.data:
             raise UsageError("--reconstructions need the originals; name them with --data")
         for option in ("size", "resize"):
@@ -93,6 +101,8 @@ class EvalReport(Report):
     data: str
     num_images: int
     num_failed: int  # could not be read, or are not what the store was made from
+    failures: list[dict[str, str]]  # the first few: path, reason
+    too_many_failed: bool
     protocol: dict[str, str]  # what was done, by step or metric
     evaluations: list[Evaluation]
     skipped: dict[str, str]  # metrics that "all" asked for and that could not be computed, and why
@@ -100,10 +110,20 @@ class EvalReport(Report):
     page: Path | None  # index.html, where one was asked for
     elapsed_s: float
 
+    @property
+    def exit_code(self) -> int:
+        """3 when more images failed than was allowed."""
+        return TOO_MANY_FAILED if self.too_many_failed else DONE
+
     def as_dict(self) -> dict[str, Any]:
         """Every field; values that are not finite, which JSON has no word for, are None."""
         fields: dict[str, Any] = finite(super().as_dict())
         return fields
+
+
+def by_reason(skipped: Mapping[str, str]) -> dict[str, str]:
+    """Reasons why metrics are skipped, and the names of those metrics."""
+    return {reason: ", ".join(n for n, other in skipped.items() if other == reason) for reason in skipped.values()}
 
 
 def finite(value: Any) -> Any:

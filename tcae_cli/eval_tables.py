@@ -4,7 +4,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tcae_cli.eval_report import EvalReport, figure_words
+from tcae_cli.eval_report import EvalReport, by_reason, figure_words
 
 
 def show_evaluation(console: Console, report: EvalReport) -> None:
@@ -14,8 +14,14 @@ def show_evaluation(console: Console, report: EvalReport) -> None:
     console.print(_protocol(report))
     for sentence in report.warnings:
         console.print(Text(f"warning: {sentence}"))
-    for name, reason in report.skipped.items():
-        console.print(Text(f"not computed: {name}: {reason}"))
+    for reason, names in by_reason(report.skipped).items():
+        console.print(Text(f"not computed: {names}: {reason}"))
+    for failure in report.failures:
+        console.print(Text(f"failed: {failure['path']}: {failure['reason']}"))
+    if report.num_failed > len(report.failures) > 0:
+        console.print(f"and {report.num_failed - len(report.failures):,} more")
+    if report.too_many_failed:
+        console.print("more images failed than --max-failures allows; the figures are of the others")
     if report.page:
         console.print(Text(f"report: {report.page}"))
 

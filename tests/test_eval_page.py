@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from tcae_cli.errors import DiskError, UsageError
-from tcae_cli.eval_page.write import Example, check_folder, write_page
+from tcae_cli.eval_page.write import Example, prepare_folder, write_page
 from tcae_cli.eval_report import EvalReport, Evaluation, figure_words
 
 SIZE = 64
@@ -32,6 +32,8 @@ def report(*evaluations: Evaluation, **changes) -> EvalReport:
         "data": "photos",
         "num_images": 1200,
         "num_failed": 3,
+        "failures": [],
+        "too_many_failed": False,
         "protocol": {"crop": "centre 64 px", "psnr": "mean over <all> images"},
         "evaluations": list(evaluations) or [Evaluation(name="tiny", values=FIGURES, channels=CHANNELS)],
         "skipped": {"probe": "photos has no labels"},
@@ -321,8 +323,8 @@ def test_a_report_that_was_cut_off_leaves_no_page_and_can_be_written_again(tmp_p
 
 
 def test_an_absent_or_empty_folder_will_do(tmp_path):
-    check_folder(tmp_path / "absent" / "deep")
-    check_folder(tmp_path)
+    prepare_folder(tmp_path)
+    prepare_folder(tmp_path / "absent" / "deep")
 
     assert write_page(tmp_path / "absent" / "deep", report(), []).exists()
 
@@ -344,4 +346,4 @@ def test_a_file_is_refused(tmp_path):
     (tmp_path / "page").write_bytes(b"")
 
     with pytest.raises(UsageError, match="page is a file; name a folder"):
-        check_folder(tmp_path / "page")
+        prepare_folder(tmp_path / "page")

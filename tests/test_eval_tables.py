@@ -17,6 +17,8 @@ def report(*evaluations, **changes) -> EvalReport:
         "data": "photos",
         "num_images": 1200,
         "num_failed": 0,
+        "failures": [],
+        "too_many_failed": False,
         "protocol": {"crop": "centre 256 px", "psnr": "mean over images"},
         "evaluations": list(evaluations) or [Evaluation(name="tiny", values={"psnr": 24.567, "ssim": 0.7})],
         "skipped": {},

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from tcae_cli.errors import UsageError
+from tcae_cli.errors import NotFoundError, UsageError
 
 Function = Callable[..., Any]
 
@@ -17,6 +17,9 @@ gpus = click.option(
 )
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
 batch_size = click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, metavar="N")
+max_failures = click.option(
+    "--max-failures", default="1%", show_default=True, help="Images that may fail before the exit code is 3."
+)
 workers = click.option(
     "--workers", "num_workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes a rank."
 )
@@ -54,6 +57,8 @@ def _named_path(text: str, known: tuple[str, ...]) -> tuple[str, Path]:
         close = get_close_matches(name, known, n=1)
         advice = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
         raise UsageError(f"--weights {text} names no network that is used here; {advice}")
+    if not Path(path).is_file():
+        raise NotFoundError(f"--weights {text}: {path} does not exist, or is no file; correct the path")
     return name, Path(path)
 
 

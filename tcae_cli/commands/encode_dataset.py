@@ -37,7 +37,7 @@ from tcae_cli.report import EncodeReport, EncodeRequest, Tolerance
 @click.option("--codec", type=click.Choice(["zstd", "none", "lz4-bitshuffle"]), default="zstd", show_default=True)
 @click.option("--append", is_flag=True, help="Add rows for images that are new in SOURCE.")
 @click.option("--retry-failed", is_flag=True, help="Try the failed rows again.")
-@click.option("--max-failures", default="1%", show_default=True, help="Images that may fail before the exit code is 3.")
+@_options.max_failures
 @click.option(
     "--num-parts", type=click.IntRange(min=1), default=1, metavar="N", help="Split the work among N separate commands."
 )

@@ -8,6 +8,7 @@ import click
 from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
 from tcae_cli.eval_report import ALL, METRICS, EvalRequest
+from tcae_cli.report import Tolerance
 
 _METRICS_HELP = f"{', '.join(METRICS)}, or {ALL} that can be computed; repeats."
 
@@ -39,14 +40,15 @@ _METRICS_HELP = f"{', '.join(METRICS)}, or {ALL} that can be computed; repeats."
 @_options.device
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, metavar="N")
 @_options.one_worker
+@_options.max_failures
 @_options.as_json
-def eval(gpus: int | None, as_json: bool, **options: Any) -> int:
+def eval(gpus: int | None, max_failures: str, as_json: bool, **options: Any) -> int:
     """Measure how well MODELs reconstruct images, side by side, and what their latents are like.
 
     MODEL is a file, a run folder, hf://org/name, diffusers:org/name or a built-in name; tcae-tiny where none is given.
     --store measures latents that are there already, decoded by MODEL or by the one they were made with.
     """
-    request = EvalRequest(**options)
+    request = EvalRequest(max_failures=Tolerance.parse(max_failures), **options)
     from tcae_cli.jobs.evaluate import evaluate as job
 
     if gpus is None:

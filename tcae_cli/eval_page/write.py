@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from tcae_cli.errors import UsageError
 from tcae_cli.eval_page.plots import PLOTS, contact_sheet, draw_channels
-from tcae_cli.eval_report import EvalReport, figure_words, finite
+from tcae_cli.eval_report import EvalReport, by_reason, figure_words, finite
 from tcae_cli.runtime.files import disk_errors, make_folder, write_atomic
 
 _INDEX, _REPORT, _SHEET = "index.html", "report.json", "reconstructions.png"
@@ -33,21 +33,22 @@ class Example:
     values: dict[str, dict[str, float]]  # of each evaluation: figures of this image
 
 
-def check_folder(folder: Path) -> None:
-    """Raises UsageError unless a report can be written to `folder`: absent, empty, or with an earlier one."""
+def prepare_folder(folder: Path) -> None:
+    """Make the folder; it may be there if it is empty or has an earlier report. Raises UsageError, DiskError."""
     if folder.is_dir():
         if any(folder.iterdir()) and _earlier(folder) is None:
             raise UsageError(f"--report {folder} has files and no earlier report of tcae eval; name a new folder")
     elif folder.exists():
         raise UsageError(f"--report {folder} is a file; name a folder")
+    make_folder(folder)
 
 
 def write_page(folder: Path, report: EvalReport, examples: Sequence[Example]) -> Path:
     """FOLDER/index.html, which needs no server and no network; beside it report.json, report.as_dict() and examples.
 
-    An earlier report's files are replaced, all others left alone. Raises UsageError as check_folder does, DiskError.
+    An earlier report's files are replaced, all others left alone. Raises UsageError as prepare_folder does, DiskError.
     """
-    check_folder(folder)
+    prepare_folder(folder)
     # The old page goes first, so that none ever shows figures beside another run's pictures.
     _remove_earlier(folder)
     for name in ("", _PICTURES, _PLOTS):
@@ -114,7 +115,7 @@ def _as_html(report: EvalReport, examples: Sequence[Example], pngs: Mapping[str,
         _section("Figures", _figures(report)),
         _section("Warnings", _items(report.warnings)),
         _section("Protocol", _terms(report.protocol)),
-        _section("Not computed", _terms(report.skipped)),
+        _section("Not computed", _terms({names: reason for reason, names in by_reason(report.skipped).items()})),
         _reconstructions(report, examples),
         _section("Latent channels", _plots(pngs)),
     )

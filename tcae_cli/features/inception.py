@@ -77,7 +77,7 @@ def load_inception(weights: Path | None = None) -> InceptionFeatures:
     path = weights or find_inception({}) or hub_cache(FILES[0])
     fix = f"get {_PUBLISHED}{FILES[0]} and put it there, or pass --weights {NAME}=PATH"
     if not path.is_file():
-        raise WeightsError(f"rFID, iFID and IS need the FID Inception, and {path} does not exist; {fix}")
+        raise WeightsError(f"rFID, gFID, iFID and IS need the FID Inception, and {path} does not exist; {fix}")
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
     if found != SHA256:

@@ -112,7 +112,9 @@ def _load_decoder(request: DecodeRequest, store: LatentStore) -> _Decoder:
     name = request.model or encoder.name
     card, latent = read_card(name), store.spec.latent
     if not request.force:
-        store.refuse_other_encoder(card.encoder_hash, name)
+        store.refuse_other_encoder(
+            card.encoder_hash, name, "pass --model with the first, or --force to decode all the same"
+        )
     if card.latent_channels != latent.channels:
         raise StoreError(
             f"{request.store} holds latents of {latent.channels} channels, {name} decodes "

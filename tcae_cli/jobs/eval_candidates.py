@@ -16,7 +16,7 @@ from tcae_cli.autoencoder import Autoencoder
 from tcae_cli.data.image_file import decode_image
 from tcae_cli.data.source import Source
 from tcae_cli.data.transform import to_float, to_uint8
-from tcae_cli.errors import ImageError, SourceError
+from tcae_cli.errors import ImageError, SourceError, TcaeError
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.runtime.device import Precision, autocast, naming_the_batch_size
 from tcae_cli.store.reader import LatentStore
@@ -70,9 +70,12 @@ class ModelCandidate:
             return Encoded(self.model.encode(images).float(), None)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images, uint8, of latents [b, c, h, w], float32."""
+        """Images, uint8, of latents [b, c, h, w], float32. Raises TcaeError if there is a value that is no number."""
         with naming_the_batch_size(len(latents)), autocast(self.device, self.precision):
-            return to_uint8(self.model.decode(latents))
+            images = self.model.decode(latents)
+        if not images.isfinite().all():
+            raise TcaeError(f"{self.name} decodes to what is not a number; try --precision fp32, or mend the model")
+        return to_uint8(images)
 
     def pairs(self, positions: Tensor, originals: Tensor) -> Pairs:
         encoded = self.encode(originals)
@@ -89,7 +92,7 @@ class StoreCandidate:
     decoder: ModelCandidate
 
     def pairs(self, positions: Tensor, originals: Tensor) -> Pairs:
-        stored = self.store.latents(self.rows[positions].tolist())
+        stored = self.store.latents(self.rows[positions.numpy()].tolist())
         latents = torch.from_numpy(stored).float().to(originals.device)
         return Pairs(positions, originals, self.decoder.decode(latents), Encoded(latents, None))
 
@@ -104,7 +107,7 @@ class FolderCandidate:
 
     def pairs(self, positions: Tensor, originals: Tensor) -> Pairs:
         """Raises SourceError for a reconstruction that cannot be read, or is of another size than the originals."""
-        rows = self.rows[positions].tolist()
+        rows = self.rows[positions.numpy()].tolist()
         with ThreadPoolExecutor() as readers:
             decoded = torch.stack(list(readers.map(lambda row: self._read(row, originals.shape[-2:]), rows)))
         return Pairs(positions, originals, decoded.to(originals.device), None)

@@ -3,6 +3,7 @@
 Axes: b images, d width of features, n images that are evaluated.
 """
 
+import math
 from collections.abc import Callable
 from typing import Protocol
 
@@ -83,6 +84,8 @@ class FeatureDistance:
         return self.sums.tensors()
 
     def figures(self) -> dict[str, float]:
+        if self.sums.count < 2:
+            return {self._name: math.nan}
         return {self._name: frechet_distance(self.sums.gaussian(), self._reference.gaussian())}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from tcae_cli.errors import UsageError, WeightsError
+from tcae_cli.errors import SourceError, UsageError, WeightsError
 from tcae_cli.eval_report import ALL, EvalRequest
 from tcae_cli.features import dinov2, inception
 from tcae_cli.features.backbone import load_feature_network
@@ -27,6 +27,7 @@ from tcae_cli.jobs.eval_statistics import read_statistics
 from tcae_cli.jobs.eval_subject import Subject
 from tcae_cli.losses.perceptual import PerceptualDistance
 from tcae_cli.metrics import image
+from tcae_cli.model.tcae import TCAE
 
 
 def make_plan(request: EvalRequest, subject: Subject, device: torch.device) -> Plan:
@@ -35,16 +36,20 @@ def make_plan(request: EvalRequest, subject: Subject, device: torch.device) -> P
     Raises UsageError for a metric that does not suit what is evaluated, WeightsError for a network without weights.
     """
     plan = Plan(request, subject, device)
+    if request.reference is not None:
+        plan.protocol["reference"] = f"the statistics in {request.reference}, whatever images they are of"
     for metric in request.wanted:
         try:
             _refuse_unfit(metric, subject)
             _ADD[metric](plan, metric)
-        except (UsageError, WeightsError) as error:
+        except (UsageError, WeightsError, SourceError) as error:
             if ALL not in request.metrics:
                 raise
             plan.skipped[metric] = str(error)
         else:
             plan.metrics.add(metric)
+    if not plan.metrics:
+        raise UsageError(f"--metric {ALL}: nothing can be computed; {'; '.join(dict.fromkeys(plan.skipped.values()))}")
     return plan
 
 
@@ -59,12 +64,13 @@ def _refuse_unfit(metric: str, subject: Subject) -> None:
         raise UsageError("gfid is of generated images; name them with --samples")
     if metric == "ifid" and subject.store is None:
         raise UsageError("ifid is read from a store of latents; name one with --store")
+    if metric == "ifid" and subject.store is not None and len(subject.store.ok_rows) < 2:
+        raise UsageError("ifid goes from one latent to another, and the store has one; encode more images")
 
 
 def _add_rfid(plan: Plan, metric: str) -> None:
     if (known := plan.request.reference) is not None:
         reference = Reference(plan.inception, INCEPTION_WIDTH, read_statistics(known, INCEPTION_WIDTH))
-        plan.protocol["rfid against"] = f"the statistics in {known}, whatever images they are of"
     else:
         reference = plan.reference(inception.NAME)
     _add_of_features(plan, plan.inception, lambda: FeatureDistance(metric, INCEPTION_WIDTH, reference))
@@ -127,7 +133,9 @@ def _add_probe(plan: Plan, metric: str) -> None:
             OfProbes(new_probe_features(model, card, plan.num_images, from_store=plan.subject.store is not None))
         )
     trained_on = plan.request.probe_data or "four of five images of each class, measured on the fifth"
-    plan.protocol[metric] = f"linear, on mean patch tokens and on mean latents, trained on {trained_on}"
+    has_tokens = plan.subject.store is None and any(isinstance(m.model, TCAE) for m in plan.subject.models)
+    inputs = "mean patch tokens and on mean latents" if has_tokens else "mean latents"
+    plan.protocol[metric] = f"linear, on {inputs}, trained on {trained_on}; best of 13 learning rates"
 
 
 def _add_cost(plan: Plan, metric: str) -> None:

@@ -1,5 +1,6 @@
 """Finding what is evaluated: the originals, their crop, and what makes reconstructions of them."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -11,7 +12,7 @@ from tcae_cli.autoencoder import ModelCard, load_autoencoder, read_card
 from tcae_cli.data.samples import write_sample_windows
 from tcae_cli.data.source import Source, load_source, open_source
 from tcae_cli.data.transform import Resize
-from tcae_cli.errors import SourceError, UsageError
+from tcae_cli.errors import SourceError, StoreError, UsageError
 from tcae_cli.eval_report import BUILTIN_MODEL, EvalRequest
 from tcae_cli.jobs.decode import file_name
 from tcae_cli.jobs.eval_candidates import (
@@ -84,14 +85,20 @@ def _open_models(request: EvalRequest, device: torch.device, scratch: Path) -> S
 
 
 def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: Path) -> Subject:
-    store = LatentStore(uri)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of an incomplete store: told beside the figures
+        store = LatentStore(uri)
+    if not len(store.ok_rows):
+        raise StoreError(f"{uri} has no row that is ok; encode into it first")
     cards = [read_card(name) for name in request.models or (store.spec.encoder.name,)]
     for card in cards:
-        store.refuse_other_encoder(card.encoder_hash, card.name)
-    source, warnings = _source_of_store(store, request.data, scratch), []
+        store.refuse_other_encoder(card.encoder_hash, card.name, "leave it away, or name the first")
+    source, found = _source_of_store(store, request.data, scratch), []
     rows, store_rows = _rows_in_common(source, store)
+    if len(store.ok_rows) < len(store):
+        found.append(f"{len(store.ok_rows):,} of {len(store):,} rows of {uri} are ok; the others are left out")
     if missing := len(store.ok_rows) - len(rows):
-        warnings.append(f"{missing:,} rows of {uri} have no image in {source.uri}; they are left out")
+        found.append(f"{missing:,} rows of {uri} have no image in {source.uri}; they are left out")
     models = [_load(card, request, device) for card in cards]
     names = [uri] if len(models) == 1 else [f"{uri}, decoded by {model.name}" for model in models]
     return Subject(
@@ -101,7 +108,7 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
         models,
         cards,
         store=store,
-        warnings=warnings,
+        warnings=found,
     )
 
 
@@ -114,15 +121,15 @@ def _open_reconstructions(request: EvalRequest, uri: str, scratch: Path) -> Subj
             f"none of the {len(images):,} images in {uri} is named after one of {name}: "
             f"a.jpg is paired with a.jpg, a.png or a.jpg.png in the same folder"
         )
-    warnings = []
+    told = []
     if missing := len(source) - len(found):
-        warnings.append(f"{missing:,} of {len(source):,} originals have no reconstruction; they are left out")
+        told.append(f"{missing:,} of {len(source):,} originals have no reconstruction; they are left out")
     if extra := len(images) - len(found):
-        warnings.append(f"{extra:,} images in {uri} are named after no original; they are left out")
+        told.append(f"{extra:,} images in {uri} are named after no original; they are left out")
     rows = np.array(sorted(found))
     candidate = FolderCandidate(uri, images, np.array([found[row] for row in rows.tolist()]))
     originals = Originals(name, source, rows, request.resize or "adm")
-    return Subject(_size_of(images, int(candidate.rows[0])), originals, [candidate], [], [], warnings=warnings)
+    return Subject(_size_of(images, int(candidate.rows[0])), originals, [candidate], [], [], warnings=told)
 
 
 def _open_samples(request: EvalRequest, uri: str, scratch: Path) -> Subject:

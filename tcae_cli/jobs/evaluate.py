@@ -8,9 +8,11 @@ from tempfile import TemporaryDirectory
 import torch
 from torch import Tensor
 
-from tcae_cli.eval_page.write import check_folder, write_page
+from tcae_cli.errors import DiskError
+from tcae_cli.eval_page.write import prepare_folder, write_page
 from tcae_cli.eval_report import EvalReport, EvalRequest, Evaluation
 from tcae_cli.features import inception
+from tcae_cli.jobs.eval_account import failures, protocol, warnings
 from tcae_cli.jobs.eval_candidates import StoreCandidate
 from tcae_cli.jobs.eval_cost import cost_figures
 from tcae_cli.jobs.eval_examples import make_examples
@@ -18,8 +20,8 @@ from tcae_cli.jobs.eval_ifid import interpolated_latents
 from tcae_cli.jobs.eval_measures import OfLatents
 from tcae_cli.jobs.eval_metrics import make_plan
 from tcae_cli.jobs.eval_pass import Seen, Viewer
-from tcae_cli.jobs.eval_plan import DINOV2_WIDTH, INCEPTION_WIDTH, Plan
-from tcae_cli.jobs.eval_probe_data import look_at_probe_data
+from tcae_cli.jobs.eval_plan import INCEPTION_WIDTH, Plan
+from tcae_cli.jobs.eval_probe_data import ProbeData, look_at_probe_data
 from tcae_cli.jobs.eval_reference import show_to_references
 from tcae_cli.jobs.eval_subject import open_subject
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
@@ -27,10 +29,6 @@ from tcae_cli.report import Progress, Silent
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, exact_float32
 from tcae_cli.runtime.process_group import add_over_ranks, process_group
-
-_WIDTHS = {"rfid": INCEPTION_WIDTH, "fd-dinov2": DINOV2_WIDTH, "ifid": INCEPTION_WIDTH, "gfid": INCEPTION_WIDTH}
-_PUBLISHED_ON = 10_000  # images, at least
-_RESIZE_WORDS = {"adm": "ADM does (box halving, then bicubic)", "torch": "the cache does (bicubic, antialiased)"}
 
 
 def evaluate(request: EvalRequest, progress: Progress) -> EvalReport:
@@ -46,8 +44,8 @@ def evaluate(request: EvalRequest, progress: Progress) -> EvalReport:
 
 def _evaluate(request: EvalRequest, device: torch.device, scratch: Path, progress: Progress) -> EvalReport:
     started = time.perf_counter()
-    if request.report is not None:
-        check_folder(request.report)
+    if request.report is not None and distributed.rank() == 0:
+        prepare_folder(request.report)
     subject = open_subject(request, device, scratch)
     plan = make_plan(request, subject, device)
 
@@ -60,37 +58,53 @@ def _evaluate(request: EvalRequest, device: torch.device, scratch: Path, progres
     probes = look_at_probe_data(plan, viewer) if seen and "probe" in plan.metrics else None
 
     # The first rank: figures from the sums.
-    evaluations = []
-    if distributed.rank() == 0:
-        for number, (candidate, measures) in enumerate(zip(subject.candidates, plan.measures, strict=True)):
-            values = {name: value for measure in measures for name, value in measure.figures().items()}
-            if interpolated:
-                originals = plan.references[inception.NAME].gaussian()
-                values["ifid"] = frechet_distance(interpolated[number].gaussian(), originals)
-            if probes is not None:
-                progress.say(f"training linear probes on {candidate.name}")
-                values |= probes.figures(number)
-            if "cost" in plan.metrics:
-                model, card = subject.models[number], subject.cards[number]
-                values |= cost_figures(model.model, card, subject.size, device, request.precision, request.batch_size)
-            of_latents = (measure.curves() for measure in measures if isinstance(measure, OfLatents))
-            evaluations.append(Evaluation(name=candidate.name, values=values, channels=next(of_latents, {})))
-
+    numbers = range(len(subject.candidates)) if distributed.rank() == 0 else ()
+    num_failed = len(seen.good) - seen.num_good if seen else 0
     report = EvalReport(
         rank=distributed.rank(),
         data=subject.originals.name if subject.originals else "",
         num_images=seen.num_good if seen else 0,
-        num_failed=len(seen.good) - seen.num_good if seen else 0,
-        protocol=_protocol(plan),
-        evaluations=evaluations,
+        num_failed=num_failed,
+        failures=failures(plan, seen) if seen and num_failed and numbers else [],
+        too_many_failed=request.max_failures.exceeded(num_failed, len(seen.good) if seen else 0),
+        protocol=protocol(plan),
+        evaluations=[_evaluation(plan, number, interpolated, probes, progress) for number in numbers],
         skipped=plan.skipped,
-        warnings=[*subject.warnings, *_few_images(plan, seen)],
+        warnings=list(warnings(plan, seen)) if seen else [],
         page=None,
         elapsed_s=time.perf_counter() - started,
     )
-    if request.report is None or seen is None or distributed.rank():
-        return report
-    return replace(report, page=write_page(request.report, report, make_examples(plan, seen)))
+    return report if request.report is None or not numbers else _with_page(plan, seen, report)
+
+
+def _evaluation(
+    plan: Plan, number: int, interpolated: list[FeatureSums], probes: ProbeData | None, progress: Progress
+) -> Evaluation:
+    """The figures of one candidate."""
+    candidate, measures = plan.subject.candidates[number], plan.measures[number]
+    values = {name: value for measure in measures for name, value in measure.figures().items()}
+    if interpolated:
+        originals = plan.references[inception.NAME].gaussian()
+        values["ifid"] = frechet_distance(interpolated[number].gaussian(), originals)
+    if probes is not None:
+        progress.say(f"training linear probes on {candidate.name}")
+        values |= probes.figures(number)
+    if "cost" in plan.metrics:
+        model, card = plan.models_and_cards[number]
+        request = plan.request
+        values |= cost_figures(model.model, card, plan.subject.size, plan.device, request.precision, request.batch_size)
+    of_latents = (measure.curves() for measure in measures if isinstance(measure, OfLatents))
+    return Evaluation(name=candidate.name, values=values, channels=next(of_latents, {}))
+
+
+def _with_page(plan: Plan, seen: Seen | None, report: EvalReport) -> EvalReport:
+    """The report with its page written; a full disk costs the page, not the figures."""
+    assert plan.request.report is not None
+    try:
+        examples = make_examples(plan, seen) if seen else []
+        return replace(report, page=write_page(plan.request.report, report, examples))
+    except DiskError as error:
+        return replace(report, warnings=[*report.warnings, f"there is no page: {error}"])
 
 
 def _look_at_reconstructions(plan: Plan, viewer: Viewer) -> Seen:
@@ -131,33 +145,3 @@ def _interpolate(plan: Plan, seen: Seen, progress: Progress) -> list[FeatureSums
     for counted in sums:
         add_over_ranks(counted.tensors())
     return sums
-
-
-def _protocol(plan: Plan) -> dict[str, str]:
-    """How the figures came about, in the order it happened."""
-    subject, request = plan.subject, plan.request
-    words: dict[str, str] = {}
-    if request.samples:
-        words["samples"] = "the files as they are"
-        if subject.real is not None:
-            words["real images"] = (
-                f"centre {subject.size} px, short side resized as {_RESIZE_WORDS[subject.real.resize]}"
-            )
-    elif subject.originals is not None:
-        words["crop"] = f"centre {subject.size} px, short side resized as {_RESIZE_WORDS[subject.originals.resize]}"
-        words["reference"] = "the same crops of the same images"
-        words["rounding"] = "8 bits, half up" if subject.models else "the files as they are"
-    if subject.models:
-        words["precision"] = request.precision
-    return words | plan.protocol
-
-
-def _few_images(plan: Plan, seen: Seen | None) -> list[str]:
-    """What to say of Frechet distances of few images, which are biased upwards."""
-    found = []
-    for metric, width in _WIDTHS.items():
-        if seen is None or metric not in plan.metrics or seen.num_good >= _PUBLISHED_ON:
-            continue
-        fewer = f", fewer than its {width:,} features" if seen.num_good < width else ""
-        found.append(f"{metric} is of {seen.num_good:,} images{fewer}: compare it with figures of as many images only")
-    return found

@@ -3,6 +3,7 @@
 Axes: n samples, d width.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,17 +63,25 @@ class FeatureSums:
 def frechet_distance(one: Gaussian, other: Gaussian) -> float:
     """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), at least 0: FID, where the features are the FID Inception's.
 
-    Biased upwards in the number of samples, more so below d: compare at equal numbers.
+    NaN where features are not finite. Biased upwards in the number of samples, more so below d: compare at equal
+    numbers.
     Source: Heusel et al. (arXiv:1706.08500). The root's trace is taken of (C1^(1/2) C2 C1^(1/2))^(1/2), which is
     symmetric, so that two symmetric eigenvalue problems do (EVAL.md 1).
     """
     first, second = one.covariance, other.covariance
+    if not (first.isfinite().all() and second.isfinite().all()):
+        return math.nan
     root = _square_root(first)
-    squares = torch.linalg.eigvalsh(root @ second @ root).clamp_min(0)
+    squares = _without_noise(torch.linalg.eigvalsh(root @ second @ root))
     means = (one.mean - other.mean).square().sum()
-    return max(0.0, float(means + first.trace() + second.trace() - 2 * squares.sqrt().sum()))
+    return float((means + first.trace() + second.trace() - 2 * squares.sqrt().sum()).clamp_min(0))
 
 
 def _square_root(covariance: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(covariance)
-    return (vectors * values.clamp_min(0).sqrt()) @ vectors.T
+    return (vectors * _without_noise(values).sqrt()) @ vectors.T
+
+
+def _without_noise(values: Tensor) -> Tensor:
+    """Eigenvalues [d] with those that are rounding at 0: of fewer samples than d most are, and their roots add up."""
+    return torch.where(values < len(values) * torch.finfo(values.dtype).eps * values.max(), 0, values)

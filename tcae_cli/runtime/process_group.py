@@ -53,7 +53,7 @@ def naming_a_lost_rank() -> Iterator[None]:
             rank = distributed.rank()
             raise DeviceError(
                 f"rank {rank} lost another rank of the launch ({str(error).splitlines()[0]}); "
-                f"the last checkpoint stands, see what that rank said and go on with --resume"
+                f"see what that rank said, and start again (training: its last checkpoint stands, go on with --resume)"
             ) from error
         raise
 

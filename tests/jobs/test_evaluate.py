@@ -134,7 +134,8 @@ def test_images_that_cannot_be_read_are_counted_and_left_out(photos, small_check
         for name in ("whole", "broken")
     )
 
-    assert (broken.num_images, broken.num_failed) == (7, 1)
+    assert (broken.num_images, broken.num_failed, broken.exit_code, whole.exit_code) == (7, 1, 3, 0)
+    assert broken.failures == [{"path": "3.jpg", "reason": "not an image that can be read (8 bytes)"}]
     assert values(broken)["psnr"] == pytest.approx(values(whole)["psnr"], rel=1e-6)
 
 
@@ -161,14 +162,30 @@ def test_all_computes_what_it_can_and_says_what_it_cannot_and_why(photos, small_
     assert expected <= values(report).keys()
 
 
+def test_all_of_images_without_classes_says_so_of_the_probe_alone(photos, small_checkpoint):
+    report = measured("all", data=photos / "animal", models=(str(small_checkpoint),))
+
+    assert "has no labels" in report.skipped["probe"] and "psnr" in values(report)
+
+
+def test_one_image_has_no_frechet_distance(photos, small_checkpoint, inception, tmp_path):
+    shutil.copy(photos / "animal" / "0.jpg", tmp_path)
+    report = measured("rfid", "psnr", data=tmp_path, models=(str(small_checkpoint),))
+
+    assert np.isnan(values(report)["rfid"]) and values(report)["psnr"] > 0
+    assert report.warnings == ["rfid is undefined: it needs two images"]
+
+
 def test_a_metric_asked_for_by_name_is_not_skipped(photos, small_checkpoint, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "nothing"))
     with pytest.raises(WeightsError, match=r"pt_inception-2015-12-05-6726825d.pth.*--weights inception=PATH"):
         measured("psnr", "rfid", data=photos, models=(str(small_checkpoint),))
 
 
-def test_cost_alone_needs_no_images(small_checkpoint):
-    report = measured("cost", models=(str(small_checkpoint),))
+def test_cost_alone_needs_no_images(small_checkpoint, tmp_path):
+    report = measured("cost", models=(str(small_checkpoint),), report=tmp_path / "page")
+
+    assert "encode-macs" in report.page.read_text()
 
     assert report.num_images == 0
     assert values(report)["encoder-parameters"] > 1000
@@ -192,7 +209,7 @@ def store(encode, imgs, tmp_path) -> str:
 def test_a_store_is_measured_by_its_own_transform_against_its_own_source(store, imgs):
     report = measured("psnr", store=store)
 
-    assert report.protocol["crop"].startswith("centre 64 px, short side resized as the cache does")
+    assert report.protocol["crop"].startswith("centre 64 px, short side resized as torch does")
     assert (report.num_images, report.data, report.evaluations[0].name) == (24, str(imgs), store)
     assert values(measured("psnr", store=store, data=imgs)) == values(report)
 
@@ -226,6 +243,30 @@ def test_images_that_are_not_those_the_store_was_made_from_are_left_out(store, i
     report = measured("psnr", store=store)
 
     assert (report.num_images, report.num_failed) == (23, 1)
+    assert report.failures == [{"path": "animal/0.jpg", "reason": "not the image that the store was made from"}]
+
+
+def test_rows_of_a_store_that_are_not_ok_are_told(encode, imgs, tmp_path):
+    (imgs / "animal" / "0.jpg").write_bytes(b"no image")
+    encode(imgs, tmp_path / "out.zarr", max_failures="100%")
+
+    report = measured("psnr", store=str(tmp_path / "out.zarr"))
+
+    assert report.warnings == [f"23 of 24 rows of {tmp_path / 'out.zarr'} are ok; the others are left out"]
+
+
+@pytest.mark.parametrize("kind", ["model", "store", "folder"])
+def test_a_last_batch_of_one_image_and_a_page_of_it(store, imgs, small_checkpoint, tmp_path, kind):
+    decode_store(DecodeRequest(store=store, out_dir=tmp_path / "recon", device="cpu"), Silent())
+    of = {
+        "model": {"models": (str(small_checkpoint),), "data": imgs},
+        "store": {"store": store},
+        "folder": {"reconstructions": str(tmp_path / "recon"), "data": imgs},
+    }
+    report = measured("psnr", batch_size=23, report=tmp_path / "page", **of[kind])
+
+    assert report.num_images == 24
+    assert report.page == tmp_path / "page" / "index.html" and report.page.exists()
 
 
 def test_a_store_is_not_decoded_by_another_model(store, other_checkpoint):
@@ -298,12 +339,16 @@ def test_statistics_of_others_are_a_reference(photos, small_checkpoint, inceptio
     report = measured("rfid", data=photos, models=(str(small_checkpoint),), reference=tmp_path / "reference.npz")
 
     assert values(report) == pytest.approx(values(measured("rfid", data=photos, models=(str(small_checkpoint),))))
-    assert "reference.npz" in report.protocol["rfid against"]
+    assert "reference.npz" in report.protocol["reference"]
 
 
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
-    [({"mu": np.zeros(4), "sigma": np.eye(4)}, r"is of \[4\] features, not \[2048\]"), ({}, "mu and sigma")],
+    [
+        ({"mu": np.zeros(4), "sigma": np.eye(4)}, r"is of \[4\] features, not \[2048\]"),
+        ({"mu": np.full(2048, np.nan), "sigma": np.eye(2048)}, "values that are not numbers"),
+        ({}, "mu and sigma"),
+    ],
 )
 def test_a_reference_of_something_else_is_refused(photos, small_checkpoint, inception, tmp_path, arrays, sentence):
     np.savez(tmp_path / "reference.npz", **arrays)
@@ -323,6 +368,8 @@ def test_a_reference_of_something_else_is_refused(photos, small_checkpoint, ince
         (("psnr",), {"data": "nowhere"}, NotFoundError, "nowhere"),
         (("ifid",), {}, UsageError, "ifid is read from a store of latents; name one with --store"),
         (("rfid",), {"reference": Path("nowhere.npz")}, NotFoundError, "nowhere.npz does not exist"),
+        (("psnr",), {"reference": Path("some.npz")}, UsageError, "--reference is for gfid and rfid"),
+        (("psnr",), {"probe_data": "."}, UsageError, "--probe-data is for probe"),
         (("psnr",), {"models": ("a", "tcae-tiny")}, NotFoundError, "no model at a"),
     ],
 )

@@ -149,7 +149,7 @@ def test_a_decoder_finetuned_behind_the_same_encoder_decodes_in_its_own_way(stor
     assert decode(store, tmp_path / "finetuned", model=model).num_written == 2
     pictures = [(tmp_path / out / "animal" / "0.jpg.png").read_bytes() for out in ("first", "finetuned")]
     assert pictures[0] != pictures[1]
-    LatentStore(store).refuse_other_encoder(read_header(model).encoder_hash, model)
+    LatentStore(store).refuse_other_encoder(read_header(model).encoder_hash, model, "")
 
 
 def test_a_decoder_behind_another_encoder_is_refused_unless_forced(store, retrained, small_checkpoint, tmp_path):
@@ -163,8 +163,8 @@ def test_a_decoder_behind_another_encoder_is_refused_unless_forced(store, retrai
         decode(store, tmp_path / "out", model=model)
     assert str(raised.value) == sentence and not (tmp_path / "out").exists()
     with pytest.raises(StoreError) as raised:
-        LatentStore(store).refuse_other_encoder(other, model)
-    assert str(raised.value) == sentence
+        LatentStore(store).refuse_other_encoder(other, model, "leave it")
+    assert str(raised.value) == sentence.partition("; ")[0] + "; leave it"
     assert decode(store, tmp_path / "out", model=model, force=True).num_written == 2
 
 

@@ -67,6 +67,29 @@ def test_fewer_samples_than_dimensions_give_the_distance_of_the_plain_formula():
     assert distance == pytest.approx(plain_distance(one, other + 1), rel=1e-4)
 
 
+def exact_distance(one, other):
+    """Of fewer samples than dimensions: the root's trace is the nuclear norm of the product of the centred samples."""
+    one, other = one.double(), other.double()
+    first, second = ((x - x.mean(dim=0)) / (len(x) - 1) ** 0.5 for x in (one, other))
+    means = (one.mean(dim=0) - other.mean(dim=0)).square().sum()
+    nuclear = torch.linalg.svdvals(first @ second.T).sum()
+    return float(means + first.square().sum() + second.square().sum() - 2 * nuclear)
+
+
+def test_few_samples_of_many_dimensions_give_the_exact_distance():
+    generator = torch.Generator().manual_seed(0)
+    one = torch.rand(20, 512, generator=generator)
+    other = (one + 0.1 * torch.randn(20, 512, generator=generator)).relu()
+
+    assert frechet_distance(seen(one), seen(other)) == pytest.approx(exact_distance(one, other), rel=1e-8)
+
+
+def test_what_is_not_a_number_has_no_distance():
+    features = torch.rand(8, 4)
+    features[3, 1] = float("nan")
+    assert np.isnan(frechet_distance(seen(features), seen(torch.rand(8, 4))))
+
+
 @pytest.mark.parametrize("num_ranks", [2, 3])
 def test_sums_of_ranks_add_up_to_those_of_one(num_ranks):
     features = torch.rand(50, 8, generator=torch.Generator().manual_seed(0))
