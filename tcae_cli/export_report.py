@@ -17,22 +17,27 @@ class ExportRequest:
     """`tcae export`."""
 
     store: str
-    target: Path
+    target: Path | str  # as it was typed: a Path writes s3://bucket as s3:/bucket
     format: ExportFormat
     view: str = "latents"
     scale: float | None = None  # raw latents are multiplied by it; 1 / std over the store
 
     def __post_init__(self) -> None:
-        if ":/" in str(self.target):  # as a Path has it
+        if ":/" in str(self.target):
             raise UsageError(f"{self.target} is not a local path; export to a local folder and copy it from there")
-        if self.target.suffix == ".zip" and self.format != "edm2":
-            raise UsageError(f"--format {self.format} is a folder, not {self.target}; name a folder")
+        if self.is_zip and self.format != "edm2":
+            raise UsageError(f"--format {self.format} is read from folders only, not {self.target}; name a folder")
         if self.scale is None:
             return
         if self.format not in SCALED:
             raise UsageError(f"--scale is of {', '.join(SCALED)}; {self.format} takes raw latents, leave it out")
         if not (math.isfinite(self.scale) and self.scale > 0):
             raise UsageError(f"--scale {self.scale} is not a positive number; correct it")
+
+    @property
+    def is_zip(self) -> bool:
+        """Whether the target is one file."""
+        return Path(self.target).suffix.lower() == ".zip"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,8 @@
     torchrun --nproc-per-node 8 recipes/downstream/train_dit.py STORE OUT ...
 
 OUT/state.safetensors holds weights, their average and what --resume goes on from; OUT/metrics.jsonl the figures;
-OUT/grids/step-N.png a picture at each checkpoint; OUT/samples, at the end, an image a file, for gFID. With --resume,
---num-samples and no more steps, or with another --guidance, the same command only samples.
+OUT/grids/step-N.png a picture at each checkpoint; OUT/samples, at the end, an image a file, for gFID. With --resume
+and no more steps the same command only samples: what OUT/samples lacks, if sampling was cut off.
 
 What a step or a sample draws follows from the seed and its number: not from a resumption, nor from how many ranks.
 
@@ -16,9 +16,10 @@ classifier-free guidance (arXiv:2207.12598).
 Axes: b batch, c channels, h w positions, n tokens, d width.
 """
 
+import json
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import count, islice, pairwise
 from pathlib import Path
@@ -43,15 +44,17 @@ from tcae_cli.runtime.device import autocast, choose_device, default_precision, 
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.process_group import add_over_ranks, mean_over_ranks, process_group
 from tcae_cli.store.dataset import LatentDataset
-from tcae_cli.tracking import MetricsLog
+from tcae_cli.tracking import METRICS_FILE, TENSORBOARD_FOLDER, MetricsLog
 from tcae_cli.training.ema import averaged_copy, update_average, warmed_up
 from tcae_cli.training.sharding import copied
-from tcae_cli.training.state import TrainingState, restore_state, save_state
+from tcae_cli.training.state import STATE_FILE, RunState, restore_state, save_state
 
 FREE = {"steps", "guidance", "sampling_steps", "num_samples", "log_every", "save_every"}  # to change on resuming
 MEASURED = 1024  # samples, and rows, that latent_fd compares, at most
 IN_A_GRID, COLUMNS = 64, 8
 DECODED_TOGETHER = 16  # images
+NOTE = "drawn_with.json"  # beside the samples
+WITHOUT_A_CHECKPOINT = (METRICS_FILE, f"{TENSORBOARD_FOLDER}/*", NOTE, "*.partial")  # what a run has
 
 
 def option(default: float, words: str) -> Any:
@@ -103,29 +106,35 @@ def main(store: str, out: Path, model: str | None, device: str | None, resume: b
         chosen = choose_device(device, distributed.local_rank())
         with process_group(chosen):
             dataset = LatentDataset(store, normalise="channel")
-            train(dataset, load_decoder(dataset, model, chosen), out, Settings(**settings), chosen, resume=resume)
+            model = model or dataset.store.spec.encoder.name
+            train(dataset, model, out, Settings(**settings), chosen, resume=resume)
     except TcaeError as error:
         raise click.ClickException(str(error)) from error
 
 
 def train(
-    dataset: LatentDataset, decoder: Autoencoder, out: Path, settings: Settings, device: torch.device, *, resume: bool
+    dataset: LatentDataset, decoder_name: str, out: Path, settings: Settings, device: torch.device, *, resume: bool
 ) -> None:
     """The whole run, top to bottom. Raises a TcaeError for what cannot work; the last checkpoint stands."""
     rank, world_size = distributed.rank(), distributed.world_size()
     check(settings, dataset)
     if rank == 0:
-        prepare_folder(out, settings, resume)
+        check_folder(out, resume)
+    decoder = load_decoder(dataset, decoder_name, device)
 
     # The network, its average and its optimiser, new or as they were, in the state that `tcae train` keeps too.
     torch.manual_seed(settings.seed)
     model = DiT(settings, dataset.sample_shape, dataset.num_classes).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=0.0)
-    state = TrainingState(model, copied(model, device), averaged_copy(model), [optimizer])
-    identity = {name: value for name, value in asdict(settings).items() if name not in FREE}
-    identity |= {"encoder": dataset.store.spec.encoder.hash, "num_latents": len(dataset)}
+    state = RunState(model, model, averaged_copy(model), [optimizer])
+    identity = {name: value for name, value in asdict(settings).items() if name not in FREE} | identity_of(dataset)
     if resume:
         restore_state(out, state, identity)
+    if rank == 0:
+        make_folder(out)
+        if settings.num_samples:
+            begin_samples(out / "samples", settings, max(state.step, settings.steps), decoder_name)
+    state.forward = copied(model, device)  # here all ranks wait for the first
     samples = Samples(state.average, dataset, decoder, settings, device)
 
     # How far samples are from the data, before anything is learnt.
@@ -166,9 +175,10 @@ def train(
             losses, started = [], time.perf_counter()
 
     # Images for gFID, shared out among the ranks.
-    mine = range(rank, settings.num_samples, world_size)
-    for number, image in zip(mine, samples.images(mine, settings.num_samples), strict=True):
-        write_atomic(out / "samples" / f"{number:06d}.png", encode_image(image, "png"))
+    paths = {number: out / "samples" / f"{number:06d}.png" for number in range(rank, settings.num_samples, world_size)}
+    missing = [number for number, path in paths.items() if not path.exists()]
+    for number, image in zip(missing, samples.images(missing, settings.num_samples), strict=True):
+        write_atomic(paths[number], encode_image(image, "png"))
     if log is not None:
         log.close()
 
@@ -176,6 +186,11 @@ def train(
 def check(settings: Settings, dataset: LatentDataset) -> None:
     """Raises where the settings do not fit each other, the ranks or the store."""
     side, world_size = math.gcd(*dataset.sample_shape[1:]), distributed.world_size()
+    for name, limit in {"lr": math.inf, "guidance": math.inf, "class_dropout": 1, "ema": 1}.items():
+        if not 0 <= (value := getattr(settings, name)) < limit:  # NaN is not
+            raise UsageError(f"--{name.replace('_', '-')} is {value}; give a number from 0 to below {limit}")
+    if settings.guidance != 1 and not settings.class_dropout:
+        raise UsageError(f"--guidance {settings.guidance:g} needs training with --class-dropout above 0; leave it out")
     if settings.width % settings.heads:
         raise UsageError(f"--width {settings.width} is no multiple of --heads {settings.heads}; change one of them")
     if side % settings.patch_size:
@@ -189,20 +204,46 @@ def check(settings: Settings, dataset: LatentDataset) -> None:
         )
 
 
-def prepare_folder(out: Path, settings: Settings, resume: bool) -> None:
-    """Make OUT's folders. Raises UsageError rather than mix two runs, or samples of two."""
-    if not resume and out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty; continue it with --resume, or give another OUT")
-    if settings.num_samples and any((out / "samples").glob("*.png")):
-        raise UsageError(f"{out / 'samples'} has images already; move them away, or leave --num-samples out")
-    make_folder(out / "grids")
-    make_folder(out / "samples")
+def check_folder(out: Path, resume: bool) -> None:
+    """Raises UsageError rather than mix two runs. What one left that had no checkpoint yet is in nobody's way."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file; name a folder")
+    if not resume and (out / STATE_FILE).exists():
+        raise UsageError(f"{out} holds a run; continue it with --resume, or give another OUT")
+    others = (path for path in out.rglob("*") if path.is_file() and not any(map(path.match, WITHOUT_A_CHECKPOINT)))
+    if not resume and (other := next(others, None)):
+        raise UsageError(f"{out} is not empty: {other} is there; give another OUT")
 
 
-def load_decoder(dataset: LatentDataset, name: str | None, device: torch.device) -> Autoencoder:
+def identity_of(dataset: LatentDataset) -> dict[str, object]:
+    """What of the data must not change within a run; another store of the same may take its place."""
+    spec = dataset.store.spec
+    return {
+        "source": spec.source.fingerprint,
+        "encoder": spec.encoder.hash,
+        "view": dataset.store.view,
+        "dtype": spec.dtype,
+        "sample_shape": list(dataset.sample_shape),
+        "num_latents": len(dataset),
+        "class_names": {str(label): name for label, name in enumerate(dataset.class_names)},
+    }
+
+
+def begin_samples(folder: Path, settings: Settings, step: int, decoder_name: str) -> None:
+    """Make the folder and note what its images are drawn with. Raises UsageError rather than mix samples of two."""
+    note, names = folder / NOTE, ("guidance", "sampling_steps", "num_samples")
+    now = {"step": step, "model": decoder_name} | {name: getattr(settings, name) for name in names}
+    was = json.loads(note.read_text()) if note.exists() else {}
+    changed = [f"{name} {was.get(name)}, not {value}" for name, value in now.items() if was.get(name) != value]
+    if changed and any(folder.glob("*.png")):
+        raise UsageError(f"{folder} has images of {changed[0]}; move them away, or leave --num-samples out")
+    make_folder(folder)
+    write_atomic(note, json.dumps(now).encode())
+
+
+def load_decoder(dataset: LatentDataset, name: str, device: torch.device) -> Autoencoder:
     """The model that made the latents, or one finetuned from it, which has the same encoder. Raises StoreError."""
     made_with = dataset.store.spec.encoder
-    name = name or made_with.name
     if (found := read_card(name).encoder_hash) != made_with.hash:
         raise StoreError(
             f"{dataset.store.folder.uri} was made with encoder {made_with.hash[:12]} ({made_with.name}), {name} has "
@@ -314,17 +355,17 @@ class Samples:
     settings: Settings
     device: torch.device
 
-    def latents(self, numbers: range, total: int) -> Iterator[Tensor]:
+    def latents(self, numbers: Sequence[int], total: int) -> Iterator[Tensor]:
         """Batches [b, c, h, w], normalised. `total` samples have the store's labels in their shares, ascending."""
         labels = np.sort(self.dataset.store.labels()[self.dataset.store.ok_rows])
         share = self.settings.batch_size // distributed.world_size()
         for start in range(0, len(numbers), share):
             batch = numbers[start : start + share]
-            seeds = (1_000_003 * self.settings.seed + number for number in batch)
-            generators = (torch.Generator().manual_seed(seed) for seed in seeds)
-            noise = torch.stack([torch.randn(self.dataset.sample_shape, generator=each) for each in generators])
+            # NumPy's generator, not torch's: no sample begins from noise that a step was trained with.
+            generators = [np.random.default_rng((self.settings.seed, number)) for number in batch]
+            drawn = np.stack([each.standard_normal(self.dataset.sample_shape, np.float32) for each in generators])
             chosen = torch.from_numpy(labels[[number * len(labels) // total for number in batch]])
-            yield self.denoise(noise.to(self.device), chosen.to(self.device))
+            yield self.denoise(torch.from_numpy(drawn).to(self.device), chosen.to(self.device))
 
     def denoise(self, latents: Tensor, labels: Tensor) -> Tensor:
         """From noise to data by Heun's method in equal steps, the last by Euler's (EDM, algorithm 1)."""
@@ -346,7 +387,7 @@ class Samples:
             without = self.model(latents, times, torch.full_like(labels, -1)).float()
         return without + self.settings.guidance * (velocity - without)
 
-    def images(self, numbers: range, total: int) -> Iterator[np.ndarray]:
+    def images(self, numbers: Sequence[int], total: int) -> Iterator[np.ndarray]:
         """Each [h, w, 3], uint8."""
         for latents in self.latents(numbers, total):
             for part in self.dataset.denormalise(latents).split(DECODED_TOGETHER):
@@ -356,6 +397,7 @@ class Samples:
         """A picture of samples, in the order of their classes."""
         images = list(self.images(range(IN_A_GRID), IN_A_GRID))
         rows = [images[start : start + COLUMNS] for start in range(0, IN_A_GRID, COLUMNS)]
+        make_folder(path.parent)
         write_atomic(path, encode_image(draw_grid(rows), "png"))
 
     def latent_fd(self) -> float:

@@ -1,6 +1,5 @@
 """`tcae export STORE TARGET --format F`."""
 
-from pathlib import Path
 from typing import Any, get_args
 
 import click
@@ -12,7 +11,7 @@ from tcae_cli.export_report import ExportFormat, ExportRequest
 
 @click.command()
 @click.argument("store")
-@click.argument("target", type=click.Path(path_type=Path))
+@click.argument("target")
 @click.option("--format", required=True, type=click.Choice(get_args(ExportFormat)), help="The trainer that reads it.")
 @click.option("--view", default="latents", show_default=True, help="Which latents: latents_512, ...")
 @click.option(

@@ -38,12 +38,16 @@ class ClassFolders:
             notes.append("some classes have no rows, so the trainer's class numbers are not the store's")
         return notes
 
-    def last_name(self, piece: range) -> str:
-        return self._file(piece[-1])
+    def names(self, piece: range) -> list[str]:
+        return [self._file(row) for row in piece]
+
+    @property
+    def closing_names(self) -> tuple[str, ...]:
+        return ()
 
     def files(self, piece: range) -> dict[str, bytes]:
         latents = self.rows.latents(piece)
-        return {self._file(row): npy_bytes(each) for row, each in zip(piece, latents, strict=True)}
+        return {name: npy_bytes(each) for name, each in zip(self.names(piece), latents, strict=True)}
 
     def closing(self, folder: Path) -> dict[str, bytes]:
         return {}

@@ -1,33 +1,30 @@
 """MosaicML's MDS shards (mosaicml/diffusion, micro_diffusion): latents_SIZE as float16 bytes, scaled.
 
-Their loaders know the shape; MDS does not.
+Their loaders know the shape; MDS does not. A shard, all numbers little-endian: uint32 count of samples, uint32 place of
+each sample and of the end, the columns as JSON, the samples. A sample: uint32 bytes of each column without a fixed
+size, then the values, both in the order of the names (mosaicml/streaming, version 2 of the format).
 """
 
 import json
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 
-from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.exports.pieces import pieces_of, rows_per_piece
 from tcae_cli.exports.rows import ExportRows
 
 _INDEX = "index.json"
-_MOST_ROWS = 4096  # of a folder
+_MOST_ROWS = 4096  # of a shard
+_INT_BYTES = 8
 
 
 @dataclass(frozen=True)
-class MdsFolders:
-    """00000/shard.00000.mds, ..., an index in each folder and one of all."""
+class MdsShards:
+    """shard.00000.mds, ... and index.json."""
 
     rows: ExportRows
-
-    def __post_init__(self) -> None:
-        if find_spec("streaming") is None:
-            raise UsageError("--format mds needs MosaicML's streaming; run pip install mosaicml-streaming")
 
     @property
     def rows_per_piece(self) -> int:
@@ -40,46 +37,53 @@ class MdsFolders:
             self.rows.scale_note,
         ]
 
-    def last_name(self, piece: range) -> str:
-        return f"{piece.start // self.rows_per_piece:05d}/{_INDEX}"
+    def names(self, piece: range) -> list[str]:
+        return [f"shard.{piece.start // self.rows_per_piece:05d}.mds"]
+
+    @property
+    def closing_names(self) -> tuple[str, ...]:
+        return (_INDEX,)
 
     def files(self, piece: range) -> dict[str, bytes]:
-        from streaming import MDSWriter
-
-        folder = Path(self.last_name(piece)).parent
-        columns = {self._column: "bytes", "label": "int", "caption": "str", "key": "str"}
-        latents = self._float16(piece)
-        with TemporaryDirectory() as scratch:
-            with MDSWriter(out=f"{scratch}/mds", columns=columns) as writer:
-                for row, each in zip(piece, latents, strict=True):
-                    writer.write(
-                        {
-                            self._column: each.tobytes(),
-                            "label": int(self.rows.labels[row]),
-                            "caption": self.rows.captions[row],
-                            "key": self.rows.keys[row],
-                        }
-                    )
-            return {str(folder / path.name): path.read_bytes() for path in sorted(Path(scratch, "mds").iterdir())}
+        columns = json.dumps(self._columns, sort_keys=True).encode()
+        latents = self.rows.latents(piece, np.float16)
+        samples = [self._sample(row, each) for row, each in zip(piece, latents, strict=True)]
+        first = 4 * (1 + len(samples) + 1) + len(columns)
+        places = first + np.cumsum([0, *map(len, samples)])
+        return dict.fromkeys(self.names(piece), b"".join([_uint32(len(samples), *places), columns, *samples]))
 
     def closing(self, folder: Path) -> dict[str, bytes]:
-        """The index of all folders, in the order of rows, which streaming's own merge_index does not keep."""
         shards = []
         for piece in pieces_of(range(len(self.rows)), self.rows_per_piece):
-            index = Path(self.last_name(piece))
-            for shard in json.loads((folder / index).read_bytes())["shards"]:
-                shard["raw_data"]["basename"] = str(index.parent / shard["raw_data"]["basename"])
-                shards.append(shard)
+            (name,) = self.names(piece)
+            file = {"basename": name, "bytes": (folder / name).stat().st_size, "hashes": {}}
+            shards.append(self._columns | {"samples": len(piece), "raw_data": file, "zip_data": None})
         return {_INDEX: json.dumps({"version": 2, "shards": shards}).encode()}
 
-    def _float16(self, piece: range) -> np.ndarray:
-        with np.errstate(over="ignore"):
-            values = self.rows.latents(piece).astype(np.float16)
-        if not np.isfinite(values).all():
-            uri, scale = self.rows.store.folder.uri, self.rows.scale
-            raise StoreError(f"{uri}: latents times {scale:g} are beyond float16; pass a lower --scale")
-        return values
+    def _sample(self, row: int, latents: np.ndarray) -> bytes:
+        caption, key = self.rows.captions[row].encode(), self.rows.keys[row].encode()
+        label = int(self.rows.labels[row]).to_bytes(_INT_BYTES, "little", signed=True)
+        data = latents.astype("<f2", copy=False).tobytes()
+        return b"".join([_uint32(len(caption), len(key), len(data)), caption, key, label, data])
+
+    @property
+    def _columns(self) -> dict[str, Any]:
+        """What a shard says of itself, the columns sorted by name."""
+        return {
+            "version": 2,
+            "format": "mds",
+            "compression": None,
+            "hashes": [],
+            "size_limit": None,
+            "column_names": ["caption", "key", "label", self._column],
+            "column_encodings": ["str", "str", "int", "bytes"],
+            "column_sizes": [None, None, _INT_BYTES, None],
+        }
 
     @property
     def _column(self) -> str:
         return f"latents_{self.rows.view.size}"
+
+
+def _uint32(*numbers: int) -> bytes:
+    return np.array(numbers, "<u4").tobytes()

@@ -22,7 +22,13 @@ _EDM2_NOTE = (
     "EDM2 whitens latents with constants of Stable Diffusion's VAE: give its encoder raw_mean and raw_std from "
     "statistics.channel_mean and channel_std of tcae_export.json"
 )
-_REPA_NOTE = (
+_REPA_SCALE_NOTE = (
+    "REPA scales latents with constants of Stable Diffusion's VAE, of 4 channels: in its train.py and generate.py set "
+    "latents_scale to 1 / channel_std and latents_bias to -channel_mean / channel_std, of statistics in "
+    "tcae_export.json, build the model with in_channels {channels} on a grid of {height} x {width}, and decode "
+    "(samples - latents_bias) / latents_scale with this store's encoder's model in place of its vae"
+)
+_REPA_IMAGES_NOTE = (
     "REPA pairs vae-sd with a folder images beside it by sorted name: put the {size} px crop of the image that "
     "vae-sd/dataset.json names under keys as 00000/img-mean-std-00000000.npy at images/00000/img00000000.png, and so on"
 )
@@ -44,14 +50,24 @@ class MomentFiles:
 
     @property
     def notes(self) -> list[str]:
-        return [_EDM2_NOTE if self.trainer == "edm2" else _REPA_NOTE.format(size=self.rows.view.size)]
+        if self.trainer == "edm2":
+            return [_EDM2_NOTE]
+        channels, height, width = self.rows.shape
+        return [
+            _REPA_IMAGES_NOTE.format(size=self.rows.view.size),
+            _REPA_SCALE_NOTE.format(channels=channels, height=height, width=width),
+        ]
 
-    def last_name(self, piece: range) -> str:
-        return self._folder + file_name(piece[-1])
+    def names(self, piece: range) -> list[str]:
+        return [self._folder + file_name(row) for row in piece]
+
+    @property
+    def closing_names(self) -> tuple[str, ...]:
+        return (self._folder + INDEX,)
 
     def files(self, piece: range) -> dict[str, bytes]:
         moments = moments_of(self.rows, piece)
-        return {self._folder + file_name(row): npy_bytes(each) for row, each in zip(piece, moments, strict=True)}
+        return {name: npy_bytes(each) for name, each in zip(self.names(piece), moments, strict=True)}
 
     def closing(self, folder: Path) -> dict[str, bytes]:
         return {self._folder + INDEX: index_of(self.rows)}

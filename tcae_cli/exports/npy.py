@@ -36,6 +36,13 @@ class NpyArray:
     def notes(self) -> list[str]:
         return []
 
+    def names(self, piece: range) -> list[str]:
+        return [ARRAY]
+
+    @property
+    def closing_names(self) -> tuple[str, ...]:
+        return (INDEX,)
+
     def encode(self, piece: range) -> bytes:
         return self.rows.raw(piece).astype(self._dtype, copy=False).tobytes()
 

@@ -1,5 +1,6 @@
 """Exports of many files: written a piece of rows at a time, and what is finished is not done again."""
 
+import os
 from pathlib import Path
 from typing import Protocol
 
@@ -9,15 +10,23 @@ from tcae_cli.runtime.folder import LocalFolder
 _PIECE_BYTES = 2**27
 
 
-class PieceFormat(Protocol):
-    """A format whose files each belong to one piece of rows."""
+class NamedFiles(Protocol):
+    """A format whose files have known names."""
 
     @property
     def rows_per_piece(self) -> int:
         """The rows that are encoded together."""
 
-    def last_name(self, piece: range) -> str:
-        """The file of a piece that is there only when the others are."""
+    def names(self, piece: range) -> list[str]:
+        """The files of a piece."""
+
+    @property
+    def closing_names(self) -> tuple[str, ...]:
+        """The files that describe all pieces."""
+
+
+class PieceFormat(NamedFiles, Protocol):
+    """A format whose files each belong to one piece of rows."""
 
     def files(self, piece: range) -> dict[str, bytes]:
         """The files of a piece, by name."""
@@ -36,20 +45,37 @@ def pieces_of(rows: range, size: int) -> list[range]:
     return [rows[start : start + size] for start in range(0, len(rows), size)]
 
 
+def is_whole(folder: Path, form: NamedFiles, num_rows: int) -> bool:
+    """Whether every file of an export is there, by name."""
+    return not _missing(folder, form, num_rows) and all((folder / name).is_file() for name in form.closing_names)
+
+
 def write_pieces(folder: Path, form: PieceFormat, num_rows: int, progress: Progress) -> int:
-    """Write all pieces that are missing, then the closing files; returns the number of rows written."""
+    """Write all pieces that lack a file, then the closing files; returns the number of rows written."""
     target = LocalFolder(folder)
-    pieces = pieces_of(range(num_rows), form.rows_per_piece)
-    todo = [piece for piece in pieces if not (folder / form.last_name(piece)).exists()]
+    todo = _missing(folder, form, num_rows)
     num_todo = sum(map(len, todo))
 
     progress.start("export", num_rows, done=num_rows - num_todo, unit="rows")
     for piece in todo:
-        files = form.files(piece)
-        last = form.last_name(piece)
-        data = files.pop(last)
-        target.write(files, {last: data})
+        target.write(form.files(piece))
         progress.advance(len(piece))
 
     target.write(form.closing(folder))
     return num_todo
+
+
+def _missing(folder: Path, form: NamedFiles, num_rows: int) -> list[range]:
+    """The pieces that lack a file."""
+    there = _names_below(folder)
+    pieces = pieces_of(range(num_rows), form.rows_per_piece)
+    return [piece for piece in pieces if not there.issuperset(form.names(piece))]
+
+
+def _names_below(folder: Path) -> set[str]:
+    """Every file, relative: to list folders is much faster than to ask for each of a million files."""
+    found: set[str] = set()
+    for parent, _, names in os.walk(folder):
+        below = os.path.relpath(parent, folder)
+        found.update(names if below == "." else (f"{below}/{name}" for name in names))
+    return found

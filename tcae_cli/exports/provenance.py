@@ -8,7 +8,7 @@ from typing import Any
 
 from tcae_cli.errors import UsageError
 from tcae_cli.exports.rows import ExportRows
-from tcae_cli.runtime.files import make_folder, write_atomic
+from tcae_cli.runtime.files import write_atomic
 from tcae_cli.runtime.folder import PARTS
 
 NAME = "tcae_export.json"
@@ -37,19 +37,26 @@ def describe(rows: ExportRows, format: str, size_of_pieces: int, tool_versions: 
     }
 
 
-def begin(folder: Path, provenance: Provenance) -> bool:
-    """Make the folder of an export, or go on with it; returns whether it is complete.
+def is_complete(folder: Path, provenance: Provenance) -> bool:
+    """Whether a folder says that it holds all of this export.
 
-    Raises UsageError, and changes nothing, if the folder holds another export or something else.
+    Raises UsageError if it holds another export or something else.
     """
     found = _read(folder)
     if found is None:
-        make_folder(folder)
-        _write(folder, provenance | {"complete": False})
         return False
     _refuse_other(folder, found, provenance)
-    _remove_parts(folder)
     return bool(found["complete"])
+
+
+def begin(folder: Path, provenance: Provenance) -> None:
+    """Begin an export in a folder that this process has for itself, or go on with it: not all files are there.
+
+    Raises UsageError, and changes nothing, if the folder holds another export or something else.
+    """
+    is_complete(folder, provenance)
+    _remove_parts(folder)
+    _write(folder, provenance | {"complete": False})
 
 
 def complete(folder: Path, provenance: Provenance) -> None:

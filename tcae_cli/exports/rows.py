@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tcae_cli.errors import UsageError
+from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.store.layout import read_array
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import View
@@ -51,9 +51,15 @@ class ExportRows:
         """Raw latents [k, c, h, w], in the store's dtype, float32 for int8."""
         return self.store.latents(self._rows[piece.start : piece.stop])
 
-    def latents(self, piece: range) -> np.ndarray:
-        """Latents times the scale, [k, c, h, w], float32."""
-        return self.raw(piece).astype(np.float32) * np.float32(self.scale)
+    def latents(self, piece: range, dtype: type[np.floating] = np.float32) -> np.ndarray:
+        """Latents times the scale, [k, c, h, w]. Raises StoreError if the dtype cannot hold them."""
+        with np.errstate(over="ignore", invalid="ignore"):  # told below
+            values = (self.raw(piece).astype(np.float32) * np.float32(self.scale)).astype(dtype)
+        if not np.isfinite(values).all():
+            raise StoreError(
+                f"{self.store.folder.uri}: latents times {self.scale:g} are beyond {values.dtype}; pass a lower --scale"
+            )
+        return values
 
     @cached_property
     def keys(self) -> list[str]:

@@ -16,6 +16,7 @@ from tcae_cli.exports.array_file import npy_bytes
 from tcae_cli.exports.pieces import pieces_of, rows_per_piece
 from tcae_cli.exports.rows import ExportRows
 
+_INDEX = "wids-meta.json"
 _MOST_ROWS = 4096  # of a tar
 _ROW_OVERHEAD = 4096  # bytes, of two members' headers and the .json
 
@@ -37,8 +38,12 @@ class TarFiles:
             notes.append("the store has no captions: they are empty")
         return notes
 
-    def last_name(self, piece: range) -> str:
-        return f"{piece.start // self.rows_per_piece:05d}.tar"
+    def names(self, piece: range) -> list[str]:
+        return [f"{piece.start // self.rows_per_piece:05d}.tar"]
+
+    @property
+    def closing_names(self) -> tuple[str, ...]:
+        return (_INDEX,)
 
     def files(self, piece: range) -> dict[str, bytes]:
         buffer = BytesIO()
@@ -46,15 +51,15 @@ class TarFiles:
             for row, latents in zip(piece, self.rows.latents(piece), strict=True):
                 _add(tar, f"{row:08d}.npy", npy_bytes(latents))
                 _add(tar, f"{row:08d}.json", json.dumps(self._about(row), ensure_ascii=False).encode())
-        return {self.last_name(piece): buffer.getvalue()}
+        return dict.fromkeys(self.names(piece), buffer.getvalue())
 
     def closing(self, folder: Path) -> dict[str, bytes]:
         shards = []
         for piece in pieces_of(range(len(self.rows)), self.rows_per_piece):
-            name = self.last_name(piece)
+            (name,) = self.names(piece)
             size = (folder / name).stat().st_size
             shards.append({"url": name, "nsamples": len(piece), "filesize": size})  # relative to the file that says so
-        return {"wids-meta.json": json.dumps({"wids_version": 1, "shardlist": shards}, indent=2).encode()}
+        return {_INDEX: json.dumps({"wids_version": 1, "shardlist": shards}, indent=2).encode()}
 
     def _about(self, row: int) -> dict[str, Any]:
         caption, label = self.rows.captions[row], int(self.rows.labels[row])

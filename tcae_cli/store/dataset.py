@@ -23,9 +23,10 @@ Normalise = Literal["channel", "position", "none"]
 
 FIELDS = ("latents", "label", "class_name", "caption", "key")
 _ROWS_TOGETHER = 256  # read at a time into memory
-# From 2**15 values on torch shares an operation out to threads of OpenMP. Those do not survive a fork, and the threads
-# of `batches` are enough.
-_VALUES_TOGETHER = 2**15 - 1
+_VALUES_TOGETHER = 2**17  # normalised at a time: they stay in the processor's cache
+# From 2**15 values on torch shares an operation out to threads of OpenMP, where it may. Those do not survive a fork, and
+# the threads of `batches` are enough.
+_VALUES_WITHOUT_OPENMP = 2**15 - 1
 
 
 class LatentDataset(Dataset[dict[str, Any]]):
@@ -38,7 +39,8 @@ class LatentDataset(Dataset[dict[str, Any]]):
     normalise: to mean 0 and deviation 1 over the store in each channel, as its statistics say, or at each position of
     each channel, for which all of the store is read first; `none` leaves latents raw. What does not vary becomes 0.
     random_flip: each sample from the view or, with probability 1/2, from its mirrored twin, by torch's generator.
-    in_memory: read all latents now and keep them as they are stored; forked and spawned workers share them.
+    in_memory: read all latents now and keep them as they are stored; forked and spawned workers share them. Each rank
+    keeps its own: 8 ranks of a machine need 8 times the memory.
 
     Under any start method a DataLoader's workers may begin after this process has read. Raises UsageError for a field,
     a view or a normalisation that there is not, StoreError for normalising by a store that is not complete, DiskError
@@ -59,7 +61,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         self.store, self.fields = LatentStore(store, view), tuple(fields)
         self.views = [self.store]
         if random_flip:
-            self.views.append(_mirrored(self.store))
+            self.views.append(LatentStore(store, self.store.mirrored_view()))
         self.rows = self.store.ok_rows
         self.class_names: tuple[str, ...] = tuple(self.store.spec.source.class_names)
         self._labels = self.store.labels()[self.rows]
@@ -84,9 +86,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int | Sequence[int]) -> dict[str, Any]:
         """One sample; or of several indices a batch: `latents` [b, c, h, w], `label` [b], lists of str.
 
-        Batches are for DataLoader(dataset, sampler=BatchSampler(...), batch_size=None). Raises IndexError.
+        Batches are for DataLoader(dataset, sampler=BatchSampler(...), batch_size=None). Raises IndexError, and
+        UsageError for what is no index: a slice, a mask.
         """
-        indices = np.asarray(index, np.int64)
+        indices = _whole_numbers(index)
         batch = self._read(indices.reshape(-1), self._draw_views(indices.size))
         return batch if indices.ndim else {name: values[0] for name, values in batch.items()}
 
@@ -104,13 +107,15 @@ class LatentDataset(Dataset[dict[str, Any]]):
         batches: BatchSampler(DistributedSampler(dataset), 256, drop_last=True), say. prefetch: batches read ahead, at
         most. The threads end with the iterator: when it is exhausted, closed or dropped.
         """
+        if num_threads < 1:
+            raise UsageError(f"num_threads is {num_threads}; use 1 or more")
         threads = ThreadPoolExecutor(num_threads, "latents")
         ahead: deque[Future[dict[str, Any]]] = deque()
         try:
             for indices in batches:
                 # Drawn here: in threads they would depend on which is the first.
                 views = self._draw_views(len(indices))
-                ahead.append(threads.submit(self._read, np.asarray(indices, np.int64), views))
+                ahead.append(threads.submit(self._read, _whole_numbers(indices), views))
                 if len(ahead) > prefetch:
                     yield ahead.popleft().result()
             while ahead:
@@ -205,11 +210,12 @@ def _refuse_unknown(normalise: str, fields: Sequence[str]) -> None:
         raise UsageError(f"there is no field {unknown[0]!r}; use some of {', '.join(FIELDS)}")
 
 
-def _mirrored(store: LatentStore) -> LatentStore:
-    name = f"{store.view}_flip"
-    if name not in store.spec.views:
-        raise UsageError(f"{store.folder.uri} has no view {name} for random_flip; encode with --flip, or leave it out")
-    return LatentStore(store.folder.uri, name)
+def _whole_numbers(index: int | Sequence[int]) -> np.ndarray:
+    """[] or [b], int64."""
+    indices = np.asarray(index)
+    if indices.ndim > 1 or (indices.size and indices.dtype.kind not in "iu"):
+        raise UsageError(f"an index is a whole number or a list of them, not {index!r:.60}")
+    return indices.astype(np.int64, copy=False)
 
 
 def _mean_and_std(store: LatentStore, normalise: Normalise) -> tuple[Tensor, Tensor] | None:
@@ -229,8 +235,9 @@ def _scales(views: Sequence[LatentStore]) -> Tensor | None:
 def _parts(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
     """Slices of [b, c, h, w] along b and c, together all of it, that torch works on without threads of its own."""
     num_samples, num_channels, height, width = shape
-    channels = max(1, min(num_channels, _VALUES_TOGETHER // (height * width)))
-    samples = max(1, _VALUES_TOGETHER // (channels * height * width)) if channels == num_channels else 1
+    values = _VALUES_TOGETHER if torch.get_num_threads() == 1 else _VALUES_WITHOUT_OPENMP  # 1: a DataLoader's worker
+    channels = max(1, min(num_channels, values // (height * width)))
+    samples = max(1, values // (channels * height * width)) if channels == num_channels else 1
     for first in range(0, num_samples, samples):
         for channel in range(0, num_channels, channels):
             yield slice(first, first + samples), slice(channel, channel + channels)

@@ -54,6 +54,16 @@ class LatentStore:
         """[c, h, w] of one image's latents."""
         return self.spec.sample_shape(self.view)
 
+    def mirrored_view(self) -> str:
+        """The view of the mirrored images of this one. Raises UsageError where there is none."""
+        views, own = self.spec.views, self.spec.views[self.view]
+        twin = next((name for name, view in views.items() if view.size == own.size and view.flip != own.flip), None)
+        if own.flip:
+            raise UsageError(f"view {self.view} of {self.folder.uri} is itself mirrored; name the plain one, {twin}")
+        if twin is None:
+            raise UsageError(f"{self.folder.uri} has no view {self.view}_flip; encode with --flip")
+        return twin
+
     def latents(self, rows: Sequence[int]) -> np.ndarray:
         """Raw latents [k, c, h, w] of rows in any order; NaN where a row is not ok.
 
@@ -113,13 +123,16 @@ class LatentStore:
         assert moments is not None  # a store with statistics has ok rows
         return _normalisation(moments.mean, moments.std)
 
-    def refuse_other_encoder(self, encoder_hash: str, name: str) -> None:
-        """Raise StoreError unless this encoder made the latents; a model finetuned behind it still has the same."""
+    def refuse_other_encoder(self, encoder_hash: str, name: str, fix: str) -> None:
+        """Raise StoreError unless this encoder made the latents; a model finetuned behind it still has the same.
+
+        fix: what to do instead, in words.
+        """
         made_with = self.spec.encoder
         if encoder_hash != made_with.hash:
             raise StoreError(
                 f"{self.folder.uri} was made with encoder {made_with.hash[:12]} ({made_with.name}), {name} has "
-                f"{encoder_hash[:12]}; pass --model with the first, or --force to decode all the same"
+                f"{encoder_hash[:12]}; {fix}"
             )
 
     def lost(self, row: int) -> StoreError:

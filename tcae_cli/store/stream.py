@@ -2,12 +2,14 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
+from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tcae_cli.errors import UsageError
@@ -30,7 +32,8 @@ class LatentStream(IterableDataset[dict[str, Any]]):
 
     Call set_epoch before each epoch, as with DistributedSampler. Options that LatentDataset has too are described
     there. rank, world_size: by default those of torch.distributed, or of the launch if that is not initialised yet.
-    Raises UsageError if there are fewer samples than one batch a rank, and what LatentDataset raises.
+    Raises UsageError if there are fewer samples than one batch a rank or a number is out of its range, and what
+    LatentDataset raises.
     """
 
     def __init__(
@@ -51,14 +54,17 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         self.batch_size, self.shards_together, self.seed = batch_size, shards_together, seed
         self.rank = _rank() if rank is None else rank
         self.world_size = _world_size() if world_size is None else world_size
+        self._refuse_out_of_range()
+        self._options = {"view": view, "normalise": normalise, "random_flip": random_flip}
         if not len(self):
             raise UsageError(
                 f"{self.dataset.store.folder.uri} has {len(self.dataset)} samples, fewer than a batch of {batch_size} "
                 f"for each of {self.world_size} ranks; use smaller batches"
             )
-        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that live on see it change
+        # Workers that live on see the epoch change; they say how many they are.
+        self._epoch, self._num_workers = (torch.zeros((), dtype=torch.int64).share_memory_() for _ in range(2))
         self._num_given = 0  # batches of this epoch
-        self._resumed_epoch: int | None = None
+        self._resumed: _Resumed | None = None
 
     def __len__(self) -> int:
         """Batches of one rank in an epoch."""
@@ -73,50 +79,101 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         """Shuffle otherwise; of an epoch that was resumed, go on with what is left."""
         if epoch != int(self._epoch):
             self._epoch.fill_(epoch)
-            self._num_given, self._resumed_epoch = 0, None
+            self._num_workers.fill_(0)
+            self._num_given, self._resumed = 0, None
 
-    def state_dict(self) -> dict[str, int]:
+    def state_dict(self, num_given: int | None = None) -> dict[str, Any]:
         """Where this stream is, to go on from with load_state_dict.
 
-        A stream does not see what its copies in worker processes give: with workers, and a DataLoader without
-        state_dict of its own, put the batches taken from it in this epoch at `num_given`.
+        num_given: batches taken from it in this epoch, with those before it was resumed. A stream does not see what its
+        copies in worker processes give: with workers, and a DataLoader without state_dict of its own, it has to be said.
+        Raises UsageError if it is not, or is more than there are.
         """
-        state = {"epoch": int(self._epoch), "num_given": self._num_given}
-        return state | self._identity
+        num_workers = int(self._num_workers)
+        if num_given is None and num_workers and get_worker_info() is None:
+            raise UsageError("worker processes give this stream's batches; say how many you took: state_dict(num_given)")
+        if num_given is not None and not 0 <= num_given <= len(self):
+            raise UsageError(f"num_given is {num_given}, and an epoch has {len(self)} batches")
+        taken = self._num_given if num_given is None else num_given
+        return {"epoch": int(self._epoch), "num_given": taken, "num_workers": num_workers} | self._identity
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
-        """Go on where the stream was; before its workers start, as many as there were.
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the stream was, once; before its workers start, which have to be as many as there were.
 
         Raises UsageError if this stream's samples, batches, seed or ranks are others.
         """
+        if missing := [name for name in ("epoch", "num_given", "num_workers", *self._identity) if name not in state]:
+            raise UsageError(f"the state has no {missing[0]}; give what state_dict of a LatentStream gave")
         for name, value in self._identity.items():
-            if state[name] != value:
-                raise UsageError(f"the stream's {name} was {state[name]} and is {value}; go on with the first")
+            _refuse_change(name, state[name], value)
         self._epoch.fill_(state["epoch"])
-        self._num_given, self._resumed_epoch = state["num_given"], state["epoch"]
+        self._num_workers.fill_(state["num_workers"])
+        self._num_given = state["num_given"]
+        self._resumed = _Resumed.of(state["epoch"], state["num_workers"]) if self._num_given else None
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         epoch, info = int(self._epoch), get_worker_info()
-        worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
-        self._num_given = self._num_given if self._resumed_epoch == epoch else 0
-        self._resumed_epoch = None
+        worker, num_workers = (info.id, info.num_workers) if info else (0, 0)
+        if self._resumed and self._resumed.epoch == epoch:
+            self._resumed.begin(worker, num_workers)
+        else:
+            self._num_given, self._resumed = 0, None
+        self._num_workers.fill_(num_workers)
 
-        # Batch k is made by worker k % num_workers of the epoch; a DataLoader begins with worker 0 wherever it begins.
-        first = self._num_given + worker
-        share = _Share(self, epoch, first % num_workers, num_workers)
-        for number in range(first, len(self), num_workers):
-            self._num_given += num_workers
-            yield share.batch(number // num_workers)
+        # Batch k is made by part k % num_parts of the epoch; a DataLoader begins with worker 0 wherever it begins.
+        first, num_parts = self._num_given + worker, max(1, num_workers)
+        share = _Share(self, epoch, first % num_parts, num_parts)
+        for number in range(first, len(self), num_parts):
+            self._num_given += num_parts
+            yield share.batch(number // num_parts)
 
     @property
-    def _identity(self) -> dict[str, int]:
+    def _identity(self) -> dict[str, Any]:
+        spec = self.dataset.store.spec
         return {
             "num_samples": len(self.dataset),
             "batch_size": self.batch_size,
             "seed": self.seed,
             "world_size": self.world_size,
             "shards_together": self.shards_together,
+            **self._options,
+            # The store, wherever it is: its latents, and the shards that they are mixed by.
+            "source": spec.source.fingerprint,
+            "encoder": spec.encoder.hash,
+            "rows_per_shard": spec.rows_per_shard,
         }
+
+    def _refuse_out_of_range(self) -> None:
+        for name, least in (("batch_size", 1), ("shards_together", 1), ("world_size", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise UsageError(f"{name} is {getattr(self, name)}; use {least} or more")
+        if not 0 <= self.rank < self.world_size:
+            raise UsageError(f"rank is {self.rank}; those of {self.world_size} ranks are 0 to {self.world_size - 1}")
+
+
+@dataclass(frozen=True)
+class _Resumed:
+    """The epoch in whose middle a stream goes on, and which of its workers have."""
+
+    epoch: int
+    num_workers: int
+    has_begun: Tensor  # [workers], bool; shared, as a worker's own copy is forgotten when it ends
+
+    @classmethod
+    def of(cls, epoch: int, num_workers: int) -> "_Resumed":
+        return cls(epoch, num_workers, torch.zeros(max(1, num_workers), dtype=torch.bool).share_memory_())
+
+    def begin(self, worker: int, num_workers: int) -> None:
+        """Raises UsageError if there are other workers than there were, or this one has begun before."""
+        if max(1, self.num_workers) != max(1, num_workers):
+            _refuse_change("num_workers", self.num_workers, num_workers)
+        if self.has_begun[worker]:
+            # Where the last pass was dropped at once, not every worker has begun: none can begin at 0 now.
+            raise UsageError(
+                f"the stream went on in epoch {self.epoch} and was begun again; call set_epoch with the next epoch, or "
+                f"load_state_dict"
+            )
+        self.has_begun[worker] = True
 
 
 class _Share:
@@ -191,6 +248,11 @@ def _pieces(dataset: LatentDataset, seed: list[int], start: int, stop: int) -> l
         if low < high:
             found.append(firsts[shard] + np.arange(low - begin, high - begin))
     return found
+
+
+def _refuse_change(name: str, old: Any, new: Any) -> None:
+    if old != new:
+        raise UsageError(f"the stream's {name} was {old} and is {new}; go on with the first")
 
 
 def _rank() -> int:

@@ -28,12 +28,12 @@ class Centers:
 
 
 @dataclass
-class TrainingState:
-    """Everything that a resumed run needs to go on as if it had never stopped."""
+class RunState:
+    """Everything that a resumed run needs to go on as if it had never stopped, whatever it trains."""
 
-    model: JointModel
+    model: nn.Module
     forward: nn.Module  # the model as it is called in training
-    average: TCAE
+    average: nn.Module
     optimizers: list[Optimizer]
     teacher: Teacher | None = None
     centers: Centers | None = None
@@ -52,7 +52,15 @@ class TrainingState:
         return [*self.optimizers, *([self.discriminator_optimizer] if self.discriminator_optimizer else [])]
 
 
-def save_state(run: Path, state: TrainingState, identity: dict[str, object]) -> None:
+@dataclass
+class TrainingState(RunState):
+    """The state of an autoencoder's training."""
+
+    model: JointModel
+    average: TCAE
+
+
+def save_state(run: Path, state: RunState, identity: dict[str, object]) -> None:
     """Write modules, centres, moments and the step into the run folder; every rank calls this, the first writes."""
     tensors = {f"{name}.{key}": value for name, part in state.modules() for key, value in part.state_dict().items()}
     if state.centers is not None:
@@ -66,7 +74,7 @@ def save_state(run: Path, state: TrainingState, identity: dict[str, object]) -> 
         write_tensors(run / STATE_FILE, gathered, json.dumps(header))
 
 
-def restore_state(run: Path, state: TrainingState, identity: dict[str, object]) -> None:
+def restore_state(run: Path, state: RunState, identity: dict[str, object]) -> None:
     """Fill a fresh state from the run folder, which any number of ranks may have written.
 
     identity: what must not have changed, as save_state was given it.
@@ -78,7 +86,7 @@ def restore_state(run: Path, state: TrainingState, identity: dict[str, object]) 
     tensors, header = read_tensors(path)
     saved = json.loads(header)
     if changed := _first_difference(saved["identity"], identity):
-        raise CheckpointError(f"{run} was begun otherwise: {changed}; resume it as it was, or use another --out")
+        raise CheckpointError(f"{run} was begun otherwise: {changed}; resume it as it was, or begin another run")
     for name, part in state.modules():
         fill(part, _part(tensors, f"{name}."))
     if state.centers is not None:

@@ -83,7 +83,7 @@ def test_the_loss_falls_and_samples_come_closer_to_the_data(finished):
 def test_pictures_are_drawn_at_checkpoints_and_images_at_the_end(finished):
     assert [path.name for path in sorted((finished / "grids").iterdir())] == ["step-0000030.png", "step-0000060.png"]
     names = [path.name for path in sorted((finished / "samples").iterdir())]
-    assert names == [f"00000{number}.png" for number in range(5)]
+    assert names == [*(f"00000{number}.png" for number in range(5)), "drawn_with.json"]
     with Image.open(finished / "samples" / "000004.png") as sample:
         assert (sample.size, sample.mode) == ((64, 64), "RGB")
     with Image.open(finished / "grids" / "step-0000060.png") as grid:
@@ -101,17 +101,63 @@ def test_a_resumed_run_goes_on_to_the_same_losses_and_samples(run, store, finish
         assert (tmp_path / "run" / "samples" / path.name).read_bytes() == path.read_bytes()
 
 
-def test_a_finished_run_only_samples_and_guidance_changes_what_it_draws(run, store, finished, tmp_path):
-    before = lines(finished)
-    for path in (finished / "samples").iterdir():
-        path.rename(tmp_path / path.name)
-    refused = run(store, finished, "--steps", "60", "--num-samples", "5", "--resume", "--guidance", "4", "--seed", "1")
-    again = run(store, finished, "--steps", "60", "--num-samples", "5", "--resume", "--guidance", "4")
+def test_sampling_goes_on_with_what_is_missing_and_guidance_changes_what_it_draws(run, store, finished, tmp_path):
+    again = ["--steps", "60", "--save-every", "30", "--num-samples", "5", "--resume"]
+    out = Path(shutil.copytree(finished, tmp_path / "run"))
+    (out / "samples" / "000001.png").write_bytes(b"as it was")
+    (out / "samples" / "000003.png").unlink()
+    resumed = run(store, out, *again)
 
-    assert refused.exit_code == 1 and "was begun otherwise: seed was 0, is 1" in refused.output
-    assert again.exit_code == 0, again.output
-    assert lines(finished) == before
-    assert (finished / "samples" / "000000.png").read_bytes() != (tmp_path / "000000.png").read_bytes()
+    assert resumed.exit_code == 0, resumed.output
+    assert lines(out) == lines(finished)
+    assert (out / "samples" / "000001.png").read_bytes() == b"as it was"
+    drawn = (out / "samples" / "000003.png").read_bytes()
+    assert drawn == (finished / "samples" / "000003.png").read_bytes()
+
+    for path in (out / "samples").glob("*.png"):
+        path.unlink()
+    guided = run(store, out, *again, "--guidance", "4")
+    assert guided.exit_code == 0, guided.output
+    assert (out / "samples" / "000003.png").read_bytes() != drawn
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--guidance", "4"], "samples has images of guidance 1.0, not 4.0; move them away, or leave --num-samples out"),
+        (["--sampling-steps", "6"], "samples has images of sampling_steps 5, not 6; move them away"),
+        (["--num-samples", "6"], "samples has images of num_samples 5, not 6; move them away"),
+        (["--steps", "70"], "samples has images of step 60, not 70; move them away"),
+    ],
+)
+def test_samples_of_two_settings_are_not_mixed(run, store, finished, options, sentence):
+    done = run(store, finished, "--steps", "60", "--num-samples", "5", "--resume", *options)
+
+    assert done.exit_code == 1 and sentence in done.output
+    assert list(losses(finished))[-1] == 60
+
+
+@pytest.mark.parametrize(
+    ("changed", "sentence"),
+    [
+        ({"dtype": "float32"}, "dtype was float16, is float32"),
+        ({"source": {"fingerprint": "1f2e"}}, "source was "),
+        ({"source": {"class_names": ["ant", "bee", "cat"]}}, "class_names.0 was "),
+        ({"encoder": {"hash": "3d4c"}}, "encoder was "),
+    ],
+)
+def test_a_run_does_not_go_on_with_other_data(train_dit, store, finished, changed, sentence):
+    dataset = LatentDataset(store)
+    saved = json.loads(read_tensors(finished / "state.safetensors")[1])["identity"]
+    assert saved.items() >= train_dit.identity_of(dataset).items()
+
+    spec = dataset.store.spec
+    parts = {name: getattr(spec, name).model_copy(update=new) for name, new in changed.items() if isinstance(new, dict)}
+    dataset.store.spec = spec.model_copy(update=changed | parts)
+    dataset.class_names = tuple(dataset.store.spec.source.class_names)
+    settings = train_dit.Settings(width=32, depth=1, heads=2, batch_size=8, lr=0.01)
+    with pytest.raises(CheckpointError, match=f"begun otherwise: {sentence}"):
+        train_dit.restore_state(finished, None, asdict_of(train_dit, settings, dataset))
 
 
 def test_two_ranks_make_the_losses_and_samples_of_one(store, finished, tmp_path):
@@ -125,7 +171,7 @@ def test_two_ranks_make_the_losses_and_samples_of_one(store, finished, tmp_path)
     assert done.stdout.count("step 60:") == 1  # one rank tells
     assert losses(tmp_path / "run") == pytest.approx(losses(finished), rel=1e-2)
     assert distances(tmp_path / "run") == pytest.approx(distances(finished), rel=2e-2)
-    assert {path.name for path in (tmp_path / "run" / "samples").iterdir()} == {f"00000{n}.png" for n in range(5)}
+    assert {path.name for path in (tmp_path / "run" / "samples").glob("*.png")} == {f"00000{n}.png" for n in range(5)}
 
 
 def test_ranks_share_each_batch_and_each_epoch_has_every_row_once(train_dit, store, monkeypatch):
