@@ -29,7 +29,7 @@ from tcae_cli.store.reader import LatentStore
 
 _TOOLS = ("tcae", "numpy", "torch")
 
-Form = SafetensorsFiles | MomentFiles | ClassFolders | TarFiles | MdsFolders | NpyArray
+Form = SafetensorsFiles | MomentFiles | ClassFolders | TarFiles | MdsShards | NpyArray
 
 
 def export_store(request: ExportRequest, progress: Progress) -> ExportReport:

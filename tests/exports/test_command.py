@@ -25,6 +25,12 @@ def test_a_store_that_is_not_there_is_named(tmp_path):
         command.main([str(tmp_path / "nothing.zarr"), str(tmp_path / "out"), "--format", "npy"], standalone_mode=False)
 
 
+def test_an_object_store_is_refused_as_it_was_typed(store):
+    arguments = [store.folder.uri, "s3://bucket/out", "--format", "npy"]
+    with pytest.raises(UsageError, match=r"^s3://bucket/out is not a local path"):
+        command.main(arguments, standalone_mode=False)
+
+
 def test_a_view_that_is_not_there_is_named_with_those_that_are(store, tmp_path):
     arguments = [store.folder.uri, str(tmp_path / "out"), "--format", "npy", "--view", "latents_512"]
     with pytest.raises(UsageError, match="has no view latents_512; it has latents, latents_flip"):

@@ -47,6 +47,12 @@ def test_both_views_round_trip_exactly(export, store):
 
 
 def test_a_store_without_mirrored_latents_is_refused(export, int8_store, tmp_path):
-    with pytest.raises(UsageError, match=r"has no mirrored latents \(latents_flip\).*encode-dataset --flip"):
+    with pytest.raises(UsageError, match=r"has no view latents_flip; encode with --flip"):
         export("out", "lightningdit", of=int8_store)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_view_that_is_itself_mirrored_is_refused_with_the_plain_one(export, tmp_path):
+    with pytest.raises(UsageError, match=r"latents_flip of .* is itself mirrored; name the plain one, latents$"):
+        export("out", "lightningdit", view="latents_flip")
     assert not (tmp_path / "out").exists()

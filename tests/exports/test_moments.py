@@ -65,6 +65,20 @@ def test_repa_pairs_moments_with_images_by_sorted_name(export, store):
     assert "put the 64 px crop of the image that vae-sd/dataset.json names" in done.report.notes[0]
 
 
+def test_repas_own_scale_as_the_note_sets_it_normalises_and_its_inverse_is_raw(export, store):
+    done = export("out", "repa")
+    statistics = json.loads((done.target / "tcae_export.json").read_bytes())["statistics"]
+    mean, std = (np.array(statistics[f"channel_{name}"])[:, None, None] for name in ("mean", "std"))
+    raw = read_as_edm2(done.target / "vae-sd")[0][:, :8]
+
+    note = done.report.notes[1]
+    assert "latents_scale to 1 / channel_std and latents_bias to -channel_mean / channel_std" in note
+    assert "in_channels 8 on a grid of 2 x 2" in note and "decode (samples - latents_bias) / latents_scale" in note
+    scale, bias = 1 / std, -mean / std
+    np.testing.assert_allclose(raw * scale + bias, store.normalise(raw), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(((raw * scale + bias) - bias) / scale, raw, rtol=1e-5, atol=1e-6)
+
+
 def test_int8_latents_are_exported_as_the_numbers_they_stand_for(export, int8_store):
     moments, _, _ = read_as_edm2(export("out", "edm2", of=int8_store).target)
     assert np.array_equal(moments[:, :8], int8_store.latents(int8_store.ok_rows))

@@ -1,0 +1,49 @@
+"""One run of an export at a time: a second would remove or cut what the first has not finished."""
+
+import errno
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from tcae_cli.errors import DiskError
+from tcae_cli.exports.provenance import NAME
+from tcae_cli.runtime.files import disk_errors
+
+_LOCK = f".{NAME}.lock"
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # a file system that has none, as Lustre by default
+
+
+@contextmanager
+def only_run(folder: Path, target: Path) -> Iterator[None]:
+    """Make a folder and work in it alone. Raises DiskError, about `target`, if another process does."""
+    with disk_errors(target):
+        file = _locked(folder, target)
+    with file:
+        try:
+            yield
+        finally:
+            (folder / _LOCK).unlink(missing_ok=True)  # still held: whoever waits sees that it is gone
+
+
+def _locked(folder: Path, target: Path) -> BinaryIO:
+    path = folder / _LOCK
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = path.open("ab")  # for writing: NFS asks for it
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise DiskError(
+                f"{target} is being written by another tcae export; wait for it to end, or name another path"
+            ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # it was another run's, which has just ended
