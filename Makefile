@@ -44,7 +44,9 @@ stress: install ## kill encode-dataset over a hundred times; SEED=N draws the sa
 ablation: install ## train the paper's 2x2 ablation on DATA=FOLDER of tars, two seeds an arm, and print its table
 	$(BIN)/python recipes/ablation.py $(DATA) runs/ablation
 
-downstream: install ## train a small DiT on the latents of DATA (a folder, tars) and draw images with it
-	$(BIN)/tcae encode-dataset '$(DATA)' runs/downstream/latents.zarr --size 64
-	$(BIN)/python recipes/downstream/train_dit.py runs/downstream/latents.zarr runs/downstream/dit --steps 2000 \
-	    --width 192 --depth 4 --heads 3 --batch-size 128 --lr 1e-3 --save-every 1000 --sampling-steps 15 --num-samples 256
+OUT ?= runs/downstream
+downstream: install ## train a small DiT on the latents of DATA (a folder, tars) in OUT=FOLDER, and draw images
+	$(BIN)/tcae encode-dataset '$(DATA)' '$(OUT)/latents.zarr' --size 64
+	$(BIN)/python recipes/downstream/train_dit.py '$(OUT)/latents.zarr' '$(OUT)/dit' \
+	    $$(test ! -e '$(OUT)/dit/state.safetensors' || echo --resume) --steps 2000 --width 192 --depth 4 --heads 3 \
+	    --batch-size 128 --lr 1e-3 --save-every 1000 --sampling-steps 15 --num-samples 256

@@ -70,6 +70,8 @@ def _run(arguments: list[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo(
-            "\nInterrupted; what is committed stays, and the same command goes on (training: with --resume; eval: anew).", err=True
+            "\nInterrupted; what is committed stays, and the same command goes on "
+            "(training: with --resume; eval: anew).",
+            err=True,
         )
         return INTERRUPTED

@@ -36,7 +36,7 @@ from torch.utils.data import BatchSampler, DistributedSampler
 from tcae_cli.autoencoder import Autoencoder, load_autoencoder, read_card
 from tcae_cli.data.image_file import draw_grid, encode_image
 from tcae_cli.data.transform import to_uint8
-from tcae_cli.errors import SourceError, StoreError, TcaeError, UsageError
+from tcae_cli.errors import SourceError, TcaeError, UsageError
 from tcae_cli.metrics.frechet import FeatureSums, Gaussian, frechet_distance
 from tcae_cli.model.layers import init_weights
 from tcae_cli.runtime import distributed
@@ -138,7 +138,7 @@ def train(
     samples = Samples(state.average, dataset, decoder, settings, device)
 
     # How far samples are from the data, before anything is learnt.
-    log = MetricsLog(out, state.step) if rank == 0 else None
+    log = MetricsLog(out, state.step or -1) if rank == 0 else None  # a new run measures step 0 anew
     if state.step == 0:
         tell(log, 0, {"latent_fd": samples.latent_fd()})
 
@@ -243,12 +243,7 @@ def begin_samples(folder: Path, settings: Settings, step: int, decoder_name: str
 
 def load_decoder(dataset: LatentDataset, name: str, device: torch.device) -> Autoencoder:
     """The model that made the latents, or one finetuned from it, which has the same encoder. Raises StoreError."""
-    made_with = dataset.store.spec.encoder
-    if (found := read_card(name).encoder_hash) != made_with.hash:
-        raise StoreError(
-            f"{dataset.store.folder.uri} was made with encoder {made_with.hash[:12]} ({made_with.name}), {name} has "
-            f"{found[:12]}; pass --model with the first"
-        )
+    dataset.store.refuse_other_encoder(read_card(name).encoder_hash, name, "pass --model with the first")
     return load_autoencoder(name, device)
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from itertools import chain
@@ -34,14 +35,21 @@ def train_dit():
 
 
 @pytest.fixture(scope="module")
-def store(photos, small_checkpoint, tmp_path_factory) -> Path:
+def make_store(small_checkpoint):
+    def make_store(path, photos, dtype="float16"):
+        request = EncodeRequest(
+            source=str(photos), store=str(path), model=str(small_checkpoint), device="cpu", num_workers=0, dtype=dtype
+        )
+        encode_dataset(request, Silent())
+        return path
+
+    return make_store
+
+
+@pytest.fixture(scope="module")
+def store(photos, make_store, tmp_path_factory) -> Path:
     """Latents of 24 photographs of three classes, [8, 2, 2]."""
-    path = tmp_path_factory.mktemp("store") / "latents.zarr"
-    request = EncodeRequest(
-        source=str(photos), store=str(path), model=str(small_checkpoint), device="cpu", num_workers=0
-    )
-    encode_dataset(request, Silent())
-    return path
+    return make_store(tmp_path_factory.mktemp("store") / "latents.zarr", photos)
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +132,10 @@ def test_sampling_goes_on_with_what_is_missing_and_guidance_changes_what_it_draw
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        (["--guidance", "4"], "samples has images of guidance 1.0, not 4.0; move them away, or leave --num-samples out"),
+        (
+            ["--guidance", "4"],
+            "samples has images of guidance 1.0, not 4.0; move them away, or leave --num-samples out",
+        ),
         (["--sampling-steps", "6"], "samples has images of sampling_steps 5, not 6; move them away"),
         (["--num-samples", "6"], "samples has images of num_samples 5, not 6; move them away"),
         (["--steps", "70"], "samples has images of step 60, not 70; move them away"),
@@ -137,27 +148,42 @@ def test_samples_of_two_settings_are_not_mixed(run, store, finished, options, se
     assert list(losses(finished))[-1] == 60
 
 
-@pytest.mark.parametrize(
-    ("changed", "sentence"),
-    [
-        ({"dtype": "float32"}, "dtype was float16, is float32"),
-        ({"source": {"fingerprint": "1f2e"}}, "source was "),
-        ({"source": {"class_names": ["ant", "bee", "cat"]}}, "class_names.0 was "),
-        ({"encoder": {"hash": "3d4c"}}, "encoder was "),
-    ],
-)
-def test_a_run_does_not_go_on_with_other_data(train_dit, store, finished, changed, sentence):
-    dataset = LatentDataset(store)
-    saved = json.loads(read_tensors(finished / "state.safetensors")[1])["identity"]
-    assert saved.items() >= train_dit.identity_of(dataset).items()
+def test_a_run_does_not_go_on_with_other_data(run, make_store, photos, finished, tmp_path):
+    renamed = Path(shutil.copytree(photos, tmp_path / "renamed"))
+    (renamed / "animal").rename(renamed / "beast")
+    changed = Path(shutil.copytree(photos, tmp_path / "changed"))
+    shutil.copy(changed / "thing" / "0.jpg", changed / "thing" / "1.jpg")
+    stores = {
+        "dtype was float16, is float32": make_store(tmp_path / "f32.zarr", photos, "float32"),
+        "class_names.0 was animal, is beast": make_store(tmp_path / "renamed.zarr", renamed),
+        "source was ": make_store(tmp_path / "changed.zarr", changed),
+    }
 
-    spec = dataset.store.spec
-    parts = {name: getattr(spec, name).model_copy(update=new) for name, new in changed.items() if isinstance(new, dict)}
-    dataset.store.spec = spec.model_copy(update=changed | parts)
-    dataset.class_names = tuple(dataset.store.spec.source.class_names)
-    settings = train_dit.Settings(width=32, depth=1, heads=2, batch_size=8, lr=0.01)
-    with pytest.raises(CheckpointError, match=f"begun otherwise: {sentence}"):
-        train_dit.restore_state(finished, None, asdict_of(train_dit, settings, dataset))
+    for sentence, other in stores.items():
+        done = run(other, finished, "--steps", "70", "--resume")
+        assert done.exit_code == 1 and f"was begun otherwise: {sentence}" in done.output
+        assert "resume it as it was, or begin another run" in done.output
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_starts_again(run, store, tmp_path):
+    out = tmp_path / "run"
+    (out / "samples").mkdir(parents=True)
+    (out / "samples" / "drawn_with.json").write_text("{}")
+    (out / "metrics.jsonl").write_text('{"step": 0, "latent_fd": 7.0}\n{"step": 10, "loss": 1.0}\n{"ste')
+    (out / ".state.safetensors.0123.partial").touch()
+    resumed = run(store, out, "--steps", "10", "--resume")
+    again = run(store, out, "--steps", "10", "--num-samples", "1")
+
+    assert resumed.exit_code == 1 and "resume from; start it without --resume" in resumed.output
+    assert again.exit_code == 0, again.output
+    assert [line["step"] for line in lines(out)] == [0, 10] and 7.0 not in distances(out).values()
+    assert losses(out)[10] != 1.0
+
+
+def test_resuming_what_was_never_begun_leaves_nothing_in_the_way(run, store, tmp_path):
+    resumed = run(store, tmp_path / "run", "--resume", "--num-samples", "1")
+
+    assert resumed.exit_code == 1 and not (tmp_path / "run").exists()
 
 
 def test_two_ranks_make_the_losses_and_samples_of_one(store, finished, tmp_path):
@@ -204,9 +230,28 @@ def test_the_sampler_follows_a_known_velocity_to_the_data(train_dit, store):
     torch.testing.assert_close(drawn, torch.full((4, 8, 2, 2), 3.0))
 
 
+def test_no_sample_begins_from_noise_that_was_trained_with(train_dit, store):
+    class Still(torch.nn.Module):
+        def forward(self, latents, times, labels):
+            return torch.zeros_like(latents)
+
+    dataset, settings = LatentDataset(store), train_dit.Settings(batch_size=8)
+    samples = train_dit.Samples(Still(), dataset, None, settings, torch.device("cpu"))
+    trained = [train_dit.draw(settings, step, torch.empty(8, 8, 2, 2))[0] for step in range(16)]
+    begun = torch.cat(list(samples.latents(range(16), 16)))
+
+    assert len(torch.cat([begun, *trained]).flatten(1).unique(dim=0)) == 16 + 16 * 8
+    assert begun.mean().abs() < 0.2 and 0.8 < begun.std() < 1.2
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
+        (["--class-dropout", "3"], "--class-dropout is 3.0; give a number from 0 to below 1"),
+        (["--ema", "1"], "--ema is 1.0; give a number from 0 to below 1"),
+        (["--guidance", "nan"], "--guidance is nan; give a number from 0 to below inf"),
+        (["--lr", "nan"], "--lr is nan; give a number from 0 to below inf"),
+        (["--guidance", "4", "--class-dropout", "0"], "--guidance 4 needs training with --class-dropout above 0"),
         (["--heads", "3"], "--width 32 is no multiple of --heads 3; change one of them"),
         (["--patch-size", "4"], "--patch-size 4 does not divide 2 latent positions; use 1"),
         (["--batch-size", "25"], "has 24 latents, fewer than --batch-size 25; encode more images, or lower it"),
@@ -222,11 +267,16 @@ def test_what_cannot_work_is_said_in_one_sentence(run, store, tmp_path, options,
     assert len(done.output.splitlines()) == 1
 
 
-def test_neither_two_runs_nor_samples_of_two_are_mixed(run, store, finished, tmp_path):
-    other = run(store, finished)
-    (tmp_path / "run" / "samples").mkdir(parents=True)
-    (tmp_path / "run" / "samples" / "000000.png").touch()
-    samples = run(store, tmp_path / "run", "--resume", "--num-samples", "5")
+def test_out_has_to_be_a_folder_of_its_own(run, store, finished, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "other" / "samples").mkdir(parents=True)
+    (tmp_path / "other" / "samples" / "000000.png").touch()
 
-    assert other.exit_code == 1 and "is not empty; continue it with --resume, or give another OUT" in other.output
-    assert samples.exit_code == 1 and "has images already; move them away" in samples.output
+    sentences = {
+        finished: "holds a run; continue it with --resume, or give another OUT",
+        tmp_path / "file": "file is a file; name a folder",
+        tmp_path / "other": "other/samples/000000.png is there; give another OUT",
+    }
+    for out, sentence in sentences.items():
+        done = run(store, out)
+        assert done.exit_code == 1 and sentence in done.output
