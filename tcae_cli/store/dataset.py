@@ -24,8 +24,8 @@ Normalise = Literal["channel", "position", "none"]
 FIELDS = ("latents", "label", "class_name", "caption", "key")
 _ROWS_TOGETHER = 256  # read at a time into memory
 _VALUES_TOGETHER = 2**17  # normalised at a time: they stay in the processor's cache
-# From 2**15 values on torch shares an operation out to threads of OpenMP, where it may. Those do not survive a fork, and
-# the threads of `batches` are enough.
+# From 2**15 values on torch shares an operation out to threads of OpenMP, where it may. Those do not survive a fork,
+# and the threads of `batches` are enough.
 _VALUES_WITHOUT_OPENMP = 2**15 - 1
 
 
@@ -39,12 +39,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
     normalise: to mean 0 and deviation 1 over the store in each channel, as its statistics say, or at each position of
     each channel, for which all of the store is read first; `none` leaves latents raw. What does not vary becomes 0.
     random_flip: each sample from the view or, with probability 1/2, from its mirrored twin, by torch's generator.
-    in_memory: read all latents now and keep them as they are stored; forked and spawned workers share them. Each rank
-    keeps its own: 8 ranks of a machine need 8 times the memory.
+    in_memory: read all latents now and keep them as they are stored, once in each rank; workers of a rank share them.
 
-    Under any start method a DataLoader's workers may begin after this process has read. Raises UsageError for a field,
-    a view or a normalisation that there is not, StoreError for normalising by a store that is not complete, DiskError
-    where the shared memory is too small.
+    A DataLoader's workers may begin, in any way, after this process has read. Raises UsageError for a field, view or
+    normalisation there is not, StoreError for normalising by an unfinished store, DiskError for lack of shared memory.
     """
 
     def __init__(
@@ -86,8 +84,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int | Sequence[int]) -> dict[str, Any]:
         """One sample; or of several indices a batch: `latents` [b, c, h, w], `label` [b], lists of str.
 
-        Batches are for DataLoader(dataset, sampler=BatchSampler(...), batch_size=None). Raises IndexError, and
-        UsageError for what is no index: a slice, a mask.
+        Batches: DataLoader(self, sampler=BatchSampler(...), batch_size=None). Raises IndexError, UsageError (a mask).
         """
         indices = _whole_numbers(index)
         batch = self._read(indices.reshape(-1), self._draw_views(indices.size))
@@ -113,8 +110,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         ahead: deque[Future[dict[str, Any]]] = deque()
         try:
             for indices in batches:
-                # Drawn here: in threads they would depend on which is the first.
-                views = self._draw_views(len(indices))
+                views = self._draw_views(len(indices))  # here: in threads they would depend on which is the first
                 ahead.append(threads.submit(self._read, _whole_numbers(indices), views))
                 if len(ahead) > prefetch:
                     yield ahead.popleft().result()
@@ -211,7 +207,6 @@ def _refuse_unknown(normalise: str, fields: Sequence[str]) -> None:
 
 
 def _whole_numbers(index: int | Sequence[int]) -> np.ndarray:
-    """[] or [b], int64."""
     indices = np.asarray(index)
     if indices.ndim > 1 or (indices.size and indices.dtype.kind not in "iu"):
         raise UsageError(f"an index is a whole number or a list of them, not {index!r:.60}")

@@ -2,14 +2,12 @@
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tcae_cli.errors import UsageError
@@ -64,7 +62,8 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         # Workers that live on see the epoch change; they say how many they are.
         self._epoch, self._num_workers = (torch.zeros((), dtype=torch.int64).share_memory_() for _ in range(2))
         self._num_given = 0  # batches of this epoch
-        self._resumed: _Resumed | None = None
+        self._resumed_epoch: int | None = None
+        self._has_begun = torch.empty(0, dtype=torch.bool)  # in the resumed epoch, each worker
 
     def __len__(self) -> int:
         """Batches of one rank in an epoch."""
@@ -80,18 +79,18 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         if epoch != int(self._epoch):
             self._epoch.fill_(epoch)
             self._num_workers.fill_(0)
-            self._num_given, self._resumed = 0, None
+            self._num_given, self._resumed_epoch = 0, None
 
     def state_dict(self, num_given: int | None = None) -> dict[str, Any]:
         """Where this stream is, to go on from with load_state_dict.
 
-        num_given: batches taken from it in this epoch, with those before it was resumed. A stream does not see what its
-        copies in worker processes give: with workers, and a DataLoader without state_dict of its own, it has to be said.
-        Raises UsageError if it is not, or is more than there are.
+        num_given: batches taken in this epoch, with those before it was resumed; a must with worker processes, whose
+        copies of the stream it does not see, unless the DataLoader has a state_dict. Raises UsageError if it is missing
+        or not of an epoch.
         """
         num_workers = int(self._num_workers)
         if num_given is None and num_workers and get_worker_info() is None:
-            raise UsageError("worker processes give this stream's batches; say how many you took: state_dict(num_given)")
+            raise UsageError("workers give this stream's batches; say how many you took: state_dict(num_given)")
         if num_given is not None and not 0 <= num_given <= len(self):
             raise UsageError(f"num_given is {num_given}, and an epoch has {len(self)} batches")
         taken = self._num_given if num_given is None else num_given
@@ -108,16 +107,17 @@ class LatentStream(IterableDataset[dict[str, Any]]):
             _refuse_change(name, state[name], value)
         self._epoch.fill_(state["epoch"])
         self._num_workers.fill_(state["num_workers"])
-        self._num_given = state["num_given"]
-        self._resumed = _Resumed.of(state["epoch"], state["num_workers"]) if self._num_given else None
+        self._num_given, self._resumed_epoch = state["num_given"], state["epoch"] if state["num_given"] else None
+        # Shared: a worker's copy of the stream is forgotten with it, and the next is made from this one.
+        self._has_begun = torch.zeros(max(1, state["num_workers"]), dtype=torch.bool).share_memory_()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         epoch, info = int(self._epoch), get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 0)
-        if self._resumed and self._resumed.epoch == epoch:
-            self._resumed.begin(worker, num_workers)
+        if epoch == self._resumed_epoch:
+            self._go_on(worker, num_workers)
         else:
-            self._num_given, self._resumed = 0, None
+            self._num_given, self._resumed_epoch = 0, None
         self._num_workers.fill_(num_workers)
 
         # Batch k is made by part k % num_parts of the epoch; a DataLoader begins with worker 0 wherever it begins.
@@ -143,37 +143,22 @@ class LatentStream(IterableDataset[dict[str, Any]]):
             "rows_per_shard": spec.rows_per_shard,
         }
 
+    def _go_on(self, worker: int, num_workers: int) -> None:
+        if len(self._has_begun) != max(1, num_workers):
+            _refuse_change("num_workers", int(self._num_workers), num_workers)
+        # Not from 0: of a pass that was dropped at once some workers have not begun, and those would go on.
+        if self._has_begun[worker]:
+            raise UsageError(
+                f"epoch {self._resumed_epoch} was gone on with and is begun again; call set_epoch before each epoch"
+            )
+        self._has_begun[worker] = True
+
     def _refuse_out_of_range(self) -> None:
         for name, least in (("batch_size", 1), ("shards_together", 1), ("world_size", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}; use {least} or more")
         if not 0 <= self.rank < self.world_size:
             raise UsageError(f"rank is {self.rank}; those of {self.world_size} ranks are 0 to {self.world_size - 1}")
-
-
-@dataclass(frozen=True)
-class _Resumed:
-    """The epoch in whose middle a stream goes on, and which of its workers have."""
-
-    epoch: int
-    num_workers: int
-    has_begun: Tensor  # [workers], bool; shared, as a worker's own copy is forgotten when it ends
-
-    @classmethod
-    def of(cls, epoch: int, num_workers: int) -> "_Resumed":
-        return cls(epoch, num_workers, torch.zeros(max(1, num_workers), dtype=torch.bool).share_memory_())
-
-    def begin(self, worker: int, num_workers: int) -> None:
-        """Raises UsageError if there are other workers than there were, or this one has begun before."""
-        if max(1, self.num_workers) != max(1, num_workers):
-            _refuse_change("num_workers", self.num_workers, num_workers)
-        if self.has_begun[worker]:
-            # Where the last pass was dropped at once, not every worker has begun: none can begin at 0 now.
-            raise UsageError(
-                f"the stream went on in epoch {self.epoch} and was begun again; call set_epoch with the next epoch, or "
-                f"load_state_dict"
-            )
-        self.has_begun[worker] = True
 
 
 class _Share:

@@ -170,20 +170,6 @@ def test_images_without_a_class_have_label_minus_1_and_no_name(photos, encode):
     assert dataset[0]["class_name"] == "" and dataset.num_classes == 0
 
 
-def test_one_sample_a_list_of_samples_and_a_batch_are_the_same(make_store):
-    dataset = LatentDataset(make_store(), fields=("latents", "label", "key"))
-    indices = [39, 3, 17, 3]
-
-    batch, samples = dataset[indices], dataset.__getitems__(indices)
-    assert batch["latents"].shape == (4, *SHAPE) and batch["key"] == ["a/39.jpg", "a/3.jpg", "a/17.jpg", "a/3.jpg"]
-    for slot, index in enumerate(indices):
-        for sample in (samples[slot], dataset[index]):
-            assert torch.equal(sample["latents"], batch["latents"][slot])
-            assert sample["label"] == batch["label"][slot] and sample["key"] == batch["key"][slot]
-    with pytest.raises(IndexError):
-        dataset[40]
-
-
 def test_it_pickles_with_what_it_holds(flip_store):
     for in_memory in (False, True):
         dataset = LatentDataset(flip_store, fields=("latents", "key"), normalise="position", in_memory=in_memory)
@@ -218,9 +204,14 @@ def test_an_ok_row_that_the_store_has_lost_is_an_error(make_store):
     assert dataset[3]["latents"].isfinite().all()
 
 
+def test_batches_need_a_thread(make_store):
+    with pytest.raises(UsageError, match="num_threads is 0; use 1 or more"):
+        next(LatentDataset(make_store()).batches([[0]], num_threads=0))
+
+
 def test_what_there_is_not_is_refused_in_a_sentence(make_store):
     path = make_store()
-    with pytest.raises(UsageError, match="has no view latents_flip for random_flip; encode with --flip"):
+    with pytest.raises(UsageError, match="has no view latents_flip; encode with --flip"):
         LatentDataset(path, random_flip=True)
     with pytest.raises(UsageError, match="there is no field 'labels'; use some of latents, label, class_name"):
         LatentDataset(path, fields=("latents", "labels"))

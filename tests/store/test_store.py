@@ -8,11 +8,12 @@ import pytest
 import tensorstore
 import zarr
 
-from tcae_cli.errors import StoreError
+from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import rows_per_shard
 
 from .conftest import known_latents
+from .test_dataset import int8_with_flip
 
 CODECS = ["zstd", "none", "lz4-bitshuffle"]
 
@@ -163,6 +164,16 @@ def test_a_path_without_a_store_is_named(tmp_path):
     zarr.create_group(tmp_path / "other.zarr")
     with pytest.raises(StoreError, match="a Zarr group of something else"):
         LatentStore(tmp_path / "other.zarr")
+
+
+def test_a_view_names_that_of_its_mirrored_images(make_store):
+    path = make_store(**int8_with_flip())
+
+    assert LatentStore(path).mirrored_view() == "latents_flip"
+    with pytest.raises(UsageError, match=r"view latents_flip of .* is itself mirrored; name the plain one, latents$"):
+        LatentStore(path, "latents_flip").mirrored_view()
+    with pytest.raises(UsageError, match=r"plain\.zarr has no view latents_flip; encode with --flip"):
+        LatentStore(make_store(name="plain.zarr")).mirrored_view()
 
 
 @pytest.mark.parametrize(

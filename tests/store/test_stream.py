@@ -12,7 +12,6 @@ from torch.utils.data import DataLoader
 
 from tcae_cli import LatentStore, LatentStream
 from tcae_cli.errors import StoreError, UsageError
-from tcae_cli.store import stream as stream_file
 from tcae_cli.store.shard_file import ShardReader
 
 from .test_dataset import int8_with_flip
@@ -75,61 +74,6 @@ def test_rows_of_several_shards_are_mixed(path):
     for batch in keys_of(make_stream(path, batch_size=16))[:8]:
         rows = [int(key[2:-4]) for key in batch]
         assert len({row // 16 for row in rows}) >= 3 and rows != sorted(rows)
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("num_given", [1, 5, 23, 24])
-def test_a_resumed_stream_goes_on_with_what_an_uninterrupted_one_gives(path, num_workers, num_given):
-    def epoch(stream, number):
-        stream.set_epoch(number)
-        return keys_of(DataLoader(stream, batch_size=None, num_workers=num_workers))
-
-    whole = make_stream(path, 1, 2)
-    first, second = epoch(whole, 4), epoch(whole, 5)
-    assert len(first) == 24
-
-    resumed = make_stream(path, 1, 2)
-    resumed.load_state_dict(whole.state_dict() | {"epoch": 4, "num_given": num_given})
-    assert epoch(resumed, 4) == first[num_given:]
-    assert epoch(resumed, 5) == second
-
-
-def test_its_state_says_what_it_gave(path):
-    stream = make_stream(path)
-    stream.set_epoch(2)
-    batches = iter(stream)
-    before = [next(batches)["key"] for _ in range(7)]
-    state = stream.state_dict()
-    after = keys_of(batches)
-
-    resumed = make_stream(path)
-    resumed.load_state_dict(state)
-    assert (state["epoch"], state["num_given"]) == (2, 7)
-    assert keys_of(resumed) == after and not set(flat(before)) & set(flat(after))
-    assert keys_of(resumed) == before + after  # once more: from the beginning
-
-
-class Worker:
-    """A worker process's view of itself, as torch shows it."""
-
-    def __init__(self, number: int, count: int) -> None:
-        self.id, self.num_workers = number, count
-
-
-def test_a_loader_that_keeps_the_state_of_each_worker_goes_on_too(path, monkeypatch):
-    def in_worker(number, state=None, count=3):
-        """What a worker of three gives after a state, and its state after 4 batches."""
-        monkeypatch.setattr(stream_file, "get_worker_info", lambda: Worker(number, 3))
-        stream = make_stream(path)
-        if state:
-            stream.load_state_dict(state)
-        batches = iter(stream)
-        return [next(batches)["key"] for _ in range(count)], stream.state_dict(), keys_of(batches)
-
-    for number in range(3):
-        _, state, rest = in_worker(number)
-        first, _, more = in_worker(number, state)
-        assert first + more == rest
 
 
 def test_workers_that_live_on_hear_of_the_next_epoch(path):
@@ -199,13 +143,18 @@ def test_its_rank_is_that_of_the_process_group_or_of_the_launch(path, tmp_path, 
     assert (grouped.rank, grouped.world_size) == (0, 1)
 
 
-def test_what_cannot_be_gone_on_with_is_refused(path):
-    state = make_stream(path).state_dict()
-
-    with pytest.raises(UsageError, match="the stream's batch_size was 4 and is 8; go on with the first"):
-        make_stream(path, batch_size=8).load_state_dict(state)
-    with pytest.raises(UsageError, match="the stream's world_size was 1 and is 2"):
-        make_stream(path, world_size=2).load_state_dict(state)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; use 1 or more"),
+        ({"shards_together": 0}, "shards_together is 0; use 1 or more"),
+        ({"seed": -1}, "seed is -1; use 0 or more"),
+        ({"rank": 5, "world_size": 2}, "rank is 5; those of 2 ranks are 0 to 1"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(path, options, message):
+    with pytest.raises(UsageError, match=message):
+        make_stream(path, **options)
 
 
 def test_a_store_of_fewer_samples_than_a_batch_is_refused(path):
