@@ -27,7 +27,7 @@ _COPIES = 20
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory) -> Path:
-    """A folder of real photographs, about a thousand."""
+    """A folder of real photographs, 460."""
     if folder := os.environ.get("IMAGES"):
         return Path(folder)
     once, many = tmp_path_factory.mktemp("samples"), tmp_path_factory.mktemp("images")
