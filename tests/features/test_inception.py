@@ -223,7 +223,8 @@ def test_missing_weights_are_named_with_the_ways_to_give_them(cache):
         load_inception()
 
     assert str(refused.value) == (
-        f"rFID, gFID, iFID and IS need the FID Inception, and {cache}/pt_inception-2015-12-05-6726825d.pth does not exist; "
+        f"rFID, gFID, iFID and IS need the FID Inception, and {cache}/pt_inception-2015-12-05-6726825d.pth "
+        f"does not exist; "
         f"get {PUBLISHED} and put it there, or pass --weights inception=PATH"
     )
 
