@@ -56,9 +56,13 @@ def many_photos(photos, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def small_checkpoint(tmp_path_factory) -> Path:
     """A small model with random weights."""
-    torch.manual_seed(0)
+    return save_small_model(tmp_path_factory.mktemp("model") / "small.safetensors", seed=0)
+
+
+def save_small_model(path: Path, seed: int) -> Path:
+    """A small model with random weights of that seed."""
+    torch.manual_seed(seed)
     spec = ModelSpec(**SMALL_MODEL)
-    path = tmp_path_factory.mktemp("model") / "small.safetensors"
     statistics = LatentStatistics(mean=[0.0] * 8, std=[1.0] * 8, num_images=1)
     save_checkpoint(path, TCAE(spec).state_dict(), spec=spec, statistics=statistics, recipe={}, step=0)
     return path

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from tcae_cli.checkpoint import LatentStatistics, load_autoencoder, save_checkpoint
+from tcae_cli.checkpoint import load_autoencoder
 from tcae_cli.data.image_file import decode_image
 from tcae_cli.data.transform import resize_and_crop, to_float, to_uint8
 from tcae_cli.errors import NotFoundError, SourceError, StoreError, UsageError, WeightsError
@@ -22,11 +22,9 @@ from tcae_cli.jobs import eval_plan
 from tcae_cli.jobs.decode import decode_store
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
-from tcae_cli.model.tcae import TCAE
-from tcae_cli.recipe.schema import ModelSpec
 from tcae_cli.report import DecodeRequest, Silent
 
-from ..conftest import SMALL_MODEL
+from ..conftest import save_small_model
 from .seeded_networks import SeededInception
 
 SIZE = 64
@@ -74,12 +72,7 @@ def inception(monkeypatch) -> SeededInception:
 @pytest.fixture(scope="module")
 def other_checkpoint(tmp_path_factory) -> Path:
     """Another small model with random weights."""
-    torch.manual_seed(1)
-    spec = ModelSpec(**SMALL_MODEL)
-    path = tmp_path_factory.mktemp("other") / "other.safetensors"
-    statistics = LatentStatistics(mean=[0.0] * 8, std=[1.0] * 8, num_images=1)
-    save_checkpoint(path, TCAE(spec).state_dict(), spec=spec, statistics=statistics, recipe={}, step=0)
-    return path
+    return save_small_model(tmp_path_factory.mktemp("other") / "other.safetensors", seed=1)
 
 
 # A model on a source
