@@ -30,6 +30,7 @@ class Dinov2Features(nn.Module):
     where PIL would round to whole levels.
     """
 
+    width = 1024  # of the features
     mean: Tensor
     std: Tensor
     transformer: Any  # timm.models.VisionTransformer, whose annotations do not fit its use

@@ -35,6 +35,8 @@ class InceptionFeatures(nn.Module):
     Resized as TensorFlow 1 did. Source: EVAL.md 1; agrees with torch-fidelity's "inception-v3-compat".
     """
 
+    width = 2048  # of the features
+
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         """tensors: the 566 of the published file. Raises RuntimeError if they are others."""
         super().__init__()

@@ -6,10 +6,10 @@ import torch
 
 from tcae_cli.data.loader import load_rows
 from tcae_cli.jobs.eval_pass import Seen
-from tcae_cli.jobs.eval_plan import DINOV2_WIDTH, INCEPTION_WIDTH, Plan
+from tcae_cli.jobs.eval_plan import Plan
 from tcae_cli.jobs.eval_subject import Originals
 
-_WIDTHS = {"rfid": INCEPTION_WIDTH, "fd-dinov2": DINOV2_WIDTH, "ifid": INCEPTION_WIDTH, "gfid": INCEPTION_WIDTH}
+_DISTANCES = ("rfid", "fd-dinov2", "ifid", "gfid")
 _PUBLISHED_ON = 10_000  # images, at least
 _FAILURES_SHOWN = 10
 _WIDE_MARGIN = 0.02  # two standard errors of an accuracy of a half
@@ -56,11 +56,11 @@ def warnings(plan: Plan, seen: Seen) -> Iterator[str]:
     """What to keep in mind of figures that few images gave."""
     yield from plan.subject.warnings
     num_images = seen.num_good
-    for metric in plan.metrics & _WIDTHS.keys():
+    for metric in filter(plan.metrics.__contains__, _DISTANCES):
         if num_images < 2:
             yield f"{metric} is undefined: it needs two images"
         elif num_images < _PUBLISHED_ON:
-            width = _WIDTHS[metric]
+            width = (plan.dinov2 if metric == "fd-dinov2" else plan.inception).width
             fewer = f", fewer than its {width:,} features" if num_images < width else ""
             yield f"{metric} is of {num_images:,} images{fewer}: compare it with figures of as many images only"
     if "probe" in plan.metrics:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tcae_cli.data.transform import to_float
 from tcae_cli.jobs.eval_candidates import Pairs
@@ -52,13 +52,22 @@ class PerImage:
         return {self.name: float(self.values[self.seen == 1].mean())}
 
 
+class FeatureNetwork(Protocol):
+    """A frozen network: uint8 images [b, 3, h, w] to features [b, width], float32."""
+
+    width: int
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+
 class Reference:
     """What a network makes of the originals."""
 
-    def __init__(self, network: nn.Module, width: int, known: Gaussian | None = None) -> None:
-        """network: uint8 images [b, 3, h, w] to features [b, width]. known: taken from elsewhere; nothing is added."""
+    def __init__(self, network: FeatureNetwork, known: Gaussian | None = None) -> None:
+        """known: taken from elsewhere; nothing is added."""
         self.network, self.known = network, known
-        self.sums = FeatureSums.zero(width)
+        self.sums = FeatureSums.zero(network.width)
 
     def add(self, originals: Tensor) -> None:
         """Count images in; uint8, [b, 3, h, w]."""
@@ -73,9 +82,9 @@ class Reference:
 class FeatureDistance:
     """The Frechet distance of features from a reference's."""
 
-    def __init__(self, name: str, width: int, reference: Reference) -> None:
+    def __init__(self, name: str, reference: Reference) -> None:
         self._name, self._reference = name, reference
-        self.sums = FeatureSums.zero(width)
+        self.sums = FeatureSums.zero(reference.network.width)
 
     def add_features(self, _positions: Tensor, features: Tensor) -> None:
         self.sums.add(features)
@@ -109,7 +118,7 @@ class InceptionScore:
 class OfFeatures:
     """Measures on a network's features of the reconstructions, which are computed once."""
 
-    def __init__(self, network: nn.Module) -> None:
+    def __init__(self, network: FeatureNetwork) -> None:
         self.network = network
         self.measures: list[FeatureDistance | InceptionScore] = []
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import torch
-from torch import nn
 
 from tcae_cli.errors import SourceError, UsageError, WeightsError
 from tcae_cli.eval_report import ALL, EvalRequest
@@ -12,6 +11,7 @@ from tcae_cli.features.backbone import load_feature_network
 from tcae_cli.jobs.eval_candidates import SamplesCandidate
 from tcae_cli.jobs.eval_measures import (
     FeatureDistance,
+    FeatureNetwork,
     InceptionScore,
     OfFeatures,
     OfLatents,
@@ -21,7 +21,7 @@ from tcae_cli.jobs.eval_measures import (
     of_floats,
     of_model_range,
 )
-from tcae_cli.jobs.eval_plan import DINOV2_WIDTH, INCEPTION_WIDTH, Plan, new_probe_features
+from tcae_cli.jobs.eval_plan import Plan, new_probe_features
 from tcae_cli.jobs.eval_probe import check_classes
 from tcae_cli.jobs.eval_statistics import read_statistics
 from tcae_cli.jobs.eval_subject import Subject
@@ -70,16 +70,16 @@ def _refuse_unfit(metric: str, subject: Subject) -> None:
 
 def _add_rfid(plan: Plan, metric: str) -> None:
     if (known := plan.request.reference) is not None:
-        reference = Reference(plan.inception, INCEPTION_WIDTH, read_statistics(known, INCEPTION_WIDTH))
+        reference = Reference(plan.inception, read_statistics(known, plan.inception.width))
     else:
         reference = plan.reference(inception.NAME)
-    _add_of_features(plan, plan.inception, lambda: FeatureDistance(metric, INCEPTION_WIDTH, reference))
+    _add_of_features(plan, plan.inception, lambda: FeatureDistance(metric, reference))
     plan.protocol[metric] = _INCEPTION_WORDS
 
 
 def _add_gfid(plan: Plan, metric: str) -> None:
     real = plan.real
-    _add_of_features(plan, plan.inception, lambda: FeatureDistance(metric, INCEPTION_WIDTH, real))
+    _add_of_features(plan, plan.inception, lambda: FeatureDistance(metric, real))
     plan.protocol[metric] = f"{_INCEPTION_WORDS}; against {plan.request.reference or plan.request.data}"
 
 
@@ -90,7 +90,7 @@ def _add_is(plan: Plan, metric: str) -> None:
 
 def _add_fd_dinov2(plan: Plan, metric: str) -> None:
     reference = plan.reference(dinov2.NAME)
-    _add_of_features(plan, plan.dinov2, lambda: FeatureDistance(metric, DINOV2_WIDTH, reference))
+    _add_of_features(plan, plan.dinov2, lambda: FeatureDistance(metric, reference))
     plan.protocol[metric] = "class token of DINOv2 ViT-L/14, images resized to 224 px (bicubic, antialiased)"
 
 
@@ -143,7 +143,7 @@ def _add_cost(plan: Plan, metric: str) -> None:
     plan.protocol[metric] = f"on {name}, {plan.request.precision}, batches of {plan.request.batch_size}"
 
 
-def _add_of_features(plan: Plan, network: nn.Module, new: Callable[[], FeatureDistance | InceptionScore]) -> None:
+def _add_of_features(plan: Plan, network: FeatureNetwork, new: Callable[[], FeatureDistance | InceptionScore]) -> None:
     """Give each candidate a measure on features that others may use as well."""
     for measures in plan.measures:
         on_it = next((m for m in measures if isinstance(m, OfFeatures) and m.network is network), None)

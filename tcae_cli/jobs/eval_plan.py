@@ -6,13 +6,12 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import nn
 
 from tcae_cli.autoencoder import ModelCard
 from tcae_cli.errors import UsageError
 from tcae_cli.eval_report import EvalRequest
 from tcae_cli.features import dinov2, inception
-from tcae_cli.features.dinov2 import load_dinov2
+from tcae_cli.features.dinov2 import Dinov2Features, load_dinov2
 from tcae_cli.features.inception import InceptionFeatures, load_inception
 from tcae_cli.jobs.eval_candidates import ModelCandidate
 from tcae_cli.jobs.eval_measures import (
@@ -23,8 +22,6 @@ from tcae_cli.jobs.eval_probe import LabelledRows, ProbeFeatures, split_rows
 from tcae_cli.jobs.eval_statistics import read_statistics
 from tcae_cli.jobs.eval_subject import Originals, Subject
 from tcae_cli.model.tcae import TCAE
-
-INCEPTION_WIDTH, DINOV2_WIDTH = 2048, 1024
 
 
 @dataclass
@@ -49,7 +46,7 @@ class Plan:
         return load_inception(self.request.weights.get(inception.NAME)).to(self.device)
 
     @cached_property
-    def dinov2(self) -> nn.Module:
+    def dinov2(self) -> Dinov2Features:
         """Raises WeightsError without its weights."""
         return load_dinov2(self.request.weights.get(dinov2.NAME)).to(self.device)
 
@@ -77,10 +74,10 @@ class Plan:
     def real(self) -> Reference:
         """What the Inception makes of the images that generated ones are compared with."""
         if (given := self.request.reference) is not None:
-            return Reference(self.inception, INCEPTION_WIDTH, read_statistics(given, INCEPTION_WIDTH))
+            return Reference(self.inception, read_statistics(given, self.inception.width))
         if self.subject.real is None:
             raise UsageError("gfid needs real images or statistics of them; give --data or --reference")
-        return Reference(self.inception, INCEPTION_WIDTH)
+        return Reference(self.inception)
 
     def measure(self, new_measure: Callable[[], Measure]) -> None:
         """Give each candidate a measure of its own."""
@@ -91,8 +88,7 @@ class Plan:
         """What the originals are to a network, one for all candidates and metrics."""
         if network not in self.references:
             module = self.inception if network == inception.NAME else self.dinov2
-            width = INCEPTION_WIDTH if network == inception.NAME else DINOV2_WIDTH
-            self.references[network] = Reference(module, width)
+            self.references[network] = Reference(module)
         return self.references[network]
 
 

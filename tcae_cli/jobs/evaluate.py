@@ -20,7 +20,7 @@ from tcae_cli.jobs.eval_ifid import interpolated_latents
 from tcae_cli.jobs.eval_measures import OfLatents
 from tcae_cli.jobs.eval_metrics import make_plan
 from tcae_cli.jobs.eval_pass import Seen, Viewer
-from tcae_cli.jobs.eval_plan import INCEPTION_WIDTH, Plan
+from tcae_cli.jobs.eval_plan import Plan
 from tcae_cli.jobs.eval_probe_data import ProbeData, look_at_probe_data
 from tcae_cli.jobs.eval_reference import show_to_references
 from tcae_cli.jobs.eval_subject import open_subject
@@ -129,7 +129,7 @@ def _look_at_reconstructions(plan: Plan, viewer: Viewer) -> Seen:
 def _interpolate(plan: Plan, seen: Seen, progress: Progress) -> list[FeatureSums]:
     """Features of decoded interpolations, of each candidate: all decode the same latents."""
     stores = [candidate for candidate in plan.subject.candidates if isinstance(candidate, StoreCandidate)]
-    sums = [FeatureSums.zero(INCEPTION_WIDTH) for _ in stores]
+    sums = [FeatureSums.zero(plan.inception.width) for _ in stores]
     queries = stores[0].rows[seen.good.numpy() == 1].tolist()
     for latents in interpolated_latents(
         stores[0].store,

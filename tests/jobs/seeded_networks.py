@@ -8,14 +8,16 @@ from tcae_cli.jobs import eval_plan
 
 
 class SeededInception(nn.Module):
-    """2,048 features and 1,008 logits of uint8 images, of random weights; counts the images it has seen."""
+    """64 features and 1,008 logits of uint8 images, of random weights; counts the images it has seen."""
+
+    width = 64
 
     def __init__(self) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(0)
         self.register_buffer("kernel", torch.randn(64, 3, 4, 4, generator=generator) / 7)
-        self.register_buffer("spread", torch.randn(64 * 16, 2048, generator=generator) / 8)
-        self.register_buffer("classes", torch.randn(2048, 1008, generator=generator) / 10)
+        self.register_buffer("spread", torch.randn(64 * 16, self.width, generator=generator) / 8)
+        self.register_buffer("classes", torch.randn(self.width, 1008, generator=generator) / 10)
         self.num_images = 0
 
     def forward(self, images: Tensor) -> Tensor:

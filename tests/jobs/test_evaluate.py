@@ -101,7 +101,7 @@ def test_rfid_is_between_the_crops_and_their_reconstructions(photos, small_check
     assert values(report)["rfid"] == pytest.approx(frechet_distance(*sides), rel=1e-6)
     assert values(report)["rfid"] > 1
     assert report.warnings == [
-        "rfid is of 24 images, fewer than its 2,048 features: compare it with figures of as many images only"
+        "rfid is of 24 images, fewer than its 64 features: compare it with figures of as many images only"
     ]
     assert "sha256 6726825d" in report.protocol["rfid"]
     assert report.protocol["crop"].startswith("centre 64 px")
@@ -338,8 +338,8 @@ def test_statistics_of_others_are_a_reference(photos, small_checkpoint, inceptio
 @pytest.mark.parametrize(
     ("arrays", "sentence"),
     [
-        ({"mu": np.zeros(4), "sigma": np.eye(4)}, r"is of \[4\] features, not \[2048\]"),
-        ({"mu": np.full(2048, np.nan), "sigma": np.eye(2048)}, "values that are not numbers"),
+        ({"mu": np.zeros(4), "sigma": np.eye(4)}, r"is of \[4\] features, not \[64\]"),
+        ({"mu": np.full(64, np.nan), "sigma": np.eye(64)}, "values that are not numbers"),
         ({}, "mu and sigma"),
     ],
 )
