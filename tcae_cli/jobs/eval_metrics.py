@@ -17,13 +17,11 @@ from tcae_cli.jobs.eval_measures import (
     OfLatents,
     OfProbes,
     PerImage,
-    Reference,
     of_floats,
     of_model_range,
 )
 from tcae_cli.jobs.eval_plan import Plan, new_probe_features
 from tcae_cli.jobs.eval_probe import check_classes
-from tcae_cli.jobs.eval_statistics import read_statistics
 from tcae_cli.jobs.eval_subject import Subject
 from tcae_cli.losses.perceptual import PerceptualDistance
 from tcae_cli.metrics import image
@@ -69,10 +67,7 @@ def _refuse_unfit(metric: str, subject: Subject) -> None:
 
 
 def _add_rfid(plan: Plan, metric: str) -> None:
-    if (known := plan.request.reference) is not None:
-        reference = Reference(plan.inception, read_statistics(known, plan.inception.width))
-    else:
-        reference = plan.reference(inception.NAME)
+    reference = plan.given or plan.reference(inception.NAME)
     _add_of_features(plan, plan.inception, lambda: FeatureDistance(metric, reference))
     plan.protocol[metric] = _INCEPTION_WORDS
 

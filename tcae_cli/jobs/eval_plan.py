@@ -14,10 +14,7 @@ from tcae_cli.features import dinov2, inception
 from tcae_cli.features.dinov2 import Dinov2Features, load_dinov2
 from tcae_cli.features.inception import InceptionFeatures, load_inception
 from tcae_cli.jobs.eval_candidates import ModelCandidate
-from tcae_cli.jobs.eval_measures import (
-    Measure,
-    Reference,
-)
+from tcae_cli.jobs.eval_measures import Measure, Reference
 from tcae_cli.jobs.eval_probe import LabelledRows, ProbeFeatures, split_rows
 from tcae_cli.jobs.eval_statistics import read_statistics
 from tcae_cli.jobs.eval_subject import Originals, Subject
@@ -71,10 +68,16 @@ class Plan:
         return _labelled(others, np.arange(len(others.rows))), _labelled(data, np.arange(len(data.rows)))
 
     @cached_property
+    def given(self) -> Reference | None:
+        """What the Inception made of others' images, where statistics of it are given."""
+        path = self.request.reference
+        return None if path is None else Reference(self.inception, read_statistics(path, self.inception.width))
+
+    @cached_property
     def real(self) -> Reference:
         """What the Inception makes of the images that generated ones are compared with."""
-        if (given := self.request.reference) is not None:
-            return Reference(self.inception, read_statistics(given, self.inception.width))
+        if self.given is not None:
+            return self.given
         if self.subject.real is None:
             raise UsageError("gfid needs real images or statistics of them; give --data or --reference")
         return Reference(self.inception)

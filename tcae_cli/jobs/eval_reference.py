@@ -36,22 +36,27 @@ def show_to_references(viewer: Viewer, originals: Originals, references: Sequenc
 
     Where the images turn out to be others than the last time, they are shown once more.
     """
-    kept = [None if reference.known else _recall(viewer, originals, reference) for reference in references]
+    unknown = [reference for reference in references if reference.known is None]
+    keys = [_key(viewer, originals, reference) if distributed.rank() == 0 else "" for reference in unknown]
+    kept = [_recall(key, reference) for key, reference in zip(keys, unknown, strict=True)]
 
     def see_all(positions: Tensor, images: Tensor) -> None:
-        for reference in references:
+        for reference in unknown:
             reference.add(images)
         see(positions, images)
 
     seen = viewer.show("evaluate", originals, see_all)
-    for reference, found in zip(references, kept, strict=True):
-        _settle(viewer, originals, reference, found, seen)
+    for key, reference, found in zip(keys, unknown, kept, strict=True):
+        if found is not None and _is_of_other_images(found, seen):
+            _measure_again(viewer, originals, reference)
+        if reference.known is None:
+            _add_up_and_keep(viewer, key, reference, seen)
     return seen
 
 
-def _recall(viewer: Viewer, originals: Originals, reference: Reference) -> Kept | None:
+def _recall(key: str, reference: Reference) -> Kept | None:
     """What the first rank has kept of these images, on all ranks; the reference then needs to see none of them."""
-    kept = _find(_key(viewer, originals, reference)) if distributed.rank() == 0 else None
+    kept = _find(key) if distributed.rank() == 0 else None
     if not sum_over_ranks(int(kept is not None)):
         return None
     known = kept.gaussian if kept else Gaussian(*(torch.zeros_like(t) for t in reference.sums.tensors()[1:]))
@@ -60,18 +65,23 @@ def _recall(viewer: Viewer, originals: Originals, reference: Reference) -> Kept 
     return kept or Kept(known, "")
 
 
-def _settle(viewer: Viewer, originals: Originals, reference: Reference, kept: Kept | None, seen: Seen) -> None:
+def _is_of_other_images(kept: Kept, seen: Seen) -> bool:
+    """On all ranks, what the first finds."""
+    return bool(sum_over_ranks(int(distributed.rank() == 0 and kept.digest != _digest(seen))))
+
+
+def _measure_again(viewer: Viewer, originals: Originals, reference: Reference) -> None:
+    viewer.progress.say("the originals have changed since their statistics were kept; measuring them again")
+    reference.known = None
+    viewer.show("originals", originals, lambda _positions, images: reference.add(images))
+
+
+def _add_up_and_keep(viewer: Viewer, key: str, reference: Reference, seen: Seen) -> None:
     """Add up what ranks have seen, and keep it for the next time."""
-    if reference.known is not None:
-        if not sum_over_ranks(int(kept is not None and distributed.rank() == 0 and kept.digest != _digest(seen))):
-            return
-        viewer.progress.say("the originals have changed since their statistics were kept; measuring them again")
-        reference.known = None
-        viewer.show("originals", originals, lambda _positions, images: reference.add(images))
     add_over_ranks(reference.sums.tensors())
     if distributed.rank() == 0 and seen.num_good > 1:
         try:
-            _keep(_key(viewer, originals, reference), Kept(reference.gaussian(), _digest(seen)))
+            _keep(key, Kept(reference.gaussian(), _digest(seen)))
         except DiskError as error:
             viewer.progress.say(f"the originals' statistics are not kept for the next time: {error}")
 

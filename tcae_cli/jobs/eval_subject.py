@@ -75,11 +75,10 @@ def _open_models(request: EvalRequest, device: torch.device, scratch: Path) -> S
     originals = None
     if request.wanted != ("cost",):
         source, name = _open_data(request.data, scratch)
-        originals = Originals(name, source, np.arange(len(source)), request.resize or "adm")
+        originals = _all_of(source, name, request)
     probe_data = None
-    if request.probe_data and "probe" in request.wanted:
-        source = open_source(request.probe_data, scratch / "probe")
-        probe_data = Originals(request.probe_data, source, np.arange(len(source)), request.resize or "adm")
+    if request.probe_data:
+        probe_data = _all_of(open_source(request.probe_data, scratch / "probe"), request.probe_data, request)
     models = [_load(card, request, device) for card in cards]
     return Subject(size, originals, list(models), models, cards, probe_data=probe_data)
 
@@ -136,9 +135,12 @@ def _open_samples(request: EvalRequest, uri: str, scratch: Path) -> Subject:
     source, real = open_source(uri, scratch / "samples"), None
     samples = Originals(uri, source, np.arange(len(source)), "torch", as_they_are=True)
     if request.data is not None:
-        images = open_source(request.data, scratch / "index")
-        real = Originals(request.data, images, np.arange(len(images)), request.resize or "adm")
+        real = _all_of(open_source(request.data, scratch / "index"), request.data, request)
     return Subject(_size_of(source, 0), samples, [SamplesCandidate(uri)], [], [], real=real)
+
+
+def _all_of(source: Source, name: str, request: EvalRequest) -> Originals:
+    return Originals(name, source, np.arange(len(source)), request.resize or "adm")
 
 
 def _size_of(images: Source, row: int) -> int:

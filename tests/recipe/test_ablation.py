@@ -1,10 +1,8 @@
 """The ablation's script: what it measures, what it concludes, and that it goes on where it was."""
 
-import importlib.util
 import io
 import json
 import shutil
-import sys
 import tarfile
 from pathlib import Path
 
@@ -14,6 +12,8 @@ from click.testing import CliRunner
 from tcae_cli.eval_report import EvalRequest
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.report import Silent
+
+from .conftest import imported
 
 SHRUNKEN = [
     "model.patch_size=8",
@@ -32,13 +32,8 @@ SHRUNKEN = [
 
 @pytest.fixture(scope="module")
 def ablation():
-    path = Path(__file__).parents[2] / "recipes" / "ablation.py"
-    spec = importlib.util.spec_from_file_location("ablation", path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with imported(Path(__file__).parents[2] / "recipes" / "ablation.py") as module:
+        yield module
 
 
 @pytest.fixture(scope="module")

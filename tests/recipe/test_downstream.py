@@ -1,6 +1,5 @@
 """The downstream run: a DiT on a store learns, draws, goes on where it was, and is the same on two ranks."""
 
-import importlib.util
 import json
 import os
 import shutil
@@ -18,6 +17,8 @@ from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.report import EncodeRequest, Silent
 from tcae_cli.store.dataset import LatentDataset
 
+from .conftest import imported
+
 SCRIPT = Path(__file__).parents[2] / "recipes" / "downstream" / "train_dit.py"
 TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
 SHAPE = ["--width=32", "--depth=1", "--heads=2"]
@@ -26,12 +27,8 @@ TOY = [*SHAPE, "--batch-size=8", "--lr=0.01", "--sampling-steps=5", "--log-every
 
 @pytest.fixture(scope="module")
 def train_dit():
-    spec = importlib.util.spec_from_file_location("train_dit", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with imported(SCRIPT) as module:
+        yield module
 
 
 @pytest.fixture(scope="module")
