@@ -24,7 +24,7 @@ from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.layout import read_spec
 from tcae_cli.store.quantise import as_float, quantise, scale_of
-from tcae_cli.store.shard_file import ShardReader
+from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.spec import MAIN_VIEW, StoreSpec
 
 _BATCH_ROWS = 8

@@ -15,7 +15,8 @@ from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.layout import read_spec, shard_file
 from tcae_cli.store.quantise import as_float
 from tcae_cli.store.record import FileRecord, ShardRecord, parse_record, record_name
-from tcae_cli.store.shard_file import ShardReader, crc32c_of
+from tcae_cli.store.shard_file import crc32c_of
+from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.side_chunks import SideChunks
 from tcae_cli.store.spec import FAILED, OK, PENDING
 from tcae_cli.store.statistics import LatentMoments, Moments

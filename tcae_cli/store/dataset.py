@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 
 from tcae_cli.errors import DiskError, UsageError
 from tcae_cli.store.quantise import scale_of
@@ -23,7 +23,6 @@ Normalise = Literal["channel", "position", "none"]
 
 FIELDS = ("latents", "label", "class_name", "caption", "key")
 _ROWS_TOGETHER = 256  # read at a time into memory
-_VALUES_TOGETHER = 2**17  # normalised at a time: they stay in the processor's cache
 # From 2**15 values on torch shares an operation out to threads of OpenMP, where it may. Those do not survive a fork,
 # and the threads of `batches` are enough.
 _VALUES_WITHOUT_OPENMP = 2**15 - 1
@@ -87,12 +86,12 @@ class LatentDataset(Dataset[dict[str, Any]]):
         Batches: DataLoader(self, sampler=BatchSampler(...), batch_size=None). Raises IndexError, UsageError (a mask).
         """
         indices = _whole_numbers(index)
-        batch = self._read(indices.reshape(-1), self._draw_views(indices.size))
+        batch = self._read(indices.reshape(-1), self._draw_views(indices.size), is_whole=indices.ndim == 1)
         return batch if indices.ndim else {name: values[0] for name, values in batch.items()}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Samples that were read together, as DataLoader(dataset, batch_size=...) asks for them."""
-        batch = self[indices]
+        batch = self._read(_whole_numbers(indices), self._draw_views(len(indices)), is_whole=False)
         columns = [values.unbind() if isinstance(values, Tensor) else values for values in batch.values()]
         return [dict(zip(batch, sample, strict=True)) for sample in zip(*columns, strict=True)]
 
@@ -123,21 +122,23 @@ class LatentDataset(Dataset[dict[str, Any]]):
         """The inverse, to float32: raw latents [..., c, h, w], as `decode` takes them, on the device they are on."""
         if self._mean_std is None:
             return latents.float()
-        mean, std = (values.to(latents.device) for values in self._mean_std)
+        mean, std = (torch.from_numpy(values).to(latents.device) for values in self._mean_std)
         return latents.float() * std + mean
 
-    def assemble(self, indices: np.ndarray, views: np.ndarray, stored: np.ndarray | None) -> dict[str, Any]:
+    def assemble(
+        self, indices: np.ndarray, views: np.ndarray, stored: np.ndarray | None, is_whole: bool = True
+    ) -> dict[str, Any]:
         """The batch of samples whose latents were read.
 
         indices, views: [b], int64; of `self.views` by number. stored: [b, c, h, w], in the store's dtype; None where
-        latents are not among the fields.
+        latents are not among the fields. is_whole: not to be collated with others.
         """
         batch: dict[str, Any] = {}
         for name in self.fields:
             match name:
                 case "latents":
                     assert stored is not None
-                    batch[name] = self._train_ready(stored, views)
+                    batch[name] = self._train_ready(stored, views, is_whole)
                 case "label":
                     batch[name] = torch.from_numpy(self._labels[indices])
                 case "class_name":
@@ -152,8 +153,9 @@ class LatentDataset(Dataset[dict[str, Any]]):
             return np.zeros(count, np.int64)
         return torch.randint(len(self.views), (count,)).numpy()
 
-    def _read(self, indices: np.ndarray, views: np.ndarray) -> dict[str, Any]:
-        return self.assemble(indices, views, self._stored(indices, views) if "latents" in self.fields else None)
+    def _read(self, indices: np.ndarray, views: np.ndarray, is_whole: bool = True) -> dict[str, Any]:
+        stored = self._stored(indices, views) if "latents" in self.fields else None
+        return self.assemble(indices, views, stored, is_whole)
 
     def _stored(self, indices: np.ndarray, views: np.ndarray) -> np.ndarray:
         if len(self.views) == 1:
@@ -169,18 +171,21 @@ class LatentDataset(Dataset[dict[str, Any]]):
             return self._memory[view].numpy()[indices]
         return self.views[view].stored(self.rows[indices].tolist())
 
-    def _train_ready(self, stored: np.ndarray, views: np.ndarray) -> Tensor:
-        """float32 latents, dequantised and normalised, a part that fits the processor's cache at a time."""
-        values, out = torch.from_numpy(stored), torch.empty(stored.shape)
-        scales = None if self._scales is None else self._scales[views]
-        for part in _parts(stored.shape):
-            target, channels = out[part], part[1]
-            target.copy_(values[part])
-            if scales is not None:
-                target.mul_(scales[part])
-            if self._mean_std is not None:
-                mean, std = self._mean_std
-                target.sub_(mean[channels]).div_(std[channels])
+    def _train_ready(self, stored: np.ndarray, views: np.ndarray, is_whole: bool) -> Tensor:
+        """float32 latents, dequantised and normalised."""
+        # numpy's arrays lie in huge pages, whose first use costs an eighth; torch converts float16 many times as fast.
+        out = torch.from_numpy(np.empty(stored.shape, np.float32))
+        if is_whole and get_worker_info() is not None:
+            out.share_memory_()  # now: the DataLoader would copy it there, finished
+        flat, latents = torch.from_numpy(stored).view(-1), out.numpy()
+        for target, values in zip(*(each.split(_VALUES_WITHOUT_OPENMP) for each in (out.view(-1), flat)), strict=True):
+            target.copy_(values)
+        if self._scales is not None:
+            latents *= self._scales[views]
+        if self._mean_std is not None:
+            mean, std = self._mean_std
+            latents -= mean
+            latents /= std
         return out
 
     def _class_name(self, label: int) -> str:
@@ -213,29 +218,17 @@ def _whole_numbers(index: int | Sequence[int]) -> np.ndarray:
     return indices.astype(np.int64, copy=False)
 
 
-def _mean_and_std(store: LatentStore, normalise: Normalise) -> tuple[Tensor, Tensor] | None:
+def _mean_and_std(store: LatentStore, normalise: Normalise) -> tuple[np.ndarray, np.ndarray] | None:
     """[c, 1, 1] or [c, h, w] each; None where latents stay raw."""
     if normalise == "none":
         return None
-    mean, std = store.channel_normalisation if normalise == "channel" else store.position_normalisation()
-    return torch.from_numpy(mean), torch.from_numpy(std)
+    return store.channel_normalisation if normalise == "channel" else store.position_normalisation()
 
 
-def _scales(views: Sequence[LatentStore]) -> Tensor | None:
+def _scales(views: Sequence[LatentStore]) -> np.ndarray | None:
     """Of int8 stores what one step stands for, in each view, [views, c, 1, 1]."""
     scales = [scale for view in views if (scale := scale_of(view.spec, view.view)) is not None]
-    return torch.from_numpy(np.stack(scales)[:, :, None, None]) if scales else None
-
-
-def _parts(shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
-    """Slices of [b, c, h, w] along b and c, together all of it, that torch works on without threads of its own."""
-    num_samples, num_channels, height, width = shape
-    values = _VALUES_TOGETHER if torch.get_num_threads() == 1 else _VALUES_WITHOUT_OPENMP  # 1: a DataLoader's worker
-    channels = max(1, min(num_channels, values // (height * width)))
-    samples = max(1, values // (channels * height * width)) if channels == num_channels else 1
-    for first in range(0, num_samples, samples):
-        for channel in range(0, num_channels, channels):
-            yield slice(first, first + samples), slice(channel, channel + channels)
+    return np.stack(scales)[:, :, None, None] if scales else None
 
 
 def _shared_memory(shape: tuple[int, ...], dtype: str) -> Tensor:

@@ -3,7 +3,6 @@
 import os
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,10 @@ from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.runtime.folder import LocalFolder, open_folder
 from tcae_cli.store.layout import read_array, read_attributes, read_spec, shard_file
 from tcae_cli.store.quantise import LEVELS, as_float
-from tcae_cli.store.shard_file import ShardReader
+from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.spec import MAIN_VIEW, OK, PENDING
 from tcae_cli.store.statistics import Moments
 
-_REQUESTS_TOGETHER = 32  # of rows of a remote store
 _ROWS_TOGETHER = 256  # read at a time where all are
 _SMALLEST_STD = 1e-6  # what does not vary, to float32, is divided by this
 
@@ -76,17 +74,14 @@ class LatentStore:
 
     def stored(self, rows: Sequence[int]) -> np.ndarray:
         """The same as it is stored, so that int8 stays int8; the fill value, NaN or -128, where a row is not ok."""
-        for row in rows:
-            if not 0 <= row < len(self):
-                raise IndexError(f"row {row} of {len(self)}")
+        numbers = np.asarray(rows, np.int64)
+        if (wrong := numbers[(numbers < 0) | (numbers >= len(self))]).size:
+            raise IndexError(f"row {wrong[0]} of {len(self)}")
         self._open_again_in_a_child()
         out = np.empty((len(rows), *self.sample_shape), self.spec.dtype)
-        if isinstance(self.folder, LocalFolder):
-            for slot in np.argsort(rows).tolist():  # one shard after another, forward in each
-                self._read_into(int(rows[slot]), out[slot])
-        else:
-            with ThreadPoolExecutor(_REQUESTS_TOGETHER) as requests:
-                list(requests.map(self._read_into, map(int, rows), out))
+        for place in self._reader.read(numbers, out):
+            self._refuse_lost(rows[place])
+            out[place] = -LEVELS - 1 if out.dtype == np.int8 else np.nan
         return out
 
     def normalise(self, latents: np.ndarray) -> np.ndarray:
@@ -175,14 +170,9 @@ class LatentStore:
         columns = {name: self._column(f"failures/{name}").tolist() for name in ("row", "path", "stage", "error")}
         return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
 
-    def _read_into(self, row: int, out: np.ndarray) -> None:
-        chunk = self._reader.chunk(row)
-        if chunk is None:
-            if np.searchsorted(self.ok_rows, row, "right") > np.searchsorted(self.ok_rows, row):
-                raise self.lost(row)
-            out.fill(-LEVELS - 1 if out.dtype == np.int8 else np.nan)
-        else:
-            out[:] = self._reader.stored(row, chunk)
+    def _refuse_lost(self, row: int) -> None:
+        if np.searchsorted(self.ok_rows, row, "right") > np.searchsorted(self.ok_rows, row):
+            raise self.lost(row)
 
     def _open_again_in_a_child(self) -> None:
         # The connections of an object store and the thread that serves them are the parent's. Local files are read by

@@ -16,7 +16,7 @@ from tcae_cli.runtime.folder import open_folder
 from tcae_cli.store.dataset import LatentDataset, Normalise
 from tcae_cli.store.layout import shard_file
 from tcae_cli.store.reader import LatentStore
-from tcae_cli.store.shard_file import ShardReader
+from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.spec import MAIN_VIEW
 
 

@@ -22,7 +22,8 @@ from tcae_cli.store.record import (
     record_name,
     write_record,
 )
-from tcae_cli.store.shard_file import ShardFileWriter, ShardReader, chunk_codec, crc32c_of
+from tcae_cli.store.shard_file import ShardFileWriter, chunk_codec, crc32c_of
+from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.side_chunks import SideChunks
 from tcae_cli.store.spec import FAILED, OK, PENDING
 from tcae_cli.store.statistics import LatentMoments, Moments

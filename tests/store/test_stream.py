@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from tcae_cli import LatentStore, LatentStream
 from tcae_cli.errors import StoreError, UsageError
-from tcae_cli.store.shard_file import ShardReader
+from tcae_cli.store.shard_reader import ShardReader
 
 from .test_dataset import int8_with_flip
 
