@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from tcae_cli.errors import DiskError, UsageError
+from tcae_cli.errors import UsageError
+from tcae_cli.runtime.shared_memory import shared_tensor
 from tcae_cli.store.quantise import scale_of
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import MAIN_VIEW
@@ -173,13 +174,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
 
     def _train_ready(self, stored: np.ndarray, views: np.ndarray, is_whole: bool) -> Tensor:
         """float32 latents, dequantised and normalised."""
-        # numpy's arrays lie in huge pages, whose first use costs an eighth; torch converts float16 many times as fast.
-        out = torch.from_numpy(np.empty(stored.shape, np.float32))
-        if is_whole and get_worker_info() is not None:
-            out.share_memory_()  # now: the DataLoader would copy it there, finished
-        flat, latents = torch.from_numpy(stored).view(-1), out.numpy()
-        for target, values in zip(*(each.split(_VALUES_WITHOUT_OPENMP) for each in (out.view(-1), flat)), strict=True):
-            target.copy_(values)
+        is_sent = is_whole and get_worker_info() is not None  # then the DataLoader would copy it to shared memory
+        out = shared_tensor(stored.shape, torch.float32) if is_sent else _own_memory(stored.shape)
+        _convert(torch.from_numpy(stored), out)
+        latents = out.numpy()
         if self._scales is not None:
             latents *= self._scales[views]
         if self._mean_std is not None:
@@ -197,7 +195,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         return np.array(read(self.rows.tolist()), np.dtypes.StringDType())
 
     def _read_all(self, view: LatentStore) -> Tensor:
-        out = _shared_memory((len(self), *self.sample_shape), view.spec.dtype)
+        out = shared_tensor((len(self), *self.sample_shape), getattr(torch, view.spec.dtype))
         for start in range(0, len(self), _ROWS_TOGETHER):
             rows = self.rows[start : start + _ROWS_TOGETHER].tolist()
             out.numpy()[start : start + len(rows)] = view.stored(rows)
@@ -219,10 +217,12 @@ def _whole_numbers(index: int | Sequence[int]) -> np.ndarray:
 
 
 def _mean_and_std(store: LatentStore, normalise: Normalise) -> tuple[np.ndarray, np.ndarray] | None:
-    """[c, 1, 1] or [c, h, w] each; None where latents stay raw."""
+    """[c, h, w] each; None where latents stay raw."""
     if normalise == "none":
         return None
-    return store.channel_normalisation if normalise == "channel" else store.position_normalisation()
+    pair = store.channel_normalisation if normalise == "channel" else store.position_normalisation()
+    mean, std = (np.broadcast_to(values, store.sample_shape).copy() for values in pair)  # numpy: twice as fast
+    return mean, std
 
 
 def _scales(views: Sequence[LatentStore]) -> np.ndarray | None:
@@ -231,13 +231,13 @@ def _scales(views: Sequence[LatentStore]) -> np.ndarray | None:
     return np.stack(scales)[:, :, None, None] if scales else None
 
 
-def _shared_memory(shape: tuple[int, ...], dtype: str) -> Tensor:
-    """Memory that worker processes see, however they are started."""
-    try:
-        return torch.empty(shape, dtype=getattr(torch, dtype)).share_memory_()
-    except RuntimeError as error:
-        size = np.prod(shape) * np.dtype(dtype).itemsize / 2**30
-        raise DiskError(
-            f"in_memory needs {size:.1f} GiB of shared memory ({str(error).splitlines()[0]}); make /dev/shm larger "
-            f"(docker run --shm-size), or leave in_memory out"
-        ) from error
+def _convert(values: Tensor, out: Tensor) -> None:
+    """Copy values into a tensor of another type of number, by this thread alone."""
+    most = out.numel() if torch.get_num_threads() == 1 else _VALUES_WITHOUT_OPENMP  # 1: a DataLoader's worker
+    for target, part in zip(out.view(-1).split(most), values.view(-1).split(most), strict=True):
+        target.copy_(part)
+
+
+def _own_memory(shape: tuple[int, ...]) -> Tensor:
+    """float32, in numpy's memory: it has huge pages, whose first use costs an eighth of that of small ones."""
+    return torch.from_numpy(np.empty(shape, np.float32))

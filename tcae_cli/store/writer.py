@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tcae_cli.errors import StoreError
 from tcae_cli.runtime.folder import Folder
+from tcae_cli.store.kept_rows import KeptRows
 from tcae_cli.store.layout import read_spec, shard_file
 from tcae_cli.store.quantise import as_float
 from tcae_cli.store.record import (
@@ -23,7 +23,6 @@ from tcae_cli.store.record import (
     write_record,
 )
 from tcae_cli.store.shard_file import ShardFileWriter, chunk_codec, crc32c_of
-from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.side_chunks import SideChunks
 from tcae_cli.store.spec import FAILED, OK, PENDING
 from tcae_cli.store.statistics import LatentMoments, Moments
@@ -92,7 +91,7 @@ class ShardInProgress:
 
     def __init__(self, writer: StoreWriter, plan: ShardPlan, side: dict[str, np.ndarray]) -> None:
         self._writer, self._plan, self._side = writer, plan, side
-        self._kept = _KeptRows(writer, plan.shard, plan.record) if plan.record else None
+        self._kept = KeptRows(writer.folder, writer.spec, writer.side, plan.record) if plan.record else None
         spec, num_rows = writer.spec, len(plan.rows)
         side["content_hash"] = np.zeros(num_rows, np.uint64)
         side["original_size"] = np.zeros((num_rows, 2), np.int32)
@@ -217,35 +216,3 @@ class ShardInProgress:
             failures=sorted(self._failures, key=lambda failure: failure.row),
             statistics=moments or None,
         )
-
-
-class _KeptRows:
-    """The rows of a shard that stay as they are, read from the files they are in."""
-
-    def __init__(self, writer: StoreWriter, shard: int, record: ShardRecord) -> None:
-        spec, self._first_row = writer.spec, record.first_row
-        self._failures = {failure.row: failure for failure in record.failures}
-        self._readers = {view: ShardReader(writer.folder, spec, view) for view in spec.views}
-        names = ["content_hash", "original_size", *(spec.crop_name(size) for size in spec.sizes)]
-        self._side = {
-            name: writer.side.decode(name, shard, writer.folder.read(shard_file(spec, name, shard))) for name in names
-        }
-        self._advice = f"; remove {writer.folder.uri}/{record_name(shard)} and repeat: its shard is then encoded again"
-
-    def latents(self, view: str, row: int) -> tuple[bytes, np.ndarray]:
-        """The chunk of an ok row and its values. Raises StoreError if it is not sound."""
-        chunk = self._readers[view].chunk(row)
-        try:
-            if chunk is None:
-                raise StoreError(f"the latents of row {row} are gone")
-            return chunk, self._readers[view].stored(row, chunk)
-        except StoreError as error:
-            raise StoreError(f"{error}{self._advice}") from error
-
-    def take_side(self, rows: Sequence[int], side: dict[str, np.ndarray]) -> list[FailedRow]:
-        """Fill the side arrays of a shard for these rows, and give those that have failed."""
-        slots = np.array(rows, np.int64) - self._first_row
-        for name, values in self._side.items():
-            side[name][slots] = values[slots]
-        side["status"][slots] = [FAILED if row in self._failures else OK for row in rows]
-        return [self._failures[row] for row in rows if row in self._failures]

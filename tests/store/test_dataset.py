@@ -230,4 +230,4 @@ def test_shared_memory_that_is_too_small_is_named(flip_store):
     )
     command = [sys.executable, "-c", script, str(flip_store)]
     printed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert "in_memory needs 0.0 GiB of shared memory" in printed and "docker run --shm-size" in printed
+    assert "shared memory has no room for 0.0 GiB" in printed and "docker run --shm-size" in printed
