@@ -94,6 +94,7 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(tcae, tmp_path, photos, small
         ([*encode, "--max-failures", "some"], "--max-failures some is neither a share like 1% nor a count like 12"),
         ([*encode, "--gpus", 2], "--gpus and --device cpu exclude each other"),
         (["encode-dataset", photos, store, "--device", "tpu9"], "--device tpu9 is not a device"),
+        (["encode-dataset", photos, store, "--device", "mps"], "--device mps is not a device that tcae computes on"),
         (["train", recipe, "--data", photos], "unknown key model.patch_szie; did you mean model.patch_size?"),
         (["train", recipe, "--data", photos, "--weights", "vgg"], "--weights vgg is not of the form NAME=PATH"),
         (["train", recipe, "--data", photos, "--weights", "squeezenet=x"], "did you mean squeezenet1_1?"),

@@ -10,6 +10,8 @@ from tcae_cli.errors import DeviceError, UsageError
 
 Precision = Literal["bf16", "fp32"]
 
+_DEVICE_TYPES = ("cpu", "cuda")
+
 # Dense, in TFLOP/s, by words of the name that CUDA gives; the first that fits. From NVIDIA's datasheets, whose figures
 # "with sparsity" are twice these; of the 4090 from the Ada whitepaper, accumulating in float32.
 _PEAK_BF16_TFLOPS = {
@@ -33,14 +35,16 @@ _LESS_THAN_ITS_NAME = {"MIG", "Laptop", "D"}  # a slice of a GPU, or another chi
 def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
     """The device named, or this rank's GPU, or the CPU where there is none.
 
-    Raises UsageError for a name torch does not know, DeviceError for a device this machine lacks.
+    Raises UsageError for what is neither, DeviceError for a device this machine lacks.
     """
     if name is None:
         name = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
-    except RuntimeError as error:
-        raise UsageError(f"--device {name} is not a device; use cpu, cuda or cuda:N") from error
+    except RuntimeError:  # a name torch does not know
+        device = None
+    if device is None or device.type not in _DEVICE_TYPES:
+        raise UsageError(f"--device {name} is not a device that tcae computes on; use cpu, cuda or cuda:N")
     if device.type == "cuda" and device.index is None:
         device = torch.device("cuda", local_rank)
     if device.type == "cuda" and device.index >= torch.cuda.device_count():
