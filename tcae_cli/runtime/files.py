@@ -2,6 +2,7 @@
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -70,7 +71,7 @@ def sync(path: Path) -> None:
 def start_writing_out(file: BinaryIO, num_bytes: int) -> None:
     """Have the last bytes of a file go to the disk, and do not wait for them: its fsync has less left to wait for."""
     file.flush()
-    if hasattr(os, "posix_fadvise"):  # not on macOS
+    if sys.platform != "darwin":
         os.posix_fadvise(file.fileno(), file.tell() - num_bytes, num_bytes, os.POSIX_FADV_DONTNEED)
 
 

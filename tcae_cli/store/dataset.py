@@ -4,7 +4,7 @@ Axes: b batch, c channels, h w positions.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,12 +21,23 @@ from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import MAIN_VIEW
 
 Normalise = Literal["channel", "position", "none"]
+Memory = Callable[[tuple[int, ...]], Tensor]  # gives a tensor of that shape
 
 FIELDS = ("latents", "label", "class_name", "caption", "key")
 _ROWS_TOGETHER = 256  # read at a time into memory
 # From 2**15 values on torch shares an operation out to threads of OpenMP, where it may. Those do not survive a fork,
 # and the threads of `batches` are enough.
 _VALUES_WITHOUT_OPENMP = 2**15 - 1
+
+
+def _own_memory(shape: tuple[int, ...]) -> Tensor:
+    """float32, not filled. numpy asks for huge pages where they help; their first use costs an eighth."""
+    return torch.from_numpy(np.empty(shape, np.float32))
+
+
+def _batch_memory(shape: tuple[int, ...]) -> Tensor:
+    """The same, for what this process is to give away as it is: a DataLoader's worker would copy it there itself."""
+    return _own_memory(shape) if get_worker_info() is None else shared_tensor(shape, torch.float32)
 
 
 class LatentDataset(Dataset[dict[str, Any]]):
@@ -87,12 +98,14 @@ class LatentDataset(Dataset[dict[str, Any]]):
         Batches: DataLoader(self, sampler=BatchSampler(...), batch_size=None). Raises IndexError, UsageError (a mask).
         """
         indices = _whole_numbers(index)
-        batch = self._read(indices.reshape(-1), self._draw_views(indices.size), is_whole=indices.ndim == 1)
+        batch = self._read(
+            indices.reshape(-1), self._draw_views(indices.size), _batch_memory if indices.ndim else _own_memory
+        )
         return batch if indices.ndim else {name: values[0] for name, values in batch.items()}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Samples that were read together, as DataLoader(dataset, batch_size=...) asks for them."""
-        batch = self._read(_whole_numbers(indices), self._draw_views(len(indices)), is_whole=False)
+        batch = self._read(_whole_numbers(indices), self._draw_views(len(indices)), _own_memory)
         columns = [values.unbind() if isinstance(values, Tensor) else values for values in batch.values()]
         return [dict(zip(batch, sample, strict=True)) for sample in zip(*columns, strict=True)]
 
@@ -127,19 +140,19 @@ class LatentDataset(Dataset[dict[str, Any]]):
         return latents.float() * std + mean
 
     def assemble(
-        self, indices: np.ndarray, views: np.ndarray, stored: np.ndarray | None, is_whole: bool = True
+        self, indices: np.ndarray, views: np.ndarray, stored: np.ndarray | None, memory: Memory = _batch_memory
     ) -> dict[str, Any]:
         """The batch of samples whose latents were read.
 
         indices, views: [b], int64; of `self.views` by number. stored: [b, c, h, w], in the store's dtype; None where
-        latents are not among the fields. is_whole: not to be collated with others.
+        latents are not among the fields. memory: gives the float32 tensor to make them in.
         """
         batch: dict[str, Any] = {}
         for name in self.fields:
             match name:
                 case "latents":
                     assert stored is not None
-                    batch[name] = self._train_ready(stored, views, is_whole)
+                    batch[name] = self._train_ready(stored, views, memory(stored.shape))
                 case "label":
                     batch[name] = torch.from_numpy(self._labels[indices])
                 case "class_name":
@@ -154,9 +167,9 @@ class LatentDataset(Dataset[dict[str, Any]]):
             return np.zeros(count, np.int64)
         return torch.randint(len(self.views), (count,)).numpy()
 
-    def _read(self, indices: np.ndarray, views: np.ndarray, is_whole: bool = True) -> dict[str, Any]:
+    def _read(self, indices: np.ndarray, views: np.ndarray, memory: Memory = _batch_memory) -> dict[str, Any]:
         stored = self._stored(indices, views) if "latents" in self.fields else None
-        return self.assemble(indices, views, stored, is_whole)
+        return self.assemble(indices, views, stored, memory)
 
     def _stored(self, indices: np.ndarray, views: np.ndarray) -> np.ndarray:
         if len(self.views) == 1:
@@ -172,16 +185,15 @@ class LatentDataset(Dataset[dict[str, Any]]):
             return self._memory[view].numpy()[indices]
         return self.views[view].stored(self.rows[indices].tolist())
 
-    def _train_ready(self, stored: np.ndarray, views: np.ndarray, is_whole: bool) -> Tensor:
-        """float32 latents, dequantised and normalised."""
-        is_sent = is_whole and get_worker_info() is not None  # then the DataLoader would copy it to shared memory
-        out = shared_tensor(stored.shape, torch.float32) if is_sent else _own_memory(stored.shape)
+    def _train_ready(self, stored: np.ndarray, views: np.ndarray, out: Tensor) -> Tensor:
+        """float32 latents, dequantised and normalised, in `out`."""
         _convert(torch.from_numpy(stored), out)
         latents = out.numpy()
         if self._scales is not None:
             latents *= self._scales[views]
         if self._mean_std is not None:
-            mean, std = self._mean_std
+            # One for each value of a sample: numpy is twice as fast as with one for each channel.
+            mean, std = (np.broadcast_to(values, self.sample_shape).copy() for values in self._mean_std)
             latents -= mean
             latents /= std
         return out
@@ -217,12 +229,10 @@ def _whole_numbers(index: int | Sequence[int]) -> np.ndarray:
 
 
 def _mean_and_std(store: LatentStore, normalise: Normalise) -> tuple[np.ndarray, np.ndarray] | None:
-    """[c, h, w] each; None where latents stay raw."""
+    """[c, 1, 1] or [c, h, w] each; None where latents stay raw."""
     if normalise == "none":
         return None
-    pair = store.channel_normalisation if normalise == "channel" else store.position_normalisation()
-    mean, std = (np.broadcast_to(values, store.sample_shape).copy() for values in pair)  # numpy: twice as fast
-    return mean, std
+    return store.channel_normalisation if normalise == "channel" else store.position_normalisation()
 
 
 def _scales(views: Sequence[LatentStore]) -> np.ndarray | None:
@@ -236,8 +246,3 @@ def _convert(values: Tensor, out: Tensor) -> None:
     most = out.numel() if torch.get_num_threads() == 1 else _VALUES_WITHOUT_OPENMP  # 1: a DataLoader's worker
     for target, part in zip(out.view(-1).split(most), values.view(-1).split(most), strict=True):
         target.copy_(part)
-
-
-def _own_memory(shape: tuple[int, ...]) -> Tensor:
-    """float32, in numpy's memory: it has huge pages, whose first use costs an eighth of that of small ones."""
-    return torch.from_numpy(np.empty(shape, np.float32))

@@ -28,8 +28,8 @@ class KeptRows:
 
     def latents(self, view: str, row: int) -> tuple[bytes, np.ndarray]:
         """The chunk of an ok row and its values. Raises StoreError if it is not sound."""
-        chunk = self._readers[view].chunk(row)
         try:
+            chunk = self._readers[view].chunk(row)
             if chunk is None:
                 raise StoreError(f"the latents of row {row} are gone")
             return chunk, self._readers[view].stored(row, chunk)

@@ -2,8 +2,13 @@
 
 import os
 import resource
+import sys
 import weakref
+from collections import deque
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,12 +21,13 @@ from tcae_cli.store.shard_file import ABSENT, CRC_BYTES, chunk_codec, crc32c_of
 from tcae_cli.store.spec import StoreSpec
 
 _REQUESTS_TOGETHER = 32  # of rows of a remote store
-_MOST_SHARDS_OPEN = 1024  # files and indexes that a reader keeps; 64 KiB each at 4,096 rows
-_NOT_WAITING = getattr(os, "RWF_NOWAIT", 0)  # Linux; elsewhere a read waits for the disk
+_READS_TOGETHER = 64  # that a disk works on for one thread
+_MOST_SHARDS_OPEN = 1024  # indexes, and files, that a reader keeps; 64 KiB each at 4,096 rows
+_WITHOUT_WAITING = getattr(os, "RWF_NOWAIT", 0)  # Linux; elsewhere every read waits for the disk
 
 
 class ShardReader:
-    """Reads single rows of a view, [c, h, w] each, with one read or one ranged request a row.
+    """Reads single rows of a view, [c, h, w] each, without the rest of their shard.
 
     Shares nothing that moves between threads or forked processes.
     """
@@ -31,10 +37,11 @@ class ShardReader:
         self._codec, self._rows_per_shard = chunk_codec(spec.codec), spec.rows_per_shard
         self._shape, self._dtype = spec.sample_shape(view), np.dtype(spec.dtype).newbyteorder("<")
         self._is_kept_as_read = spec.codec == "none" and self._dtype.isnative
-        self._shard = lru_cache(_num_shards_open())(self._open)
+        most_open = _most_files_open() if isinstance(folder, LocalFolder) else _MOST_SHARDS_OPEN
+        self._shard = lru_cache(most_open)(self._open)
 
     def read(self, rows: np.ndarray, out: np.ndarray) -> list[int]:
-        """Read the values of rows, in any order, into `out`, [k, c, h, w], in the store's dtype.
+        """Read the values of rows, in any order, into `out`, [k, c, h, w], contiguous, in the store's dtype.
 
         Returns the places among them of rows that the store holds no latents of. Raises StoreError on damage.
         """
@@ -46,11 +53,11 @@ class ShardReader:
 
     def chunk(self, row: int) -> bytes | None:
         """The compressed latents of a row; None where the store holds none. Raises StoreError on damage."""
-        found = self._find(row)
-        if found is None:
+        number, slot = divmod(row, self._rows_per_shard)
+        try:
+            return self._shard(number).chunk(slot)
+        except FileNotFoundError:  # pending
             return None
-        read, offset, size = found
-        return read(offset, size)
 
     def stored(self, row: int, chunk: bytes | bytearray) -> np.ndarray:
         """The values in a row's chunk, [c, h, w], in the store's dtype. Raises StoreError on damage."""
@@ -64,30 +71,34 @@ class ShardReader:
         return _OpenShard(_Bytes(data), self._path(number), self._rows_per_shard)
 
     def _read_local(self, rows: np.ndarray, out: np.ndarray) -> list[int]:
-        """What the page cache has is taken at once. The rest is asked for, all of it, before the first is waited for.
+        """What is in the page cache is taken as it comes. The rest is asked of the disk well before it is waited for.
 
         So a disk works on many reads together, for a single thread too. What needs no decoding goes straight to `out`.
         """
         absent: list[int] = []
-        waiting: list[tuple[int, np.ndarray, _LocalRanges, int, memoryview | bytearray, int]] = []
+        asked: deque[_Asked] = deque()
         order = np.argsort(rows)  # one shard after another, forward in each
         for place, row in zip(order.tolist(), rows[order].tolist(), strict=True):
             found, target = self._find(row), out[place]
             if found is None:
                 absent.append(place)
                 continue
-            read, offset, size = found
-            assert isinstance(read, _LocalRanges)
+            file, offset, size = found
             piece = target.data if self._is_kept_as_read and size == target.nbytes else bytearray(size)
-            if read.at_once(offset, piece, size):
+            if file.has_filled(piece, offset):
                 self._decode(row, piece, target)
-            else:
-                waiting.append((row, target, read, offset, piece, size))
-        for row, target, read, offset, piece, size in waiting:
-            if read.into(offset, piece) != size:
-                raise self._damaged(row, "the file ends within them")
-            self._decode(row, piece, target)
+                continue
+            asked.append(_Asked(row, file, offset, piece, target))
+            if len(asked) > _READS_TOGETHER:
+                self._finish(asked.popleft())
+        for each in asked:
+            self._finish(each)
         return absent
+
+    def _finish(self, asked: "_Asked") -> None:
+        if not asked.file.fill(asked.piece, asked.offset):
+            raise self._damaged(asked.row, "the file ends within them")
+        self._decode(asked.row, asked.piece, asked.target)
 
     def _decode(self, row: int, piece: memoryview | bytearray, target: np.ndarray) -> None:
         if isinstance(piece, bytearray):
@@ -100,13 +111,16 @@ class ShardReader:
             target[:] = self.stored(row, chunk)
         return chunk is not None
 
-    def _find(self, row: int) -> "tuple[_Ranges | _LocalRanges | _Bytes, int, int] | None":
-        """What reads the file of a row, and offset and size of its chunk there; None where the store holds none."""
+    def _find(self, row: int) -> "tuple[_LocalRanges, int, int] | None":
+        """The local file that a row is in, and offset and size of its chunk there; None where the store holds none."""
         number, slot = divmod(row, self._rows_per_shard)
         try:
-            return self._shard(number).find(slot)
+            shard = self._shard(number)
         except FileNotFoundError:  # pending
             return None
+        place = shard.find(slot)
+        assert isinstance(shard.read, _LocalRanges)
+        return None if place is None else (shard.read, *place)
 
     def _open(self, number: int) -> "_OpenShard":
         name = shard_file(self._spec, self._view, number)
@@ -123,7 +137,7 @@ class ShardReader:
 
 
 class _Ranges:
-    """Parts of a file."""
+    """Parts of a remote file."""
 
     def __init__(self, folder: Folder, name: str) -> None:
         self._folder, self._name = folder, name
@@ -144,20 +158,31 @@ class _LocalRanges:
             start = max(0, os.fstat(self._descriptor).st_size + start)
         return os.pread(self._descriptor, size, start)
 
-    def at_once(self, start: int, target: memoryview | bytearray, size: int) -> bool:
-        """Fill `target`, of so many bytes, if the page cache has them all; otherwise ask the disk for them."""
-        try:
-            if os.preadv(self._descriptor, [target], start, _NOT_WAITING) == size:
+    def has_filled(self, piece: memoryview | bytearray, start: int) -> bool:
+        """Fill a piece of memory if the page cache has it all; otherwise ask the disk for it."""
+        with suppress(OSError):  # the cache has nothing of it, or the file system does not tell
+            if self.fill(piece, start, _WITHOUT_WAITING):
                 return True
-        except OSError:  # it has none of them, or the file system does not tell
-            pass
-        if hasattr(os, "posix_fadvise"):  # not on macOS
-            os.posix_fadvise(self._descriptor, start, size, os.POSIX_FADV_WILLNEED)
+        if sys.platform != "darwin":
+            with suppress(OSError):  # it is only advice
+                size = memoryview(piece).nbytes
+                os.posix_fadvise(self._descriptor, start, size, os.POSIX_FADV_WILLNEED)
         return False
 
-    def into(self, start: int, target: memoryview | bytearray) -> int:
-        """Fill `target`; returns how many bytes there were for it."""
-        return os.preadv(self._descriptor, [target], start)
+    def fill(self, piece: memoryview | bytearray, start: int, flags: int = 0) -> bool:
+        """Fill it; False where the file ends before, or what is in memory."""
+        return os.preadv(self._descriptor, [piece], start, flags) == memoryview(piece).nbytes
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the disk was asked for."""
+
+    row: int
+    file: _LocalRanges
+    offset: int
+    piece: memoryview | bytearray
+    target: np.ndarray  # the same memory, unless it has to be decoded
 
 
 class _Bytes:
@@ -173,8 +198,8 @@ class _Bytes:
 class _OpenShard:
     """One shard file and its index."""
 
-    def __init__(self, read: _Ranges | _LocalRanges | _Bytes, path: str, num_chunks: int) -> None:
-        self._read = read
+    def __init__(self, read: Callable[[int, int], bytes], path: str, num_chunks: int) -> None:
+        self.read = read
         tail_bytes = num_chunks * 16 + CRC_BYTES
         tail = read(-tail_bytes, tail_bytes)
         index, crc = tail[:-CRC_BYTES], tail[-CRC_BYTES:]
@@ -183,18 +208,18 @@ class _OpenShard:
         # Single numbers come out of a memoryview several times as fast as out of an array.
         self._index = np.frombuffer(index, "<u8").astype(np.uint64).data
 
-    def find(self, slot: int) -> tuple[_Ranges | _LocalRanges | _Bytes, int, int] | None:
-        """What reads the file, and offset and size of the chunk in a slot; None where there is none."""
+    def find(self, slot: int) -> tuple[int, int] | None:
+        """Offset and size of the chunk in a slot; None where there is none."""
         offset = self._index[2 * slot]
-        return None if offset == ABSENT else (self._read, offset, self._index[2 * slot + 1])
+        return None if offset == ABSENT else (offset, self._index[2 * slot + 1])
 
     def chunk(self, slot: int) -> bytes | None:
         """The compressed latents in a slot; None where there are none."""
-        found = self.find(slot)
-        return None if found is None else self._read(*found[1:])
+        place = self.find(slot)
+        return None if place is None else self.read(*place)
 
 
-def _num_shards_open() -> int:
-    """A quarter of the files that this process may have open, for there may be a reader for a mirrored view too."""
+def _most_files_open() -> int:
+    """An eighth of the files that a process may have open: a trainer may have readers of several views and stores."""
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return _MOST_SHARDS_OPEN if limit == resource.RLIM_INFINITY else max(1, min(limit // 4, _MOST_SHARDS_OPEN))
+    return _MOST_SHARDS_OPEN if limit == resource.RLIM_INFINITY else max(1, min(limit // 8, _MOST_SHARDS_OPEN))

@@ -99,6 +99,13 @@ def test_pending_rows_are_left_out_with_a_warning_and_cannot_be_normalised(make_
             LatentDataset(path, normalise=normalise)
 
 
+def test_latents_of_another_size_are_denormalised_by_channel(make_store):
+    dataset = LatentDataset(make_store())
+    mean, _ = dataset.store.channel_normalisation
+
+    assert torch.equal(dataset.denormalise(torch.zeros(2, 4, 8, 8)), torch.from_numpy(mean).expand(2, 4, 8, 8))
+
+
 def test_each_position_has_mean_0_and_deviation_1_over_the_store_and_comes_back(make_store):
     dataset = LatentDataset(make_store(failed=FAILED), normalise="position")
     latents = every_latent(dataset)
@@ -230,4 +237,4 @@ def test_shared_memory_that_is_too_small_is_named(flip_store):
     )
     command = [sys.executable, "-c", script, str(flip_store)]
     printed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert "shared memory has no room for 0.0 GiB" in printed and "docker run --shm-size" in printed
+    assert "MiB of shared memory are not to be had" in printed and "docker run --shm-size" in printed

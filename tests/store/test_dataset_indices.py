@@ -40,3 +40,9 @@ def test_indices_may_be_whole_numbers_of_any_kind(make_store):
         assert dataset[index]["key"] == ["a/2.jpg", "a/3.jpg"]
     assert dataset[torch.tensor(2)]["key"] == dataset[np.int32(2)]["key"] == "a/2.jpg"
     assert dataset[[]]["key"] == []
+
+
+def test_no_indices_give_an_empty_batch(make_store):
+    batch = LatentDataset(make_store())[[]]
+
+    assert batch["latents"].shape == (0, 4, 2, 3) and batch["label"].shape == (0,)

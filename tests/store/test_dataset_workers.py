@@ -131,6 +131,19 @@ def test_both_ways_of_a_dataloader_and_threads_give_the_same_batches(make_store)
             assert torch.equal(other["latents"], batch["latents"])
 
 
+def test_a_worker_makes_its_batches_where_the_trainer_sees_them(make_store):
+    dataset = LatentDataset(make_store())
+    batches = BatchSampler(SequentialSampler(dataset), 16, drop_last=False)
+
+    loader = DataLoader(dataset, sampler=batches, batch_size=None, num_workers=1, collate_fn=is_shared)
+    assert list(loader) == [True] * 3
+    assert not is_shared(dataset[[0, 1]])
+
+
+def is_shared(batch: dict) -> bool:
+    return batch["latents"].is_shared()
+
+
 def test_threads_read_ahead_no_more_than_was_asked_and_end_when_closed(make_store):
     dataset, taken = LatentDataset(make_store()), []
 

@@ -1,8 +1,6 @@
 """What is in a store, read by LatentStore, by plain zarr and by tensorstore."""
 
-import errno
 import json
-import os
 import pickle
 
 import numpy as np
@@ -12,7 +10,6 @@ import zarr
 
 from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.store.reader import LatentStore
-from tcae_cli.store.shard_file import crc32c_of
 from tcae_cli.store.spec import rows_per_shard
 
 from .conftest import known_latents
@@ -50,31 +47,6 @@ def test_rows_are_read_in_the_order_asked_for(make_store):
     assert store.keys([39, 3]) == ["a/39.jpg", "a/3.jpg"]
     with pytest.raises(IndexError, match="row 40 of 40"):
         store.latents([40])
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_rows_that_are_not_in_the_page_cache_are_read_from_the_disk(make_store, codec):
-    path = make_store(failed={17}, codec=codec)
-    store, rows = LatentStore(path), [39, 3, 17, 3]
-    before = store.latents(rows)
-    for file in path.glob("latents/c.*"):
-        with file.open("rb") as opened:
-            os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-
-    assert np.array_equal(store.latents(rows), before, equal_nan=True)
-
-
-@pytest.mark.parametrize("codec", CODECS)
-def test_a_file_system_that_does_not_tell_what_it_has_in_memory_serves_too(make_store, codec, monkeypatch):
-    store, read = LatentStore(make_store(codec=codec)), os.preadv
-
-    def read_waiting(descriptor, buffers, offset, flags=0):
-        if flags:
-            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
-        return read(descriptor, buffers, offset)
-
-    monkeypatch.setattr(os, "preadv", read_waiting)
-    assert np.array_equal(store.latents([39, 3, 17, 3]), known_latents(40)[[39, 3, 17, 3]])
 
 
 def test_side_arrays_say_what_each_row_is(make_store):
@@ -183,22 +155,6 @@ def test_a_damaged_shard_is_named(make_store):
     data[-9] ^= 0xFF
     shard.write_bytes(data)
     with pytest.raises(StoreError, match=r"c\.1\.0\.0\.0 is damaged: its index does not match its checksum"):
-        LatentStore(path).latents([20])
-
-
-@pytest.mark.parametrize(
-    ("place", "reason"), [((0, 40), "cannot reshape"), ((2**40, 48), "the file ends within them")], ids=str
-)
-def test_an_uncompressed_row_of_another_size_and_one_beyond_the_file_are_named(make_store, place, reason):
-    path = make_store(codec="none")
-    shard = path / "latents" / "c.1.0.0.0"
-    data = shard.read_bytes()
-    index = np.frombuffer(data[-16 * 16 - 4 : -4], "<u8").reshape(16, 2).copy()
-    index[4] = place
-    shard.write_bytes(data[: -16 * 16 - 4] + index.tobytes() + crc32c_of(index.tobytes()).to_bytes(4, "little"))
-
-    assert np.array_equal(LatentStore(path).latents([21]), known_latents(40)[[21]])
-    with pytest.raises(StoreError, match=rf"latents/c\.1\.0\.0\.0: the latents of row 20 are damaged \({reason}"):
         LatentStore(path).latents([20])
 
 
