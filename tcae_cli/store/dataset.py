@@ -36,7 +36,7 @@ def _own_memory(shape: tuple[int, ...]) -> Tensor:
 
 
 def _batch_memory(shape: tuple[int, ...]) -> Tensor:
-    """The same, for what this process is to give away as it is: a DataLoader's worker would copy it there itself."""
+    """The same; in a DataLoader's worker shared, which saves the copy that sending it to the trainer would make."""
     return _own_memory(shape) if get_worker_info() is None else shared_tensor(shape, torch.float32)
 
 
