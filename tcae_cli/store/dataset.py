@@ -77,6 +77,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
         self._texts = {name: self._read_texts(name) for name in ("key", "caption") if name in fields}
         self._scales = _scales(self.views)
         self._mean_std = _mean_and_std(self.store, normalise)
+        # The same, [c, h, w] each: numpy is twice as fast as with one number for each channel.
+        self._mean_std_of_values = self._mean_std and [
+            np.broadcast_to(values, self.sample_shape).copy() for values in self._mean_std
+        ]
         self._memory = [self._read_all(part) for part in self.views] if in_memory else None
 
     @property
@@ -98,9 +102,8 @@ class LatentDataset(Dataset[dict[str, Any]]):
         Batches: DataLoader(self, sampler=BatchSampler(...), batch_size=None). Raises IndexError, UsageError (a mask).
         """
         indices = _whole_numbers(index)
-        batch = self._read(
-            indices.reshape(-1), self._draw_views(indices.size), _batch_memory if indices.ndim else _own_memory
-        )
+        memory = _batch_memory if indices.ndim else _own_memory
+        batch = self._read(indices.reshape(-1), self._draw_views(indices.size), memory)
         return batch if indices.ndim else {name: values[0] for name, values in batch.items()}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
@@ -191,9 +194,8 @@ class LatentDataset(Dataset[dict[str, Any]]):
         latents = out.numpy()
         if self._scales is not None:
             latents *= self._scales[views]
-        if self._mean_std is not None:
-            # One for each value of a sample: numpy is twice as fast as with one for each channel.
-            mean, std = (np.broadcast_to(values, self.sample_shape).copy() for values in self._mean_std)
+        if self._mean_std_of_values is not None:
+            mean, std = self._mean_std_of_values
             latents -= mean
             latents /= std
         return out

@@ -12,9 +12,7 @@ from tcae_cli.store import shard_reader
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.shard_file import crc32c_of
 
-from .conftest import known_latents
-
-CODECS = ["zstd", "none", "lz4-bitshuffle"]
+from .conftest import CODECS, known_latents
 
 
 @pytest.fixture
