@@ -16,7 +16,7 @@ $(VENV)/.installed: pyproject.toml
 
 demo: install ## encode real photographs with the built-in model, decode them, show both
 	@mkdir -p demo
-	$(BIN)/python -m tcae_cli.data.samples demo/photos
+	$(BIN)/python -m tcae_cli.images.samples demo/photos
 	$(BIN)/tcae encode-dataset demo/photos demo/latents.zarr
 	$(BIN)/tcae decode demo/latents.zarr demo/reconstructions --grid 16
 	@echo

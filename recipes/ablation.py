@@ -17,16 +17,17 @@ from typing import NamedTuple
 
 import click
 
-from tcae_cli.checkpoint import MODEL_FILE, read_header
-from tcae_cli.console import ConsoleProgress
+from tcae_cli.autoencoders.checkpoint import MODEL_FILE, read_header
 from tcae_cli.errors import TcaeError
-from tcae_cli.eval_report import EvalRequest
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.jobs.train import train
 from tcae_cli.recipe.load import load_recipe
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.report import Silent, TrainRequest
+from tcae_cli.reports.evaluation import EvalRequest
+from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.train import TrainRequest
 from tcae_cli.runtime.files import make_folder, write_atomic
+from tcae_cli.terminal.progress import ConsoleProgress
 from tcae_cli.training.state import STATE_FILE
 
 Figures = dict[str, float]  # of one model

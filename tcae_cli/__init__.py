@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tcae_cli.autoencoder import load_autoencoder
+    from tcae_cli.autoencoders.by_name import load_autoencoder
     from tcae_cli.store.dataset import LatentDataset
     from tcae_cli.store.reader import LatentStore
     from tcae_cli.store.stream import LatentStream
@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 __all__ = ["LatentDataset", "LatentStore", "LatentStream", "__version__", "load_autoencoder"]
 
 _HOMES = {
-    "load_autoencoder": "tcae_cli.autoencoder",
+    "load_autoencoder": "tcae_cli.autoencoders.by_name",
     "LatentDataset": "tcae_cli.store.dataset",
     "LatentStore": "tcae_cli.store.reader",
     "LatentStream": "tcae_cli.store.stream",

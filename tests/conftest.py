@@ -1,8 +1,10 @@
-"""Real photographs at test size, a small model to encode them with, and an object store on this machine."""
+"""Real photographs at test size, a small model, sources, an object store on this machine, and real processes."""
 
 import logging
 import os
-from collections.abc import Iterator
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from multiprocessing import forkserver
 from pathlib import Path
@@ -13,9 +15,21 @@ import s3fs
 import torch
 from PIL import Image
 
-from tcae_cli.checkpoint import LatentStatistics, save_checkpoint
+from tcae_cli.autoencoders.checkpoint import LatentStatistics, save_checkpoint
+from tcae_cli.errors import ImageError
+from tcae_cli.images.image_file import encode_image
+from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import ModelSpec
+from tcae_cli.reports.encode import EncodeReport, EncodeRequest
+from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.report import Tolerance
+from tcae_cli.runtime import distributed
+from tcae_cli.sources.source import Source
+
+from .pictures import picture, write_tar
+
+Pictures = Callable[..., bytes]
 
 PHOTOGRAPHS = {"animal": "chelsea.png", "person": "astronaut.png", "thing": "coffee.png"}
 SMALL_MODEL = {"image_size": 64, "patch_size": 8, "latent_channels": 8, "width": 32, "depths": (1, 1), "num_heads": 2}
@@ -95,3 +109,111 @@ def bucket(object_store: str) -> str:
     name = f"bucket-{uuid4().hex}"
     s3fs.S3FileSystem().mkdir(name)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def png() -> Pictures:
+    """Makes a PNG file's bytes."""
+    return lambda *args, **kwargs: encode_image(picture(*args, **kwargs), "png")
+
+
+@pytest.fixture
+def make_tar(tmp_path: Path) -> Callable[[str, dict[str, bytes]], Path]:
+    """Makes a tar of named members under tmp_path."""
+    return lambda name, members: write_tar(tmp_path / name, members)
+
+
+@pytest.fixture
+def make_folder(tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
+    """Makes a folder "photos" of named files under tmp_path."""
+
+    def make(files: dict[str, bytes]) -> Path:
+        for name, data in files.items():
+            path = tmp_path / "photos" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        return tmp_path / "photos"
+
+    return make
+
+
+@pytest.fixture
+def put(bucket: str) -> Callable[[dict[str, bytes]], str]:
+    """Puts named objects into the bucket, for anyone to read, and gives the bucket's name."""
+
+    def put_objects(objects: dict[str, bytes]) -> str:
+        for name, data in objects.items():
+            s3fs.S3FileSystem().pipe_file(f"{bucket}/{name}", data, ACL="public-read")
+        return bucket
+
+    return put_objects
+
+
+@pytest.fixture
+def problems() -> Callable[[Source], dict[str, str]]:
+    """What reading says of each row that a scan found a problem with, by key."""
+
+    def found_in(source: Source) -> dict[str, str]:
+        found = {}
+        for row in range(len(source)):
+            if source.problem(row):
+                with pytest.raises(ImageError) as raised:
+                    source.read(row)
+                assert raised.value.stage == "index"
+                found[source.key(row)] = str(raised.value)
+        return found
+
+    return found_in
+
+
+@pytest.fixture(scope="session")
+def encode(small_checkpoint):
+    """Encodes with the small model, in this process."""
+
+    def run(source: Path | str, store: Path | str, progress=None, max_failures: str = "1%", **options) -> EncodeReport:
+        settings = {"model": str(small_checkpoint), "device": "cpu", "num_workers": 0} | options
+        tolerance = Tolerance.parse(max_failures)
+        request = EncodeRequest(source=str(source), store=str(store), max_failures=tolerance, **settings)
+        return encode_dataset(request, progress or Silent())
+
+    return run
+
+
+@pytest.fixture
+def encode_as_ranks(encode, monkeypatch):
+    """Encodes as the ranks of one launch would, one after the other in this process; gives their reports."""
+
+    def run(num_ranks: int, *arguments, **options) -> list[EncodeReport]:
+        reports = []
+        with monkeypatch.context() as environment:
+            for rank in range(num_ranks):
+                for name, value in (("WORLD_SIZE", num_ranks), ("RANK", rank), ("LOCAL_RANK", rank)):
+                    environment.setenv(name, str(value))
+                distributed.launch_id.cache_clear()
+                reports.append(encode(*arguments, **options))
+        distributed.launch_id.cache_clear()
+        return reports
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def start_tcae(small_checkpoint):
+    """Starts a real process: `tcae encode-dataset` on the CPU with the small model."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(
+        source: Path | str, store: Path | str, *options: str, launcher=(), environment: Mapping[str, str] | None = None
+    ) -> subprocess.Popen[str]:
+        command = [sys.executable, *launcher, "-m", "tcae_cli", "encode-dataset", str(source), str(store)]
+        command += ["--model", str(small_checkpoint), "--device", "cpu", "--workers", "1", *options]
+        variables = os.environ | (environment or {})
+        pipe = subprocess.PIPE
+        started.append(subprocess.Popen(command, env=variables, stdout=pipe, stderr=pipe, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        if process.poll() is None or not process.stdout.closed:  # of a test that failed
+            process.kill()
+            process.communicate()

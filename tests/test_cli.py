@@ -10,8 +10,9 @@ import pytest
 import zarr
 
 from tcae_cli.cli import main
-from tcae_cli.console import ConsoleProgress, show_report
-from tcae_cli.report import TrainReport
+from tcae_cli.reports.train import TrainReport
+from tcae_cli.terminal.progress import ConsoleProgress
+from tcae_cli.terminal.show import show_report
 
 
 @pytest.fixture

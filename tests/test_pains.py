@@ -15,7 +15,8 @@ from tcae_cli import LatentStore, load_autoencoder
 from tcae_cli.errors import StoreError
 from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.model.tcae import TCAE
-from tcae_cli.report import EncodeReport, EncodeRequest, Silent
+from tcae_cli.reports.encode import EncodeReport, EncodeRequest
+from tcae_cli.reports.progress import Silent
 
 
 @pytest.fixture

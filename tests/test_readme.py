@@ -12,7 +12,8 @@ import pytest
 
 import tcae_cli.cli
 from tcae_cli.jobs.encode import encode_dataset
-from tcae_cli.report import EncodeRequest, Silent
+from tcae_cli.reports.encode import EncodeRequest
+from tcae_cli.reports.progress import Silent
 
 README = Path(__file__).parents[1] / "README.md"
 

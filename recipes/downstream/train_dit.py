@@ -33,10 +33,10 @@ from timm.layers import Attention, Mlp
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DistributedSampler
 
-from tcae_cli.autoencoder import Autoencoder, load_autoencoder, read_card
-from tcae_cli.data.image_file import draw_grid, encode_image
-from tcae_cli.data.transform import to_uint8
+from tcae_cli.autoencoders.by_name import Autoencoder, load_autoencoder, read_card
 from tcae_cli.errors import SourceError, TcaeError, UsageError
+from tcae_cli.images.image_file import draw_grid, encode_image
+from tcae_cli.images.transform import to_uint8
 from tcae_cli.metrics.frechet import FeatureSums, Gaussian, frechet_distance
 from tcae_cli.model.layers import init_weights
 from tcae_cli.runtime import distributed
@@ -44,7 +44,7 @@ from tcae_cli.runtime.device import autocast, choose_device, default_precision, 
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.process_group import add_over_ranks, mean_over_ranks, process_group
 from tcae_cli.store.dataset import LatentDataset
-from tcae_cli.tracking import METRICS_FILE, TENSORBOARD_FOLDER, MetricsLog
+from tcae_cli.tracking.log import METRICS_FILE, TENSORBOARD_FOLDER, MetricsLog
 from tcae_cli.training.ema import averaged_copy, update_average, warmed_up
 from tcae_cli.training.sharding import copied
 from tcae_cli.training.state import STATE_FILE, RunState, restore_state, save_state

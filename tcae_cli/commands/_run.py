@@ -3,8 +3,10 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from tcae_cli.console import ConsoleProgress, show_report
-from tcae_cli.report import Progress, Report
+from tcae_cli.reports.progress import Progress
+from tcae_cli.reports.report import Report
+from tcae_cli.terminal.progress import ConsoleProgress
+from tcae_cli.terminal.show import show_report
 
 Request = TypeVar("Request")
 

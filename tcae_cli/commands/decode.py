@@ -7,7 +7,7 @@ import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
-from tcae_cli.report import DecodeRequest
+from tcae_cli.reports.decode import DecodeRequest
 
 
 @click.command()

@@ -6,7 +6,8 @@ import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
-from tcae_cli.report import EncodeReport, EncodeRequest, Tolerance
+from tcae_cli.reports.encode import EncodeReport, EncodeRequest
+from tcae_cli.reports.report import Tolerance
 
 
 @click.command("encode-dataset")

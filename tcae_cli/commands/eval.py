@@ -7,8 +7,8 @@ import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
-from tcae_cli.eval_report import ALL, METRICS, EvalRequest
-from tcae_cli.report import Tolerance
+from tcae_cli.reports.evaluation import ALL, METRICS, EvalRequest
+from tcae_cli.reports.report import Tolerance
 
 _METRICS_HELP = f"{', '.join(METRICS)}, or {ALL} that can be computed; repeats."
 

@@ -6,7 +6,7 @@ import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
-from tcae_cli.export_report import ExportFormat, ExportRequest
+from tcae_cli.reports.export import ExportFormat, ExportRequest
 
 
 @click.command()

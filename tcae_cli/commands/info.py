@@ -4,7 +4,7 @@ import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
-from tcae_cli.store_report import InfoRequest
+from tcae_cli.reports.store import InfoRequest
 
 
 @click.command()

@@ -9,7 +9,7 @@ from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
 from tcae_cli.recipe.load import load_recipe
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.report import TrainRequest
+from tcae_cli.reports.train import TrainRequest
 
 
 @click.command()

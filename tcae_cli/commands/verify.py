@@ -7,7 +7,7 @@ import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
-from tcae_cli.store_report import VerifyRequest
+from tcae_cli.reports.store import VerifyRequest
 
 
 @click.command()

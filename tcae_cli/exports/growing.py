@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 
 from tcae_cli.exports.pieces import pieces_of
-from tcae_cli.report import Progress
+from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.files import disk_errors, rename_durably, start_writing_out
 
 

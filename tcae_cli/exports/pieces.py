@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Protocol
 
-from tcae_cli.report import Progress
+from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.folder import LocalFolder
 
 _PIECE_BYTES = 2**27

@@ -5,28 +5,28 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
 
-from tcae_cli.autoencoder import Autoencoder, load_autoencoder, read_card
-from tcae_cli.data.image_file import ImageFormat, draw_grid, encode_image
-from tcae_cli.data.loader import load_rows
-from tcae_cli.data.source import load_source
-from tcae_cli.data.transform import to_uint8
+from tcae_cli.autoencoders.by_name import Autoencoder, load_autoencoder, read_card
 from tcae_cli.errors import SourceError, StoreError, UsageError
-from tcae_cli.report import DecodeReport, DecodeRequest, Progress
+from tcae_cli.images.file_names import file_name
+from tcae_cli.images.image_file import ImageFormat, draw_grid, encode_image
+from tcae_cli.images.loader import load_rows
+from tcae_cli.images.transform import to_uint8
+from tcae_cli.reports.decode import DecodeReport, DecodeRequest
+from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.device import choose_device, naming_the_batch_size
 from tcae_cli.runtime.files import make_folder, write_atomic
+from tcae_cli.sources.source import load_source
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore
 
 _BATCH_PIXELS = 32 * 256**2  # SD's decoder takes some 270 MB for each 256 x 256
 _COLUMNS = 8  # of the picture
-_LONGEST_NAME = 200  # bytes; most file systems allow 255
 
 
 def decode_store(request: DecodeRequest, progress: Progress) -> DecodeReport:
@@ -71,20 +71,6 @@ def parse_rows(text: str | None) -> slice:
     if found[1]:
         return slice(int(found[1]), int(found[1]) + 1)
     return slice(*(int(bound) if bound else None for bound in found.group(2, 3)))
-
-
-def file_name(key: str) -> Path:
-    """A relative path that stays inside its folder, for a key in any script; what a path cannot hold is %-escaped."""
-    parts = []
-    for part in key.split("/"):
-        safe = re.sub(r"[\x00-\x1f\x7f\\%]", lambda match: f"%{ord(match[0]):02X}", part)
-        if safe.strip(".") == "":  # "", ".", ".."
-            safe = safe.replace(".", "%2E") or "%"
-        if len(safe.encode()) > _LONGEST_NAME:
-            digest = blake2b(part.encode(), digest_size=8).hexdigest()
-            safe = f"{safe.encode()[: _LONGEST_NAME - 20].decode(errors='ignore')}~{digest}"
-        parts.append(safe)
-    return Path(*parts)
 
 
 @dataclass(frozen=True)

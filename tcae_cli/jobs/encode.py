@@ -7,17 +7,18 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from tcae_cli.autoencoder import ModelCard, read_card
-from tcae_cli.data.partition import shards_of_part, shards_of_rank
-from tcae_cli.data.source import load_source
+from tcae_cli.autoencoders.by_name import ModelCard, read_card
 from tcae_cli.errors import StoreError, UsageError
+from tcae_cli.images.partition import shards_of_part, shards_of_rank
 from tcae_cli.jobs.encode_shards import ShardsReport, encode_shards
 from tcae_cli.jobs.encode_source import open_store_source, publish_index
 from tcae_cli.jobs.quantisation import measure_quantisation
-from tcae_cli.report import EncodeReport, EncodeRequest, Progress
+from tcae_cli.reports.encode import EncodeReport, EncodeRequest
+from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, default_precision
 from tcae_cli.runtime.folder import Folder, open_folder
+from tcae_cli.sources.source import load_source
 from tcae_cli.store import layout
 from tcae_cli.store.commit import (
     append_rows,

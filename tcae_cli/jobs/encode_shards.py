@@ -9,16 +9,17 @@ from itertools import chain
 
 import torch
 
-from tcae_cli.autoencoder import load_autoencoder
-from tcae_cli.data.loader import BatchRows, load_batches
-from tcae_cli.data.partition import batches_of_rows
-from tcae_cli.data.source import Source
+from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.errors import SourceError
+from tcae_cli.images.loader import BatchRows, load_batches
+from tcae_cli.images.partition import batches_of_rows
 from tcae_cli.jobs.encoder import Encoded, LatentEncoder, pack_rows
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
-from tcae_cli.report import EncodeRequest, Progress
+from tcae_cli.reports.encode import EncodeRequest
+from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import threads_for_whole_batches
+from tcae_cli.sources.source import Source
 from tcae_cli.store.writer import EncodedRows, ShardInProgress, ShardPlan, StoreWriter
 
 _EARLY_ROWS = 200  # when over half of the first so many fail, something is wrong with all of them

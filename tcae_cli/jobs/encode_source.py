@@ -4,12 +4,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from tcae_cli.data.index import SUMMARY_FILE
-from tcae_cli.data.index_update import SourceChanges, index_source_apart
-from tcae_cli.data.source import Source, load_source
 from tcae_cli.errors import StoreError
-from tcae_cli.report import EncodeRequest, Progress
+from tcae_cli.reports.encode import EncodeRequest
+from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.folder import Folder
+from tcae_cli.sources.index import SUMMARY_FILE
+from tcae_cli.sources.index_update import SourceChanges, index_source_apart
+from tcae_cli.sources.source import Source, load_source
 from tcae_cli.store.commit import failed_rows
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.spec import StoreSpec

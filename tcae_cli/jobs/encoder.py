@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcae_cli.data.loader import ImageBatch
-from tcae_cli.data.transform import to_float
+from tcae_cli.images.loader import ImageBatch
+from tcae_cli.images.transform import to_float
 from tcae_cli.runtime.device import autocast, naming_the_batch_size
 from tcae_cli.store.quantise import dequantise, quantise, scale_of
 from tcae_cli.store.spec import StoreSpec

@@ -9,23 +9,23 @@ import torch
 from torch import Tensor
 
 from tcae_cli.errors import DiskError
-from tcae_cli.eval_page.write import prepare_folder, write_page
-from tcae_cli.eval_report import EvalReport, EvalRequest, Evaluation
+from tcae_cli.evaluation.account import failures, protocol, warnings
+from tcae_cli.evaluation.candidates import StoreCandidate
+from tcae_cli.evaluation.examples import make_examples
+from tcae_cli.evaluation.measures import OfLatents
+from tcae_cli.evaluation.metrics.cost import cost_figures
+from tcae_cli.evaluation.metrics.ifid import interpolated_latents
+from tcae_cli.evaluation.metrics.registry import make_plan
+from tcae_cli.evaluation.page.write import prepare_folder, write_page
+from tcae_cli.evaluation.plan import Plan
+from tcae_cli.evaluation.probe_data import ProbeData, look_at_probe_data
+from tcae_cli.evaluation.reference import show_to_references
+from tcae_cli.evaluation.subject import open_subject
+from tcae_cli.evaluation.viewer import Seen, Viewer
 from tcae_cli.features import inception
-from tcae_cli.jobs.eval_account import failures, protocol, warnings
-from tcae_cli.jobs.eval_candidates import StoreCandidate
-from tcae_cli.jobs.eval_cost import cost_figures
-from tcae_cli.jobs.eval_examples import make_examples
-from tcae_cli.jobs.eval_ifid import interpolated_latents
-from tcae_cli.jobs.eval_measures import OfLatents
-from tcae_cli.jobs.eval_metrics import make_plan
-from tcae_cli.jobs.eval_pass import Seen, Viewer
-from tcae_cli.jobs.eval_plan import Plan
-from tcae_cli.jobs.eval_probe_data import ProbeData, look_at_probe_data
-from tcae_cli.jobs.eval_reference import show_to_references
-from tcae_cli.jobs.eval_subject import open_subject
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
-from tcae_cli.report import Progress, Silent
+from tcae_cli.reports.evaluation import EvalReport, EvalRequest, Evaluation
+from tcae_cli.reports.progress import Progress, Silent
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, exact_float32
 from tcae_cli.runtime.process_group import add_over_ranks, process_group

@@ -7,7 +7,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tcae_cli.errors import StoreError
-from tcae_cli.export_report import SCALED, ExportReport, ExportRequest
 from tcae_cli.exports import provenance as told
 from tcae_cli.exports.class_folders import ClassFolders
 from tcae_cli.exports.growing import grow
@@ -20,8 +19,9 @@ from tcae_cli.exports.npy import ARRAY, INDEX, NpyArray
 from tcae_cli.exports.pieces import is_whole, write_pieces
 from tcae_cli.exports.rows import ExportRows
 from tcae_cli.exports.tars import TarFiles
-from tcae_cli.jobs.decode import file_name
-from tcae_cli.report import Progress
+from tcae_cli.images.file_names import file_name
+from tcae_cli.reports.export import SCALED, ExportReport, ExportRequest
+from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.files import tree_bytes
 from tcae_cli.runtime.folder import LocalFolder, open_folder
 from tcae_cli.store.layout import is_complete, read_spec

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from tcae_cli.errors import StoreError
-from tcae_cli.report import Progress
+from tcae_cli.reports.progress import Progress
+from tcae_cli.reports.store import InfoReport, InfoRequest
 from tcae_cli.runtime.folder import Folder, open_folder
 from tcae_cli.store.claim import live_claims
 from tcae_cli.store.commit import Totals
@@ -16,7 +17,6 @@ from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.record import read_records, record_name
 from tcae_cli.store.spec import StoreSpec
 from tcae_cli.store.statistics import LatentMoments
-from tcae_cli.store_report import InfoReport, InfoRequest
 
 _FAILURES_SHOWN = 5
 _GROUPS_SHOWN, _KEYS_SHOWN = 3, 3

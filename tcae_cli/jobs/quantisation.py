@@ -7,14 +7,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcae_cli.autoencoder import Autoencoder, load_autoencoder
-from tcae_cli.data.loader import load_rows
-from tcae_cli.data.source import Source
-from tcae_cli.data.transform import to_float, to_uint8
+from tcae_cli.autoencoders.by_name import Autoencoder, load_autoencoder
 from tcae_cli.errors import SourceError
+from tcae_cli.images.loader import load_rows
+from tcae_cli.images.transform import to_float, to_uint8
 from tcae_cli.metrics.image import psnr
-from tcae_cli.report import EncodeRequest, Progress
+from tcae_cli.reports.encode import EncodeRequest
+from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.device import autocast, naming_the_batch_size
+from tcae_cli.sources.source import Source
 from tcae_cli.store.quantise import channel_scales, dequantise, quantise
 from tcae_cli.store.spec import MAIN_VIEW, Quantisation, StoreSpec
 

@@ -9,29 +9,30 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from tcae_cli.checkpoint import MODEL_FILE
-from tcae_cli.data.crops import TrainingBatch, TrainingViews, load_training_batches
-from tcae_cli.data.source import Source, open_source
-from tcae_cli.data.stream import stream_training_batches
-from tcae_cli.data.tar_stream import is_stream
+from tcae_cli.autoencoders.checkpoint import MODEL_FILE
 from tcae_cli.errors import SourceError, TcaeError, UsageError
 from tcae_cli.features.inception import find_inception, load_inception
-from tcae_cli.jobs.interval import Interval, note
-from tcae_cli.jobs.train_save import averaged, save
-from tcae_cli.jobs.train_start import Run, start
-from tcae_cli.jobs.validation import Validation
 from tcae_cli.recipe.load import dump_recipe
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.report import Progress, Silent, TrainReport, TrainRequest
+from tcae_cli.reports.progress import Progress, Silent
+from tcae_cli.reports.train import TrainReport, TrainRequest
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, naming_the_batch_size, peak_flops
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.process_group import process_group
-from tcae_cli.tracking import MetricsLog, draw_curves
+from tcae_cli.sources.source import Source, open_source
+from tcae_cli.tracking.log import MetricsLog, draw_curves
 from tcae_cli.training.collapse import CollapseWatch
 from tcae_cli.training.cost import training_flops
+from tcae_cli.training.interval import Interval, note
+from tcae_cli.training.run import Run, start
+from tcae_cli.training.save import averaged, save
 from tcae_cli.training.sharding import is_sharded
 from tcae_cli.training.step import training_step
+from tcae_cli.training.validation import Validation
+from tcae_cli.training.views.crops import TrainingBatch, TrainingViews, load_training_batches
+from tcae_cli.training.views.stream import stream_training_batches
+from tcae_cli.training.views.tar_stream import is_stream
 
 
 def train(request: TrainRequest, progress: Progress) -> TrainReport:

@@ -9,15 +9,16 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 
-from tcae_cli.autoencoder import read_card
-from tcae_cli.data.source import Source, load_source
+from tcae_cli.autoencoders.by_name import read_card
 from tcae_cli.errors import NotFoundError, SourceError, StoreError
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.jobs.verify_sample import Sample, compare_sample
 from tcae_cli.jobs.verify_source import compare_source, open_compared_source
-from tcae_cli.report import Progress
+from tcae_cli.reports.progress import Progress
+from tcae_cli.reports.store import VerifyReport, VerifyRequest
 from tcae_cli.runtime.device import choose_device
 from tcae_cli.runtime.folder import Folder, open_folder
+from tcae_cli.sources.source import Source, load_source
 from tcae_cli.store.check_shard import ShardCheck, ShardChecker
 from tcae_cli.store.check_tables import check_arrays, check_tables
 from tcae_cli.store.claim import live_claims
@@ -25,7 +26,6 @@ from tcae_cli.store.commit import Totals
 from tcae_cli.store.layout import index_folder, is_complete, read_spec
 from tcae_cli.store.record import record_name
 from tcae_cli.store.spec import StoreSpec
-from tcae_cli.store_report import VerifyReport, VerifyRequest
 
 _MOST_PROBLEMS = 100  # sentences kept; all are counted
 _MOST_THREADS = 4  # each holds a file of a shard

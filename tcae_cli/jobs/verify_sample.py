@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcae_cli.autoencoder import Autoencoder, load_autoencoder
-from tcae_cli.data.image_file import draw_grid, encode_image
-from tcae_cli.data.loader import load_rows
-from tcae_cli.data.source import Source
-from tcae_cli.data.transform import to_float, to_uint8
+from tcae_cli.autoencoders.by_name import Autoencoder, load_autoencoder
+from tcae_cli.images.image_file import draw_grid, encode_image
+from tcae_cli.images.loader import load_rows
+from tcae_cli.images.transform import to_float, to_uint8
 from tcae_cli.metrics.image import psnr
-from tcae_cli.report import Progress
+from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.device import autocast, naming_the_batch_size
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.folder import Folder
+from tcae_cli.sources.source import Source
 from tcae_cli.store.layout import read_spec
 from tcae_cli.store.quantise import as_float, quantise, scale_of
 from tcae_cli.store.shard_reader import ShardReader

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from tcae_cli.data.image_batch import content_hash
-from tcae_cli.data.index import SUMMARY_FILE
-from tcae_cli.data.index_update import index_source_apart
-from tcae_cli.data.source import Source, load_source
 from tcae_cli.errors import ImageError
+from tcae_cli.images.batch import content_hash
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
-from tcae_cli.report import Progress
+from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.folder import Folder
+from tcae_cli.sources.index import SUMMARY_FILE
+from tcae_cli.sources.index_update import index_source_apart
+from tcae_cli.sources.source import Source, load_source
 from tcae_cli.store.layout import index_folder, read_spec
 
 _BATCH_ROWS = 64

@@ -15,7 +15,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from tcae_cli.errors import DeviceError, TcaeError, UsageError
-from tcae_cli.report import Progress
+from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
 
 Request = TypeVar("Request")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tcae_cli.data.transform import to_float, to_uint8
+from tcae_cli.images.transform import to_float, to_uint8
 from tcae_cli.losses.adversarial import (
     adaptive_weight,
     discriminator_accuracy,

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tcae_cli.data.crops import TrainingBatch
-from tcae_cli.data.transform import to_float
+from tcae_cli.images.transform import to_float
 from tcae_cli.losses.self_distillation import (
     center_after,
     class_token_loss,
@@ -26,6 +25,7 @@ from tcae_cli.training.drop_path import draw_keep
 from tcae_cli.training.ema import update_average
 from tcae_cli.training.schedule import teacher_momentum, teacher_temp
 from tcae_cli.training.state import TrainingState
+from tcae_cli.training.views.crops import TrainingBatch
 
 
 class TeacherSums(NamedTuple):

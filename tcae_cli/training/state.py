@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tcae_cli.checkpoint import read_tensors, write_tensors
+from tcae_cli.autoencoders.checkpoint import read_tensors, write_tensors
 from tcae_cli.errors import CheckpointError, NotFoundError
 from tcae_cli.model.joint import JointModel, Teacher
 from tcae_cli.model.tcae import TCAE

@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tcae_cli.data.crops import TrainingBatch
-from tcae_cli.data.transform import to_float
+from tcae_cli.images.transform import to_float
 from tcae_cli.losses.perceptual import PerceptualDistance
 from tcae_cli.losses.reconstruction import reconstruction_terms, weighted_sum
 from tcae_cli.model.joint import Reconstruction
@@ -31,6 +30,7 @@ from tcae_cli.training.optim import clip_gradients, discriminator_schedule, set_
 from tcae_cli.training.schedule import has_begun, learning_rate
 from tcae_cli.training.sharding import gradients_stay_here
 from tcae_cli.training.state import TrainingState
+from tcae_cli.training.views.crops import TrainingBatch
 
 Terms = dict[str, Tensor]
 

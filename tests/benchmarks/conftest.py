@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from tcae_cli import LatentStore
-from tcae_cli.data.samples import write_sample_windows
-from tcae_cli.export_report import ExportFormat, ExportRequest
+from tcae_cli.images.samples import write_sample_windows
 from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.jobs.export import export_store
-from tcae_cli.report import EncodeRequest, Silent
+from tcae_cli.reports.encode import EncodeRequest
+from tcae_cli.reports.export import ExportFormat, ExportRequest
+from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime.folder import LocalFolder
 from tcae_cli.store import layout
 from tcae_cli.store.commit import finalise

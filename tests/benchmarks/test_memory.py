@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ..jobs.many_rows import encode_in_ranks, write_long_index
+from ..many_rows import encode_in_ranks, write_long_index
 
 NUM_ROWS, SETTLED_AT, NUM_RANKS = 1_000_000, 10_000, 2
 

@@ -8,16 +8,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from tcae_cli.checkpoint import load_autoencoder
-from tcae_cli.data.loader import BatchRows, ImageBatch, load_batches
-from tcae_cli.data.partition import batches_of_rows
-from tcae_cli.data.source import Source, open_source
-from tcae_cli.data.transform import to_float
+from tcae_cli.autoencoders.checkpoint import load_autoencoder
+from tcae_cli.images.loader import BatchRows, ImageBatch, load_batches
+from tcae_cli.images.partition import batches_of_rows
+from tcae_cli.images.transform import to_float
 from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.jobs.encoder import Encoded, LatentEncoder, pack_rows
 from tcae_cli.model.tcae import TCAE
-from tcae_cli.report import EncodeReport, EncodeRequest, Silent
+from tcae_cli.reports.encode import EncodeReport, EncodeRequest
+from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime.folder import LocalFolder
+from tcae_cli.sources.source import Source, open_source
 from tcae_cli.store.layout import create_store
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import StoreSpec

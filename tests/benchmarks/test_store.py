@@ -21,7 +21,8 @@ import pytest
 from numcodecs.zstd import Zstd
 
 from tcae_cli.jobs.encode import encode_dataset
-from tcae_cli.report import EncodeReport, EncodeRequest, Progress, Silent
+from tcae_cli.reports.encode import EncodeReport, EncodeRequest
+from tcae_cli.reports.progress import Progress, Silent
 from tcae_cli.runtime.folder import LocalFolder
 from tcae_cli.runtime.local_file import LocalFile
 from tcae_cli.store import layout, shard_file, writer

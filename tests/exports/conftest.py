@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from tcae_cli.export_report import ExportReport, ExportRequest
 from tcae_cli.exports import pieces
 from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.jobs.export import export_store
-from tcae_cli.report import EncodeRequest, Silent, Tolerance
+from tcae_cli.reports.encode import EncodeRequest
+from tcae_cli.reports.export import ExportReport, ExportRequest
+from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.report import Tolerance
 from tcae_cli.store.reader import LatentStore
 
 

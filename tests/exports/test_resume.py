@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from tcae_cli.errors import StoreError, UsageError
-from tcae_cli.export_report import ExportRequest
+from tcae_cli.reports.export import ExportRequest
 from tcae_cli.runtime.local_file import LocalFile
 from tcae_cli.store.reader import LatentStore
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
 from torchvision.models.inception import Inception3
 
-from tcae_cli.data.loader import load_rows
-from tcae_cli.data.source import open_source
 from tcae_cli.errors import WeightsError
 from tcae_cli.features import inception
 from tcae_cli.features.inception import InceptionFeatures, find_inception, load_inception, resize_as_tensorflow_1
+from tcae_cli.images.loader import load_rows
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
+from tcae_cli.sources.source import open_source
 
 PUBLISHED = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 

@@ -5,8 +5,8 @@ import signal
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tcae_cli.data.source import Source
 from tcae_cli.errors import ImageError
+from tcae_cli.sources.source import Source
 
 
 class DeadlySource(Source):

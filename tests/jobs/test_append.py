@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import zarr
 
-from tcae_cli.report import Silent
+from tcae_cli.reports.progress import Silent
 from tcae_cli.store.reader import LatentStore
 
-from .conftest import refused
+from ..store_contents import refused
 
 
 class Heard(Silent):

@@ -5,11 +5,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tcae_cli.checkpoint import load_autoencoder
-from tcae_cli.data.transform import to_uint8
+from tcae_cli.autoencoders.checkpoint import load_autoencoder
 from tcae_cli.errors import DiskError, StoreError, UsageError
-from tcae_cli.jobs.decode import decode_store, file_name
-from tcae_cli.report import DecodeRequest, Silent
+from tcae_cli.images.file_names import file_name
+from tcae_cli.images.transform import to_uint8
+from tcae_cli.jobs.decode import decode_store
+from tcae_cli.reports.decode import DecodeRequest
+from tcae_cli.reports.progress import Silent
 from tcae_cli.store.reader import LatentStore
 
 

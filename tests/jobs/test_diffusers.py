@@ -10,18 +10,19 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from tcae_cli.data.transform import to_float, to_uint8
 from tcae_cli.errors import StoreError
+from tcae_cli.images.transform import to_float, to_uint8
 from tcae_cli.jobs.decode import decode_store, read_originals
 from tcae_cli.jobs.info import describe_store
 from tcae_cli.jobs.verify import verify_store
-from tcae_cli.report import DecodeRequest, Silent
+from tcae_cli.reports.decode import DecodeRequest
+from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.store import InfoRequest, VerifyRequest
 from tcae_cli.store.reader import LatentStore
-from tcae_cli.store_report import InfoRequest, VerifyRequest
-from tcae_cli.store_tables import show_info
+from tcae_cli.terminal.store_tables import show_info
 
 from ..small_diffusers import change, save_dc, save_kl
-from .conftest import attributes_of, refused
+from ..store_contents import attributes_of, refused
 
 SIZES = (64,)
 

@@ -13,13 +13,13 @@ import torch
 import zarr
 from PIL import Image
 
-from tcae_cli.checkpoint import load_autoencoder
+from tcae_cli.autoencoders.checkpoint import load_autoencoder
 from tcae_cli.errors import DeviceError, NotFoundError, SourceError, StoreError, UsageError
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
-from tcae_cli.report import Silent
+from tcae_cli.reports.progress import Silent
 from tcae_cli.store.reader import LatentStore
 
-from .conftest import assert_same_store
+from ..store_contents import assert_same_store
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 

@@ -13,22 +13,23 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from tcae_cli.checkpoint import load_autoencoder
-from tcae_cli.data.image_file import decode_image
-from tcae_cli.data.transform import resize_and_crop, to_float, to_uint8
+from tcae_cli.autoencoders.checkpoint import load_autoencoder
 from tcae_cli.errors import NotFoundError, SourceError, StoreError, UsageError, WeightsError
-from tcae_cli.eval_report import EvalReport, EvalRequest
-from tcae_cli.jobs import eval_plan
+from tcae_cli.evaluation import plan as eval_plan
+from tcae_cli.images.image_file import decode_image
+from tcae_cli.images.transform import resize_and_crop, to_float, to_uint8
 from tcae_cli.jobs.decode import decode_store
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
-from tcae_cli.report import DecodeRequest, Silent
+from tcae_cli.reports.decode import DecodeRequest
+from tcae_cli.reports.evaluation import EvalReport, EvalRequest
+from tcae_cli.reports.progress import Silent
 
 from ..conftest import save_small_model
-from .seeded_networks import SeededInception
+from ..seeded_networks import SeededInception
 
 SIZE = 64
-SEEDED_TCAE = Path(__file__).parent / "seeded_networks.py"
+SEEDED_TCAE = Path(__file__).parents[1] / "seeded_networks.py"
 
 
 class Hearing(Silent):

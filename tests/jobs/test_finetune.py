@@ -8,15 +8,17 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tcae_cli.checkpoint import load_autoencoder, read_header
+from tcae_cli.autoencoders.checkpoint import load_autoencoder, read_header
 from tcae_cli.cli import main
 from tcae_cli.errors import CheckpointError, StoreError, UsageError
 from tcae_cli.jobs.decode import decode_store
 from tcae_cli.jobs.train import train
-from tcae_cli.report import DecodeRequest, Silent, TrainReport, TrainRequest
+from tcae_cli.reports.decode import DecodeRequest
+from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.train import TrainReport, TrainRequest
 from tcae_cli.store.reader import LatentStore
 
-from .small_recipes import FULL, MODEL, recipe
+from ..small_recipes import FULL, MODEL, recipe
 
 PLAIN = {"pixel_shortcut": False, "downsampling": 32}  # as the small model
 

@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tcae_cli.data import watchdog
+from tcae_cli.images import watchdog
 from tcae_cli.jobs import encode as encode_job
 from tcae_cli.jobs.decode import decode_store
-from tcae_cli.report import DecodeRequest, Silent
+from tcae_cli.reports.decode import DecodeRequest
+from tcae_cli.reports.progress import Silent
 from tcae_cli.store.reader import LatentStore
 
+from ..store_contents import assert_rows_equal, failures_of
 from .deadly_source import DeadlySource
 from .hostile_images import BAD, bomb, file_of, good_images, picture, plain
 from .privileges import heeding_permissions
-from .store_contents import assert_rows_equal, failures_of
 
 
 def put(folder: Path, name: str, data: bytes) -> None:

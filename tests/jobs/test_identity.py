@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from tcae_cli.checkpoint import read_header, read_tensors, save_checkpoint
+from tcae_cli.autoencoders.checkpoint import read_header, read_tensors, save_checkpoint
 from tcae_cli.errors import StoreError
 from tcae_cli.jobs.decode import decode_store, read_originals
-from tcae_cli.report import DecodeRequest, Silent
+from tcae_cli.reports.decode import DecodeRequest
+from tcae_cli.reports.progress import Silent
 from tcae_cli.store.reader import LatentStore
 
-from .conftest import refused
+from ..store_contents import refused
 
 
 @pytest.fixture(scope="module")

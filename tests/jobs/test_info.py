@@ -13,10 +13,10 @@ import pytest
 
 from tcae_cli.errors import StoreError
 from tcae_cli.jobs.info import describe_store
-from tcae_cli.report import Silent
+from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.store import InfoReport, InfoRequest
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.record import record_name
-from tcae_cli.store_report import InfoReport, InfoRequest
 
 
 def info(store: Path | str) -> InfoReport:

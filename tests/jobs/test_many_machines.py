@@ -15,7 +15,7 @@ from tcae_cli.jobs import encode as encode_job
 from tcae_cli.store import layout
 from tcae_cli.store.reader import LatentStore
 
-from .conftest import assert_same_arrays, assert_same_store
+from ..store_contents import assert_same_arrays, assert_same_store
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from .many_rows import encode_in_ranks, write_long_index
+from ..many_rows import encode_in_ranks, write_long_index
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")

@@ -9,16 +9,16 @@ import tensorstore
 import torch
 from PIL import Image
 
-from tcae_cli.checkpoint import load_autoencoder
-from tcae_cli.data.transform import to_uint8
+from tcae_cli.autoencoders.checkpoint import load_autoencoder
+from tcae_cli.images.transform import to_uint8
 from tcae_cli.jobs import quantisation
 from tcae_cli.jobs.decode import read_originals
 from tcae_cli.metrics.image import psnr
 from tcae_cli.model.tcae import TCAE
-from tcae_cli.report import Silent
+from tcae_cli.reports.progress import Silent
 from tcae_cli.store.reader import LatentStore
 
-from .store_contents import failures_of, open_plainly
+from ..store_contents import failures_of, open_plainly
 
 HALVES = "animal/3.jpg"  # row 3
 

@@ -17,10 +17,11 @@ from fsspec.config import conf
 from tcae_cli.cli import _run
 from tcae_cli.errors import StoreError
 from tcae_cli.jobs.decode import decode_store
-from tcae_cli.report import DecodeRequest, Silent
+from tcae_cli.reports.decode import DecodeRequest
+from tcae_cli.reports.progress import Silent
 from tcae_cli.store.reader import LatentStore
 
-from .conftest import assert_same_arrays, assert_same_store
+from ..store_contents import assert_same_arrays, assert_same_store
 from .wire import Wire, refusing_server
 
 

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 
 from tcae_cli.errors import DiskError, TcaeError
-from tcae_cli.report import Silent
+from tcae_cli.reports.progress import Silent
 from tcae_cli.store.reader import LatentStore
 
-from .conftest import assert_same_store
+from ..store_contents import assert_same_store, committed_rows
 from .privileges import heeding_permissions
-from .store_contents import committed_rows
 
 ADVICE = "what is complete stays, put it right and repeat"
 
@@ -78,7 +77,7 @@ def mount(tmp_path: Path) -> Iterator[Callable[[str], Disk]]:
 def whole(many_photos: Path, small_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store of the 240 photographs that nothing happened to."""
     from tcae_cli.jobs.encode import encode_dataset
-    from tcae_cli.report import EncodeRequest
+    from tcae_cli.reports.encode import EncodeRequest
 
     store = tmp_path_factory.mktemp("whole") / "store.zarr"
     request = EncodeRequest(

@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tcae_cli.data import image_batch
 from tcae_cli.errors import StoreError
+from tcae_cli.images import batch as image_batch
 
-from .conftest import assert_same_store
-from .store_contents import assert_rows_equal, failures_of
+from ..store_contents import assert_rows_equal, assert_same_store, failures_of
 
 BROKEN = {"animal/3.jpg": 3, "animal/6.jpg": 6, "thing/1.jpg": 17}  # name -> row; in both shards
 

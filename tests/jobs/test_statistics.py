@@ -8,7 +8,7 @@ import zarr
 
 from tcae_cli.store.reader import LatentStore
 
-from .conftest import assert_same_store
+from ..store_contents import assert_same_store
 
 AXES = {"channel": (0, 2, 3), "position": (0, 1)}
 

@@ -7,14 +7,15 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from tcae_cli.checkpoint import load_autoencoder, read_header
+from tcae_cli.autoencoders.checkpoint import load_autoencoder, read_header
 from tcae_cli.errors import CheckpointError, NotFoundError, UsageError, WeightsError
-from tcae_cli.eval_report import EvalRequest
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.jobs.train import train
-from tcae_cli.report import Silent, TrainRequest
+from tcae_cli.reports.evaluation import EvalRequest
+from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.train import TrainRequest
 
-from .small_recipes import FULL, recipe
+from ..small_recipes import FULL, recipe
 
 
 def request(photos, out, recipe, **options) -> TrainRequest:

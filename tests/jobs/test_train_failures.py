@@ -8,13 +8,14 @@ import sys
 import pytest
 import torch
 
-from tcae_cli.checkpoint import load_autoencoder, read_header
+from tcae_cli.autoencoders.checkpoint import load_autoencoder, read_header
 from tcae_cli.errors import DiskError, SourceError, TcaeError, UsageError
 from tcae_cli.jobs.train import train
 from tcae_cli.recipe.load import dump_recipe
-from tcae_cli.report import Silent, TrainRequest
+from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.train import TrainRequest
 
-from .small_recipes import recipe
+from ..small_recipes import recipe
 
 
 def request(photos, run, recipe, **options) -> TrainRequest:

@@ -11,16 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tcae_cli.checkpoint import read_header
+from tcae_cli.autoencoders.checkpoint import read_header
 from tcae_cli.errors import DeviceError, UsageError
 from tcae_cli.jobs.train import train
 from tcae_cli.recipe.load import dump_recipe
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.report import Silent, TrainRequest
+from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.train import TrainRequest
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.launch import run_ranks
 
-from .small_recipes import FULL, recipe
+from ..small_recipes import FULL, recipe
 
 TORCHRUN = (
     "-m",

@@ -9,13 +9,13 @@ import pytest
 import zarr
 
 from tcae_cli.jobs.verify import verify_store
-from tcae_cli.report import Silent
+from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.store import VerifyReport, VerifyRequest
 from tcae_cli.runtime.folder import LocalFolder
 from tcae_cli.store.layout import read_spec
 from tcae_cli.store.record import FileRecord, ShardRecord, record_name
 from tcae_cli.store.shard_file import ShardFileWriter, crc32c_of
 from tcae_cli.store.shard_reader import ShardReader
-from tcae_cli.store_report import VerifyReport, VerifyRequest
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:zarr")  # zarr does not know .tcae
 

@@ -8,16 +8,16 @@ import pytest
 import torch
 from PIL import Image
 
-from tcae_cli.checkpoint import load_autoencoder
-from tcae_cli.data import image_batch
-from tcae_cli.data.transform import to_uint8
+from tcae_cli.autoencoders.checkpoint import load_autoencoder
 from tcae_cli.errors import UsageError
+from tcae_cli.images import batch as image_batch
+from tcae_cli.images.transform import to_uint8
 from tcae_cli.jobs.decode import decode_store
-from tcae_cli.report import DecodeRequest, Silent
+from tcae_cli.reports.decode import DecodeRequest
+from tcae_cli.reports.progress import Silent
 from tcae_cli.store.reader import LatentStore
 
-from .conftest import arrays_of
-from .store_contents import failures_of, open_plainly
+from ..store_contents import arrays_of, failures_of, open_plainly
 
 VIEWS = ["latents", "latents_flip", "latents_96", "latents_96_flip"]
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from tcae_cli.eval_report import EvalRequest
 from tcae_cli.jobs.evaluate import evaluate
-from tcae_cli.report import Silent
+from tcae_cli.reports.evaluation import EvalRequest
+from tcae_cli.reports.progress import Silent
 
 from .conftest import imported
 

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from tcae_cli.jobs.encode import encode_dataset
-from tcae_cli.report import EncodeRequest, Silent
+from tcae_cli.reports.encode import EncodeRequest
+from tcae_cli.reports.progress import Silent
 from tcae_cli.store.dataset import LatentDataset
 
 from .conftest import imported

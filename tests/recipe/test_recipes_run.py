@@ -9,10 +9,11 @@ import safetensors.torch
 import torch
 import torchvision
 
-from tcae_cli.checkpoint import read_header
+from tcae_cli.autoencoders.checkpoint import read_header
 from tcae_cli.jobs.train import train
 from tcae_cli.recipe.load import load_recipe
-from tcae_cli.report import Silent, TrainRequest
+from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.train import TrainRequest
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 SHRUNKEN = [

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from tcae_cli.errors import SourceError, UsageError
-from tcae_cli.report import EncodeReport, Silent
+from tcae_cli.reports.encode import EncodeReport
+from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.launch import on_gpus, run_ranks
 

@@ -14,7 +14,8 @@ from torch.utils.data import DataLoader
 from tcae_cli import LatentDataset, LatentStore
 from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.jobs.encode import encode_dataset
-from tcae_cli.report import EncodeRequest, Silent
+from tcae_cli.reports.encode import EncodeRequest
+from tcae_cli.reports.progress import Silent
 from tcae_cli.store.spec import Quantisation, View
 
 from . import conftest

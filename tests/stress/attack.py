@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..jobs.conftest import assert_same_store
+from ..store_contents import assert_same_store
 from .launches import Driver, KillAt, Outcome
 from .plain_reader import Reference, assert_committed_stay, committed_rows_of, leftovers_of
 from .real_launch import RealLaunch

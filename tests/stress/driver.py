@@ -118,10 +118,12 @@ def _encode(task: dict[str, Any], said_in: int, take_token: Any) -> int:
     import torch
     from steps import Kill, set_trap
 
-    from tcae_cli.data.index_update import index_source
     from tcae_cli.errors import TcaeError
     from tcae_cli.jobs import encode, encode_source
-    from tcae_cli.report import EncodeRequest, Silent, Tolerance
+    from tcae_cli.reports.encode import EncodeRequest
+    from tcae_cli.reports.progress import Silent
+    from tcae_cli.reports.report import Tolerance
+    from tcae_cli.sources.index_update import index_source
 
     torch.set_num_threads(1)
     tempfile.tempdir = task["scratch"]

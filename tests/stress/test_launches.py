@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import zarr
 
-from ..jobs.conftest import assert_same_store
+from ..store_contents import assert_same_store
 from .steps import FRESH, RETRY, Kill
 
 OK, FAILED = 1, 2

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tcae_cli.data.crops import TrainingBatch
-from tcae_cli.data.transform import to_float
+from tcae_cli.images.transform import to_float
 from tcae_cli.losses.discriminator import PatchGan
 from tcae_cli.losses.self_distillation import class_token_loss, masked_patch_loss, teacher_probabilities
 from tcae_cli.model.joint import JointModel, Teacher
@@ -18,6 +17,7 @@ from tcae_cli.training.ema import averaged_copy
 from tcae_cli.training.optim import build_discriminator_optimizer, build_optimizers
 from tcae_cli.training.state import Centers, TrainingState
 from tcae_cli.training.step import Trainer, training_step
+from tcae_cli.training.views.crops import TrainingBatch
 
 MODEL = {"image_size": 64, "patch_size": 8, "latent_channels": 8, "width": 32, "depths": [1, 1], "num_heads": 2}
 HEADS = {"num_prototypes": 12, "head_width": 16, "head_bottleneck": 8, "num_local_crops": 1}

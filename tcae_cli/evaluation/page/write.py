@@ -1,0 +1,228 @@
+"""The page of an evaluation: a folder with index.html, the pictures and plots it shows, and report.json."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import Any, Literal
+
+from tcae_cli.errors import UsageError
+from tcae_cli.evaluation.page.plots import PLOTS, contact_sheet, draw_channels
+from tcae_cli.reports.evaluation import EvalReport, by_reason, figure_words, finite
+from tcae_cli.runtime.files import disk_errors, make_folder, write_atomic
+
+_INDEX, _REPORT, _SHEET = "index.html", "report.json", "reconstructions.png"
+_PICTURES, _PLOTS = "images", "plots"  # folders
+_LISTS = ("evaluations", "examples")  # by which a report.json is known as ours
+_HIGHER_IS_BETTER = ("psnr", "ssim", "is", "effective-rank", "probe-")  # names, or with a dash how they begin
+_LOWER_IS_BETTER = ("rfid", "ifid", "fd-dinov2", "structural-loss", "lpips-")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One image, and what became of it."""
+
+    key: str
+    kind: Literal["even", "worst", "best"]  # spread evenly over the source, or by PSNR of the first evaluation
+    original: bytes  # PNG
+    decoded: dict[str, bytes]  # PNG of each evaluation, by its name; of the original's size, as all examples are
+    values: dict[str, dict[str, float]]  # of each evaluation: figures of this image
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the folder; it may be there if it is empty or has an earlier report. Raises UsageError, DiskError."""
+    if folder.is_dir():
+        if any(folder.iterdir()) and _earlier(folder) is None:
+            raise UsageError(f"--report {folder} has files and no earlier report of tcae eval; name a new folder")
+    elif folder.exists():
+        raise UsageError(f"--report {folder} is a file; name a folder")
+    make_folder(folder)
+
+
+def write_page(folder: Path, report: EvalReport, examples: Sequence[Example]) -> Path:
+    """FOLDER/index.html, which needs no server and no network; beside it report.json, report.as_dict() and examples.
+
+    An earlier report's files are replaced, all others left alone. Raises UsageError as prepare_folder does, DiskError.
+    """
+    prepare_folder(folder)
+    # The old page goes first, so that none ever shows figures beside another run's pictures.
+    _remove_earlier(folder)
+    for name in ("", _PICTURES, _PLOTS):
+        make_folder(folder / name)
+    index = folder / _INDEX
+    write_atomic(folder / _REPORT, _as_json(replace(report, page=index), examples))
+    pngs = _pngs(report, examples)
+    for name, png in pngs.items():
+        write_atomic(folder / name, png)
+    write_atomic(index, _as_html(report, examples, pngs).encode("utf-8", "backslashreplace"))
+    return index
+
+
+def _earlier(folder: Path) -> dict[str, Any] | None:
+    """What report.json says, if it is one of ours."""
+    try:
+        found = json.loads((folder / _REPORT).read_bytes())
+    except (OSError, ValueError):
+        return None
+    is_ours = isinstance(found, dict) and all(isinstance(found.get(name), list) for name in _LISTS)
+    return found if is_ours else None
+
+
+def _remove_earlier(folder: Path) -> None:
+    found = _earlier(folder) or {"evaluations": [], "examples": []}
+    columns = range(1 + len(found["evaluations"]))
+    pictures = [_picture(row, column) for row in range(len(found["examples"])) for column in columns]
+    with disk_errors(folder):
+        for name in (_INDEX, _SHEET, *(_plot(name) for name in PLOTS), *pictures):
+            (folder / name).unlink(missing_ok=True)
+
+
+def _picture(row: int, column: int) -> str:
+    """Where the picture of an example is; column: 0 for the original, then the evaluations."""
+    return f"{_PICTURES}/{row}-{column}.png"
+
+
+def _plot(name: str) -> str:
+    return f"{_PLOTS}/{name}.png"
+
+
+def _as_json(report: EvalReport, examples: Sequence[Example]) -> bytes:
+    shown = [{"key": each.key, "kind": each.kind, "values": each.values} for each in examples]
+    return json.dumps(finite({**report.as_dict(), "examples": shown}), indent=2, allow_nan=False).encode()
+
+
+def _pngs(report: EvalReport, examples: Sequence[Example]) -> dict[str, bytes]:
+    """All pictures and plots, by file name."""
+    names = [each.name for each in report.evaluations]
+    columns = [("original", [each.original for each in examples])]
+    columns += [(name, [each.decoded[name] for each in examples]) for name in names]
+    pngs = {_picture(row, column): png for column, (_, all_) in enumerate(columns) for row, png in enumerate(all_)}
+    if examples:
+        pngs[_SHEET] = contact_sheet(columns)
+    plots = draw_channels([(each.name, each.channels) for each in report.evaluations if each.channels])
+    return pngs | {_plot(name): png for name, png in plots.items()}
+
+
+def _as_html(report: EvalReport, examples: Sequence[Example], pngs: Mapping[str, bytes]) -> str:
+    names = ", ".join(each.name for each in report.evaluations)
+    images = "1 image" if report.num_images == 1 else f"{report.num_images:,} images"
+    failed = f", {report.num_failed:,} failed" if report.num_failed else ""
+    sections = (
+        _section("Figures", _figures(report)),
+        _section("Warnings", _items(report.warnings)),
+        _section("Protocol", _terms(report.protocol)),
+        _section("Not computed", _terms({names: reason for reason, names in by_reason(report.skipped).items()})),
+        _reconstructions(report, examples),
+        _section("Latent channels", _plots(pngs)),
+    )
+    page = Template((files("tcae_cli.evaluation.page") / "page.html").read_text("utf-8"))
+    return page.substitute(
+        title=escape(f"{names} on {report.data}"),
+        images=images + failed,
+        num_columns=1 + len(report.evaluations),
+        sections="\n".join(sections),
+    )
+
+
+def _section(title: str, body: str) -> str:
+    return f'<section id="{title.lower().replace(" ", "-")}">\n<h2>{title}</h2>\n{body}\n</section>' if body else ""
+
+
+def _figures(report: EvalReport) -> str:
+    """A row a metric, a column an evaluation."""
+    rows = []
+    for metric in dict.fromkeys(name for each in report.evaluations for name in each.values):
+        values = [each.values.get(metric) for each in report.evaluations]
+        best = _best(metric, [value for value in values if value is not None])
+        cells = "".join(f"<td>{_cell(metric, value, value == best)}</td>" for value in values)
+        rows.append(f'<tr><th scope="row">{escape(metric)}</th>{cells}</tr>')
+    heads = "".join(f'<th scope="col"><bdi>{escape(each.name)}</bdi></th>' for each in report.evaluations)
+    table = f"<thead><tr><td></td>{heads}</tr></thead><tbody>\n{''.join(rows)}\n</tbody>"
+    note = '<p class="quiet">Bold: the best of a row.</p>' if len(report.evaluations) > 1 else ""
+    return f'<div class="wide"><table>{table}</table></div>{note}'
+
+
+def _best(metric: str, values: list[float]) -> float | None:
+    """The value that is better than another; None where all are equal, or nobody knows what is better."""
+    comparable = {value for value in values if not math.isnan(value)}
+    if len(comparable) < 2:
+        return None
+    for better, names in ((max, _HIGHER_IS_BETTER), (min, _LOWER_IS_BETTER)):
+        if any(metric == name or (name.endswith("-") and metric.startswith(name)) for name in names):
+            return better(comparable)
+    return None
+
+
+def _cell(metric: str, value: float | None, is_best: bool) -> str:
+    if value is None:
+        return "-"
+    words = escape(figure_words(metric, value))
+    return f"<strong>{words}</strong>" if is_best else words
+
+
+def _items(sentences: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in sentences) + "</ul>" if sentences else ""
+
+
+def _terms(terms: Mapping[str, str]) -> str:
+    pairs = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(words)}</dd></div>" for name, words in terms.items())
+    return f"<dl>{pairs}</dl>" if pairs else ""
+
+
+def _reconstructions(report: EvalReport, examples: Sequence[Example]) -> str:
+    if not examples:
+        return ""
+    first = f"PSNR of <bdi>{escape(report.evaluations[0].name)}</bdi>"
+    groups = {
+        "worst": ("Worst", f"lowest {first}"),
+        "best": ("Best", f"highest {first}"),
+        "even": ("Across the source", "spread evenly"),
+    }
+    parts = [_controls(report), f'<p class="quiet"><a href="{_SHEET}">All in one picture</a></p>']
+    for kind, (title, order) in groups.items():
+        shown = "\n".join(_example(report, row, each) for row, each in enumerate(examples) if each.kind == kind)
+        if shown:
+            parts.append(f'<h3>{title} <small>{order}</small></h3>\n<div class="examples">\n{shown}\n</div>')
+    return _section("Reconstructions", "\n".join(parts))
+
+
+def _controls(report: EvalReport) -> str:
+    """How to compare; shown by the script, without which all pictures are side by side."""
+    views = {"slider": "slider", "side": "side by side", "difference": "difference &times; 5"}
+    radios = "".join(
+        f'<label><input type="radio" name="view" value="{v}"> {words}</label>' for v, words in views.items()
+    )
+    options = "".join(
+        f'<option value="{n}">{escape(e.name)}</option>' for n, e in enumerate(report.evaluations, start=1)
+    )
+    hidden = "" if len(report.evaluations) > 1 else " hidden"
+    chooser = f'<label class="chooser"{hidden}>compare with <select name="evaluation">{options}</select></label>'
+    return f'<form autocomplete="off" hidden>{radios}{chooser}</form>'
+
+
+def _example(report: EvalReport, row: int, example: Example) -> str:
+    names = ["original", *(each.name for each in report.evaluations)]
+    pictures = "".join(
+        f'<div class="picture" data-column="{column}"><img src="{_picture(row, column)}" alt="">'
+        f"<span><bdi>{escape(name)}</bdi></span></div>"
+        for column, name in enumerate(names)
+    )
+    key = escape(example.key)
+    slider = f'<input type="range" min="0" max="100" value="50" autocomplete="off" aria-label="original of {key}, %">'
+    lines = []
+    for column, name in enumerate(names[1:], start=1):
+        heading = f"<bdi>{escape(name)}</bdi>: " if len(names) > 2 else ""
+        figures = ", ".join(f"{metric} {figure_words(metric, value)}" for metric, value in example.values[name].items())
+        lines.append(f'<div class="values" data-column="{column}">{heading}{escape(figures)}</div>')
+    caption = f'<figcaption><bdi class="key">{key}</bdi>{"".join(lines)}</figcaption>'
+    return f'<figure><div class="pictures">{pictures}{slider}</div>{caption}</figure>'
+
+
+def _plots(pngs: Mapping[str, bytes]) -> str:
+    shown = [(_plot(name), title) for name, title in PLOTS.items() if _plot(name) in pngs]
+    images = "".join(f'<img src="{source}" alt="{escape(title)}">' for source, title in shown)
+    return f'<div class="plots">{images}</div>' if images else ""

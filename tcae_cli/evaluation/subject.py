@@ -1,0 +1,225 @@
+"""Finding what is evaluated: the originals, their crop, and what makes reconstructions of them."""
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+
+from tcae_cli.autoencoders.by_name import ModelCard, load_autoencoder, read_card
+from tcae_cli.errors import SourceError, StoreError, UsageError
+from tcae_cli.evaluation.candidates import (
+    Candidate,
+    FolderCandidate,
+    ModelCandidate,
+    SamplesCandidate,
+    StoreCandidate,
+    read_picture,
+)
+from tcae_cli.images.file_names import file_name
+from tcae_cli.images.samples import write_sample_windows
+from tcae_cli.images.transform import Resize
+from tcae_cli.reports.evaluation import BUILTIN_MODEL, EvalRequest
+from tcae_cli.sources.source import Source, load_source, open_source
+from tcae_cli.store.layout import index_folder
+from tcae_cli.store.reader import LatentStore
+
+
+@dataclass(frozen=True)
+class Originals:
+    """The images that reconstructions are of, and how they are cropped."""
+
+    name: str
+    source: Source
+    rows: np.ndarray  # [n], int64, of the source, ascending
+    resize: Resize
+    content_hashes: np.ndarray | None = None  # [n], uint64, of those a store was made from
+    as_they_are: bool = False  # no image may need a crop
+
+    def labels(self) -> np.ndarray:
+        """Class numbers, [n], int64; -1 where there is none."""
+        return self.source.labels(0, len(self.source))[self.rows]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is evaluated."""
+
+    size: int  # pixels, square
+    originals: Originals | None  # what is looked at; None where nothing but a model's cost is asked for
+    candidates: list[Candidate]
+    models: list[ModelCandidate]
+    cards: list[ModelCard]  # of the models
+    store: LatentStore | None = None
+    probe_data: Originals | None = None  # others, to train probes on
+    real: Originals | None = None  # what generated images are compared with
+    warnings: list[str] = field(default_factory=list)
+
+
+def open_subject(request: EvalRequest, device: torch.device, scratch: Path) -> Subject:
+    """Everything loaded. Raises a TcaeError for models, sources and stores that cannot be evaluated together."""
+    if request.store:
+        return _open_store(request, request.store, device, scratch)
+    if request.reconstructions:
+        return _open_reconstructions(request, request.reconstructions, scratch)
+    if request.samples:
+        return _open_samples(request, request.samples, scratch)
+    return _open_models(request, device, scratch)
+
+
+def _open_models(request: EvalRequest, device: torch.device, scratch: Path) -> Subject:
+    cards = [read_card(name) for name in request.models or (BUILTIN_MODEL,)]
+    size = _common_size(request.size, cards)
+    originals = None
+    if request.wanted != ("cost",):
+        source, name = _open_data(request.data, scratch)
+        originals = _all_of(source, name, request)
+    probe_data = None
+    if request.probe_data:
+        probe_data = _all_of(open_source(request.probe_data, scratch / "probe"), request.probe_data, request)
+    models = [_load(card, request, device) for card in cards]
+    return Subject(size, originals, list(models), models, cards, probe_data=probe_data)
+
+
+def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: Path) -> Subject:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of an incomplete store: told beside the figures
+        store = LatentStore(uri)
+    if not len(store.ok_rows):
+        raise StoreError(f"{uri} has no row that is ok; encode into it first")
+    cards = [read_card(name) for name in request.models or (store.spec.encoder.name,)]
+    for card in cards:
+        store.refuse_other_encoder(card.encoder_hash, card.name, "leave it away, or name the first")
+    source, found = _source_of_store(store, request.data, scratch), []
+    rows, store_rows = _rows_in_common(source, store)
+    if len(store.ok_rows) < len(store):
+        found.append(f"{len(store.ok_rows):,} of {len(store):,} rows of {uri} are ok; the others are left out")
+    if missing := len(store.ok_rows) - len(rows):
+        found.append(f"{missing:,} rows of {uri} have no image in {source.uri}; they are left out")
+    models = [_load(card, request, device) for card in cards]
+    names = [uri] if len(models) == 1 else [f"{uri}, decoded by {model.name}" for model in models]
+    return Subject(
+        store.spec.views[store.view].size,
+        Originals(source.uri, source, rows, store.spec.transform.resize, store.content_hash(store_rows.tolist())),
+        [StoreCandidate(name, store, store_rows, model) for name, model in zip(names, models, strict=True)],
+        models,
+        cards,
+        store=store,
+        warnings=found,
+    )
+
+
+def _open_reconstructions(request: EvalRequest, uri: str, scratch: Path) -> Subject:
+    source, name = _open_data(request.data, scratch)
+    images = open_source(uri, scratch / "reconstructions")
+    found = _match_names(source, images)
+    if not found:
+        raise SourceError(
+            f"none of the {len(images):,} images in {uri} is named after one of {name}: "
+            f"a.jpg is paired with a.jpg, a.png or a.jpg.png in the same folder"
+        )
+    told = []
+    if missing := len(source) - len(found):
+        told.append(f"{missing:,} of {len(source):,} originals have no reconstruction; they are left out")
+    if extra := len(images) - len(found):
+        told.append(f"{extra:,} images in {uri} are named after no original; they are left out")
+    rows = np.array(sorted(found))
+    candidate = FolderCandidate(uri, images, np.array([found[row] for row in rows.tolist()]))
+    originals = Originals(name, source, rows, request.resize or "adm")
+    return Subject(_size_of(images, int(candidate.rows[0])), originals, [candidate], [], [], warnings=told)
+
+
+def _open_samples(request: EvalRequest, uri: str, scratch: Path) -> Subject:
+    source, real = open_source(uri, scratch / "samples"), None
+    samples = Originals(uri, source, np.arange(len(source)), "torch", as_they_are=True)
+    if request.data is not None:
+        real = _all_of(open_source(request.data, scratch / "index"), request.data, request)
+    return Subject(_size_of(source, 0), samples, [SamplesCandidate(uri)], [], [], real=real)
+
+
+def _all_of(source: Source, name: str, request: EvalRequest) -> Originals:
+    return Originals(name, source, np.arange(len(source)), request.resize or "adm")
+
+
+def _size_of(images: Source, row: int) -> int:
+    height, width = read_picture(images, row).shape[:2]
+    if height != width:
+        raise SourceError(f"{images.uri}: {images.key(row)} is {height}x{width} pixels, and not a square")
+    return int(height)
+
+
+def _load(card: ModelCard, request: EvalRequest, device: torch.device) -> ModelCandidate:
+    return ModelCandidate(card.name, load_autoencoder(card.name, device), device, request.precision)
+
+
+def _common_size(asked: int | None, cards: Sequence[ModelCard]) -> int:
+    sizes = [card.image_size for card in cards]
+    if asked is None and len(set(sizes)) > 1:
+        found = ", ".join(f"{card.name} for {card.image_size}" for card in cards)
+        raise UsageError(f"the models were made for different sizes ({found}); choose one with --size")
+    size = asked or sizes[0]
+    for card in cards:
+        if size % card.downsampling:
+            raise UsageError(
+                f"--size {size} is not a multiple of {card.downsampling}, a latent's pixels in {card.name}; "
+                f"try {max(1, round(size / card.downsampling)) * card.downsampling}"
+            )
+    return size
+
+
+def _open_data(uri: str | None, scratch: Path) -> tuple[Source, str]:
+    """The originals and what to call them; the sample images where none are named."""
+    if uri is not None:
+        return open_source(uri, scratch / "index"), uri
+    count = write_sample_windows(scratch / "samples")
+    return open_source(str(scratch / "samples"), scratch / "index"), f"the sample images ({count}; no --data was given)"
+
+
+def _source_of_store(store: LatentStore, uri: str | None, scratch: Path) -> Source:
+    if uri is not None:
+        return open_source(uri, scratch / "index")
+    return load_source(store.folder.fetch(index_folder(store.spec), scratch))
+
+
+def _rows_in_common(source: Source, store: LatentStore) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of the source, ascending, and of each the store's row of that name. Raises SourceError if none is there."""
+    if source.fingerprint == store.spec.source.fingerprint:
+        return store.ok_rows, store.ok_rows
+    stored = dict(zip(store.keys(store.ok_rows.tolist()), store.ok_rows.tolist(), strict=True))
+    pairs = [(row, stored[key]) for row in range(len(source)) if (key := source.key(row)) in stored]
+    if not pairs:
+        raise SourceError(f"{source.uri} has none of the images {store.folder.uri} was made from; name those")
+    rows, store_rows = np.array(pairs).T
+    return rows, store_rows
+
+
+def _match_names(originals: Source, images: Source) -> dict[int, int]:
+    """Row of each original that has a reconstruction, to that one's row.
+
+    Raises SourceError if two originals would have the same one.
+    """
+    by_name = {images.key(row): row for row in range(len(images))}
+    by_stem = {_stem(key): row for key, row in by_name.items()}
+    found = {
+        row: image
+        for row in range(len(originals))
+        if (image := _match_name(originals.key(row), by_name, by_stem)) is not None
+    }
+    if len(set(found.values())) < len(found):
+        raise SourceError(
+            f"{images.uri}: some images are named after two of {originals.uri}, which differ in suffix only; "
+            f"name each after the whole name, as tcae decode does: a.jpg.png"
+        )
+    return found
+
+
+def _match_name(key: str, by_name: Mapping[str, int], by_stem: Mapping[str, int]) -> int | None:
+    """The image called like this one, or as `tcae decode` calls it, or like it but for the suffix."""
+    choices = (by_stem.get(str(file_name(key))), by_name.get(key), by_stem.get(_stem(key)))
+    return next((row for row in choices if row is not None), None)
+
+
+def _stem(key: str) -> str:
+    return str(PurePosixPath(key).with_suffix(""))

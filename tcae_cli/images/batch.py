@@ -1,0 +1,160 @@
+"""Some rows of a source as pixels, and what is known of each; an image that cannot be used costs its row only."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import blake2b
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, get_worker_info
+
+from tcae_cli.errors import ImageError
+from tcae_cli.images.image_file import decode_image
+from tcae_cli.images.transform import Resize, View, resize_and_crop
+from tcae_cli.images.watchdog import RowNotes, Stage
+from tcae_cli.sources.source import Source
+
+_ERROR_BYTES = 1000  # of an error's text, at most
+
+
+class BatchRows(NamedTuple):
+    """Rows of one batch."""
+
+    rows: range  # consecutive; rows[i] sits in slot i
+    todo: tuple[int, ...] | None = None  # those to read, ascending; None: all
+
+    def asked(self) -> Sequence[int]:
+        """The rows to read."""
+        return self.rows if self.todo is None else self.todo
+
+
+@dataclass(frozen=True)
+class ImageBatch:
+    """Images of consecutive rows, padded to the batch size; a row that was not asked for leaves its slot zero."""
+
+    rows: range  # of the slots 0 ... len(rows) - 1; the slots after them are padding
+    todo: list[int]  # rows that were read, ascending
+    images: list[Tensor]  # one for each size, [batch_size, 3, size, size], uint8; zero where failed, not asked, padding
+    original_sizes: np.ndarray  # [len(rows), 2], int32: height, width
+    crops: list[np.ndarray]  # one for each size, [len(rows), 4], int32: left, top, right, bottom
+    content_hashes: np.ndarray  # [len(rows)], uint64: BLAKE2b of the file's bytes; 0 where it could not be read
+    failures: dict[int, tuple[str, str]] = field(default_factory=dict)  # row -> stage, error
+    decode_s: float = 0.0  # seconds a worker spent on it
+
+    def slots(self) -> list[int]:
+        """Slots of the rows that were read."""
+        return [row - self.rows.start for row in self.todo]
+
+    def pin_memory(self) -> "ImageBatch":
+        """The batch with its images in pinned memory."""
+        return replace(self, images=[images.pin_memory() for images in self.images])
+
+
+class Decoded(NamedTuple):
+    """A batch on its way from a worker.
+
+    What is not in shared memory goes through a pipe, and has to fit into one write: the rest of a message that a
+    dying worker leaves unfinished would be waited for. So failures are records, not text of any length.
+    """
+
+    images: list[Tensor]  # as in ImageBatch
+    records: Tensor  # uint8: an array of _record_type, one for each slot
+    decode_s: float
+
+
+@dataclass(frozen=True)
+class Decoder(Dataset[Decoded]):
+    """Rows to pixels."""
+
+    source: Source
+    batch_size: int
+    sizes: tuple[int, ...]  # pixels
+    resize: Resize
+    notes: RowNotes | None = None  # of the workers; None in the parent
+
+    def __getitem__(self, batch: BatchRows) -> Decoded:
+        asked = batch.asked()
+        return self.decode(asked, [row - batch.rows.start for row in asked], len(batch.rows))
+
+    def decode(self, rows: Sequence[int], slots: Sequence[int], num_records: int) -> Decoded:
+        """Read rows into slots; an image that cannot be used leaves its slot zero and says why in its record."""
+        started = time.perf_counter()
+        images = [self._room(torch.zeros(self.batch_size, 3, size, size, dtype=torch.uint8)) for size in self.sizes]
+        records = np.zeros(num_records, self._record_type())
+        files = iter(self.source.read_many(rows))
+        for row, slot in zip(rows, slots, strict=True):
+            try:
+                views = self._views(row, files, records[slot])
+            except ImageError as error:
+                records[slot]["stage"] = error.stage.encode()
+                records[slot]["error"] = str(error).encode(errors="backslashreplace")[:_ERROR_BYTES]
+                continue
+            records[slot]["original_size"] = views[0].original_size
+            records[slot]["crops"] = [view.crop for view in views]
+            for pictures, view in zip(images, views, strict=True):
+                pictures[slot] = view.pixels
+        self._rest()
+        self.source.release()
+        packed = self._room(torch.from_numpy(records.view(np.uint8)))
+        return Decoded(images, packed, time.perf_counter() - started)
+
+    def records_of(self, decoded: Decoded) -> np.ndarray:
+        """The records of a batch, one for each slot."""
+        return decoded.records.numpy().view(self._record_type())
+
+    def unpack(self, batch: BatchRows, decoded: Decoded) -> ImageBatch:
+        """The batch as it leaves this file."""
+        records = self.records_of(decoded)
+        return ImageBatch(
+            rows=batch.rows,
+            todo=list(batch.asked()),
+            images=decoded.images,
+            original_sizes=records["original_size"].copy(),
+            crops=[records["crops"][:, number].copy() for number in range(len(self.sizes))],
+            content_hashes=records["content_hash"].copy(),
+            failures=failures_of(batch.rows, records),
+            decode_s=decoded.decode_s,
+        )
+
+    def _views(self, row: int, files: Iterator[bytes | ImageError], record: np.void) -> list[View]:
+        self._begin(row, "read")
+        data = next(files)
+        if isinstance(data, ImageError):
+            raise data
+        self._begin(row, "decode")
+        record["content_hash"] = content_hash(data)
+        image = decode_image(data)
+        return [resize_and_crop(image, size, self.resize) for size in self.sizes]
+
+    def _record_type(self) -> np.dtype:
+        crops = ("crops", np.int32, (len(self.sizes), 4))
+        failure = [("stage", "S16"), ("error", f"S{_ERROR_BYTES}")]  # empty where nothing failed
+        return np.dtype([("content_hash", np.uint64), ("original_size", np.int32, 2), crops, *failure])
+
+    def _room(self, tensor: Tensor) -> Tensor:
+        # Here, not while the batch is sent: where shared memory is full, this raises, and sending dies without a word.
+        return tensor.share_memory_() if self.notes else tensor
+
+    def _begin(self, row: int, stage: Stage) -> None:
+        if self.notes and (worker := get_worker_info()):
+            self.notes.begin(worker.id, row, stage)
+
+    def _rest(self) -> None:
+        if self.notes and (worker := get_worker_info()):
+            self.notes.rest(worker.id)
+
+
+def failures_of(rows: Sequence[int], records: np.ndarray) -> dict[int, tuple[str, str]]:
+    failed = np.flatnonzero(records["stage"] != b"")
+    return {
+        rows[slot]: (records["stage"][slot].decode(), records["error"][slot].decode(errors="ignore"))
+        for slot in failed.tolist()
+    }
+
+
+def content_hash(data: bytes) -> int:
+    """64 bits of BLAKE2b of an image's bytes: what a store keeps of them."""
+    return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")

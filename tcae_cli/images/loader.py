@@ -1,0 +1,199 @@
+"""Rows to batches of pixels, in worker processes; an image that cannot be read costs its row and nothing else."""
+
+import multiprocessing
+import signal
+import sys
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import replace
+from multiprocessing.context import BaseContext
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from tcae_cli.errors import SourceError
+from tcae_cli.images import watchdog
+from tcae_cli.images.batch import BatchRows, Decoded, Decoder, ImageBatch, failures_of
+from tcae_cli.images.transform import Resize
+from tcae_cli.images.watchdog import RowNotes, Stage, WorkersLost, watched
+from tcae_cli.runtime.processes import leave_with_the_parent
+from tcae_cli.sources.source import Source
+
+Made = TypeVar("Made")
+Out = TypeVar("Out", covariant=True)
+
+_TIMES_LOST_ON_NO_ROW = 3  # running
+_SHARED_MEMORY_FILE = "file </torch_"  # in what torch says when there is no room for one
+
+
+def load_batches(
+    source: Source,
+    batches: Iterable[BatchRows],
+    *,
+    batch_size: int,
+    sizes: Sequence[int],
+    resize: Resize,
+    num_workers: int,
+    pin_memory: bool = False,
+) -> Generator[ImageBatch, None, None]:
+    """The batches asked for, in their order; each image is decoded once, and resized to each of the sizes.
+
+    batches: of up to batch_size rows; taken one by one, a few ahead of what comes out.
+    num_workers: decoding processes; they are gone when the iterator ends or is closed. One that dies, or stays on a row
+    for more than HUNG_AFTER_S, costs that row, once it has happened twice; the rows beside it are read again. With 0
+    workers this process decodes, and there is no such guard: what kills or stops a worker would do so to it.
+    Raises SourceError if workers die without being on a row, or find no shared memory.
+    """
+    decoder = Decoder(source, batch_size, tuple(sizes), resize)
+    if num_workers:
+        loaded = load_in_workers(_Feed(decoder, batches), source.uri, num_workers)
+    else:
+        loaded = (decoder.unpack(batch, decoder[batch]) for batch in batches)
+    with closing(loaded):
+        for batch in loaded:
+            yield batch.pin_memory() if pin_memory else batch
+
+
+def load_rows(
+    source: Source, rows: Sequence[int], size: int, resize: Resize
+) -> tuple[Tensor, np.ndarray, dict[int, tuple[str, str]]]:
+    """Images of any rows, read in this process: pixels, content hashes, failures.
+
+    Pixels are [k, 3, size, size], uint8, zero where failed; hashes [k], uint64; failures: row -> stage, error.
+    """
+    decoder = Decoder(source, len(rows), (size,), resize)
+    decoded = decoder.decode(rows, range(len(rows)), len(rows))
+    records = decoder.records_of(decoded)
+    return decoded.images[0], records["content_hash"].copy(), failures_of(rows, records)
+
+
+def worker_context() -> BaseContext:
+    """How workers start: forked from a clean process that has imported this module, never from one that uses a GPU."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    return context
+
+
+def start_worker(_: int) -> None:
+    """Settle a new worker: one thread, and Ctrl-C left to the parent, which ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.excepthook = _say_unless_the_parent_has_left
+    threading.Thread(target=leave_with_the_parent, daemon=True).start()
+    torch.set_num_threads(1)
+
+
+def _say_unless_the_parent_has_left(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    # A worker's own errors reach the parent; here arrives what breaks in the thread that hands batches over.
+    if not issubclass(kind, (ConnectionError, EOFError)):
+        sys.__excepthook__(kind, error, traceback)
+
+
+class Work(Protocol[Made, Out]):
+    """What one set of workers after another is to make."""
+
+    def dataset(self, notes: RowNotes) -> Dataset[Made]:
+        """What a new set of workers makes things with; it keeps the notes."""
+
+    def __iter__(self) -> Iterator[Any]:
+        """The dataset's indices of all that has not come out, in order."""
+
+    def out(self, made: Made) -> Out:
+        """What comes out for the first of those, now that it is made."""
+
+    def strike(self, held: dict[int, tuple[Stage, str]]) -> None:
+        """Rows that workers were lost on, as WorkersLost tells them."""
+
+
+def load_in_workers(work: Work[Made, Out], uri: str, num_workers: int) -> Generator[Out, None, None]:
+    """What the work gives out, in order; whenever workers die or hang, new ones go on where it stopped.
+
+    The workers are gone when this ends or is closed. uri: of the source. Raises SourceError if workers are lost three
+    times running without being on a row, or find no shared memory.
+    """
+    lost_on_no_row = 0
+    while True:
+        notes = RowNotes(num_workers)
+        results = watched(_data_loader(work.dataset(notes), work, num_workers), notes)
+        try:
+            for made in results:
+                lost_on_no_row = 0
+                yield work.out(made)
+            return
+        except WorkersLost as lost:
+            lost_on_no_row = 0 if lost.held else lost_on_no_row + 1
+            if lost_on_no_row == _TIMES_LOST_ON_NO_ROW:
+                how = f"{lost}, {lost_on_no_row} times running"
+                raise SourceError(f"{uri}: a decoding process was killed ({how}); try fewer --workers") from lost
+            work.strike(lost.held)
+        except RuntimeError as error:
+            if _SHARED_MEMORY_FILE not in str(error):
+                raise
+            fix = "try fewer --workers or a smaller batch"
+            raise SourceError(f"{uri}: decoded images do not fit into shared memory (/dev/shm); {fix}") from error
+        finally:
+            results.close()
+
+
+def _data_loader(dataset: Dataset[Made], indices: Iterable[Any], num_workers: int) -> DataLoader[Made]:
+    return DataLoader(
+        dataset,
+        batch_size=None,
+        sampler=indices,
+        num_workers=num_workers,
+        timeout=watchdog.LOOK_EVERY_S,
+        multiprocessing_context=worker_context(),
+        worker_init_fn=start_worker,
+        generator=torch.Generator(),  # of its own: a worker's death must not change what is drawn elsewhere
+    )
+
+
+class _Feed:
+    """Batches for one set of workers after another: what a lost set has not delivered is given to the next."""
+
+    def __init__(self, decoder: Decoder, batches: Iterable[BatchRows]) -> None:
+        self._decoder, self._coming = decoder, iter(batches)
+        self._under_way: deque[BatchRows] = deque()
+        self._strikes: dict[int, str] = {}  # row -> what became of the worker that was on it
+        self._given_up: dict[int, tuple[str, str]] = {}  # row -> stage, error
+
+    def dataset(self, notes: RowNotes) -> Decoder:
+        return replace(self._decoder, notes=notes)
+
+    def __iter__(self) -> Iterator[BatchRows]:
+        for batch in list(self._under_way):
+            yield self._without_given_up(batch)
+        for batch in self._coming:
+            self._under_way.append(batch)
+            yield self._without_given_up(batch)
+
+    def strike(self, held: dict[int, tuple[Stage, str]]) -> None:
+        """Count rows that workers were lost on; the second time a row is given up."""
+        for row, (stage, fate) in held.items():
+            if row not in self._strikes:
+                self._strikes[row] = fate
+                continue
+            first = self._strikes[row]
+            fates = f"{fate}, twice" if fate == first else f"{first}, then {fate}"
+            self._given_up[row] = (stage, f"the decoding process {fates}")
+
+    def out(self, decoded: Decoded) -> ImageBatch:
+        """The batch that has come, which is the first of those under way."""
+        batch = self._decoder.unpack(self._under_way.popleft(), decoded)
+        for row in batch.todo if self._strikes else ():
+            self._strikes.pop(row, None)
+            if row in self._given_up:
+                batch.failures[row] = self._given_up[row]
+        return batch
+
+    def _without_given_up(self, batch: BatchRows) -> BatchRows:
+        if not self._given_up:
+            return batch
+        return batch._replace(todo=tuple(row for row in batch.asked() if row not in self._given_up))

@@ -1,0 +1,34 @@
+"""The request and the report of `tcae decode`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tcae_cli.reports.report import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeRequest:
+    """`tcae decode`."""
+
+    store: str
+    out_dir: Path
+    view: str = "latents"
+    model: str | None = None  # the one the store was made with
+    rows: str | None = None  # all
+    format: Literal["png", "jpg", "webp"] = "png"
+    grid: int = 0  # images in the picture
+    force: bool = False
+    device: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodeReport(Report):
+    """Files written."""
+
+    out_dir: Path
+    num_written: int
+    num_skipped_existing: int
+    num_not_ok: int
+    grid: Path | None
+    elapsed_s: float

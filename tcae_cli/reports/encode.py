@@ -1,0 +1,78 @@
+"""The request and the report of `tcae encode-dataset`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from tcae_cli.errors import UsageError
+from tcae_cli.reports.report import DONE, TOO_MANY_FAILED, Report, Tolerance
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeRequest:
+    """`tcae encode-dataset`."""
+
+    source: str
+    store: str
+    model: str = "tcae-tiny"
+    device: str | None = None  # a GPU where there is one
+    precision: Literal["bf16", "fp32"] | None = None  # bf16 on a GPU, fp32 on the CPU
+    batch_size: int = 64
+    num_workers: int | None = None  # by the number of cores
+    sizes: tuple[int, ...] = ()  # pixels, a view each; the model's
+    flip: bool = False  # the mirrored images too
+    resize: Literal["torch", "adm"] = "torch"
+    dtype: Literal["float16", "float32", "int8"] = "float16"
+    codec: Literal["zstd", "none", "lz4-bitshuffle"] = "zstd"
+    append: bool = False  # rows for images that are new in the source
+    retry_failed: bool = False
+    num_parts: int = 1
+    part: int = 0  # of the parts, from 0: the shards this launch fills
+    max_failures: Tolerance = field(default_factory=lambda: Tolerance(0.01, is_share=True))
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.part < self.num_parts:
+            raise UsageError(
+                f"--part {self.part} of --num-parts {self.num_parts}: parts are numbered from 0; correct it"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodeReport(Report):
+    """What the store holds after a run, and what this process did for it."""
+
+    store: str
+    num_rows: int
+    num_ok: int
+    num_failed: int
+    num_encoded_now: int  # rows, by this process
+    elapsed_s: float  # from the first batch to the last commit, by this process
+    stage_seconds: dict[str, float]  # each stage's busy time, by this process
+    bytes_on_disk: int
+    num_clipped: int  # values beyond what int8 holds
+    failures: list[dict[str, Any]]  # the first few: row, path, stage, error
+    complete: bool
+    decides: bool  # whether this process saw the store complete: one of a launch, and only it may exit with 3
+    too_many_failed: bool
+
+    @classmethod
+    def of_ranks(cls, reports: Sequence["EncodeReport"]) -> "EncodeReport":
+        """The report of a launch: the deciding rank's, with all ranks' work; stages ran side by side on the ranks."""
+        names = next((rank.stage_seconds for rank in reports if rank.stage_seconds), {})
+        stages = {name: [rank.stage_seconds.get(name, 0.0) for rank in reports] for name in names}
+        return replace(
+            max(reports, key=lambda rank: (rank.decides, rank.complete)),
+            num_encoded_now=sum(rank.num_encoded_now for rank in reports),
+            elapsed_s=max(rank.elapsed_s for rank in reports),
+            stage_seconds={name: sum(seconds) / len(seconds) for name, seconds in stages.items()},
+        )
+
+    @property
+    def exit_code(self) -> int:
+        """3 from the process that finished the store, when more failed than was allowed."""
+        return TOO_MANY_FAILED if self.decides and self.too_many_failed else DONE
+
+    @property
+    def slowest_stage(self) -> str | None:
+        """The stage that was busy longest; None when nothing was encoded."""
+        return max(self.stage_seconds, key=self.stage_seconds.__getitem__, default=None)

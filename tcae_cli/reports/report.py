@@ -1,0 +1,48 @@
+"""What every report has in common: fields, JSON, and an exit code; and how many samples may fail."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tcae_cli.errors import UsageError
+
+DONE = 0
+TOO_MANY_FAILED = 3
+
+
+class Report:
+    """What a job did; `as_dict` is what --json prints."""
+
+    @property
+    def exit_code(self) -> int:
+        """The process's exit code."""
+        return DONE
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every field, in types JSON knows."""
+        fields = asdict(self)  # type: ignore[call-overload]
+        return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How many samples may fail: a share of all, or a count."""
+
+    limit: float
+    is_share: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Tolerance":
+        """ "1%" is a share, "12" a count. Raises UsageError for anything else."""
+        try:
+            number = float(text.removesuffix("%"))
+        except ValueError:
+            number = -1.0
+        is_share = text.endswith("%")
+        if not (0 <= number <= 100 if is_share else number >= 0 and number.is_integer()):
+            raise UsageError(f"--max-failures {text} is neither a share like 1% nor a count like 12")
+        return cls(number / 100 if is_share else number, is_share)
+
+    def exceeded(self, failed: int, total: int) -> bool:
+        """Whether `failed` of `total` are too many."""
+        return failed > (self.limit * total if self.is_share else self.limit)

@@ -1,0 +1,42 @@
+"""The request and the report of `tcae train` and `tcae finetune`."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tcae_cli.errors import UsageError
+from tcae_cli.recipe.schema import Recipe
+from tcae_cli.reports.report import Report
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest:
+    """`tcae train` and `tcae finetune`."""
+
+    recipe: Recipe
+    data: str
+    out: Path
+    val: str | None = None  # images to measure reconstructions on; some of the data
+    resume: bool = False
+    parent: str | None = None  # the model to finetune; none: from scratch
+    freeze_encoder: bool = False  # train the parent's decoder alone
+    weights: dict[str, Path] = field(default_factory=dict)  # of pretrained networks, by name
+    device: str | None = None
+    num_workers: int = 1
+
+    def __post_init__(self) -> None:
+        if self.freeze_encoder and self.recipe.loss.self_distillation is not None:
+            raise UsageError(
+                "--freeze encoder leaves self-distillation nothing to train; add --set loss.self_distillation=none"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainReport(Report):
+    """Where the run is and how it stands."""
+
+    rank: int  # that reports; the first speaks for all
+    run: Path
+    checkpoint: Path
+    steps: int
+    elapsed_s: float
+    figures: dict[str, float]  # the log's last line

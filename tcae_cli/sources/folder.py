@@ -1,0 +1,133 @@
+"""A folder of images: class folders give labels, sidecar files captions."""
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from tcae_cli.errors import NotFoundError, SourceError
+from tcae_cli.runtime.remote import is_remote
+from tcae_cli.sources.index import (
+    Entry,
+    Listing,
+    caption_of,
+    counted,
+    ignore,
+    image_suffixes,
+    is_image_name,
+    parse_metadata,
+    parse_text,
+)
+from tcae_cli.sources.storage import Storage
+
+METADATA_NAME = "metadata.jsonl"
+
+
+class _File(NamedTuple):
+    name: str  # relative to the folder scanned, "/" between parts
+    size_bytes: int
+
+
+class _Text(NamedTuple):
+    caption: str = ""
+    problem: str = ""  # why it cannot be used; "": nothing
+
+
+def scan(uri: str, heard: Callable[[int], None] = ignore) -> Listing:
+    """Every image under a folder, by sorted relative path; hidden names are skipped, links to folders followed.
+
+    The first folder of an image's path is its class; classes are numbered by sorted name, over those that hold images.
+    An image directly in the folder has label -1. heard: told now and then how many files were found.
+    Raises SourceError if there is no image, NotFoundError if there is nothing at all in a remote place.
+    """
+    storage = Storage((uri if is_remote(uri) else os.path.abspath(uri)).rstrip("/") + "/")
+    found = _find(storage, uri) if storage.is_remote else _walk(Path(storage.root), "", ())
+    files = sorted(counted(found, heard))
+    images = [file for file in files if is_image_name(file.name)]
+    if not images:
+        raise SourceError(_no_images(uri, files))
+    class_names = sorted({file.name.split("/")[0] for file in images if "/" in file.name})
+    labels = {name: label for label, name in enumerate(class_names)}
+    names = [file.name for file in files]
+    captions, texts = _metadata_captions(storage, names), _texts_beside(storage, names)
+    entries = []
+    for name, size_bytes in images:
+        label = labels[name.split("/")[0]] if "/" in name else -1
+        text = texts.get(os.path.splitext(name)[0], _Text())
+        caption = text.caption or captions.get(name, "")
+        entries.append(Entry(name, size_bytes, label, caption, problem=text.problem))
+    return Listing(uri, storage.root, entries, tuple(class_names))
+
+
+def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[_File]:
+    """Files below a folder, links to folders followed unless they lead back to one being walked."""
+    status = folder.stat()
+    identity = (status.st_dev, status.st_ino)
+    if identity in ancestors:
+        return
+    for entry in list(os.scandir(folder)):
+        if entry.name.startswith("."):
+            continue
+        name = prefix + entry.name
+        is_link = entry.is_symlink()
+        if os.path.isdir(entry.path) if is_link else entry.is_dir():
+            yield from _walk(folder / entry.name, f"{name}/", (*ancestors, identity))
+        elif is_link and not os.path.exists(entry.path):
+            yield _File(name, 0)  # leads nowhere: a row that fails when read, not one that is missing
+        elif entry.is_file():
+            yield _File(name, entry.stat().st_size)
+
+
+def _find(storage: Storage, uri: str) -> Iterator[_File]:
+    """Files below a remote folder. Raises NotFoundError if there are none: such a folder does not exist."""
+    is_empty = True
+    for name, size_bytes in storage.find():
+        is_empty = False
+        if not any(part.startswith(".") for part in name.split("/")):
+            yield _File(name, size_bytes)
+    if is_empty:
+        raise NotFoundError(f"{uri} does not exist, or holds nothing; give a folder of images, tars or an image list")
+
+
+def _metadata_captions(storage: Storage, names: list[str]) -> dict[str, str]:
+    """Captions by image name, from the lines of metadata files, whose names are relative to their folder."""
+    captions: dict[str, str] = {}
+    for name in names:
+        if os.path.basename(name) != METADATA_NAME:
+            continue
+        parent = PurePosixPath(name).parent
+        for number, line in enumerate(storage.read(name).splitlines(), start=1):
+            if line.strip():
+                metadata = parse_metadata(line, f"{storage.root}{name}, line {number}")
+                captions[str(parent / str(metadata.get("file_name", "")))] = caption_of(metadata)
+    return captions
+
+
+def _texts_beside(storage: Storage, names: list[str]) -> dict[str, _Text]:
+    """What the .txt beside an image says, by the name both have without their suffix."""
+    stems = {os.path.splitext(name)[0] for name in names if is_image_name(name)}
+    texts = [name for name in names if name.endswith(".txt") and name.removesuffix(".txt") in stems]
+    found = storage.in_order(lambda name: _read_text(storage, name), texts)
+    return {name.removesuffix(".txt"): text for name, text in zip(texts, found, strict=True)}
+
+
+def _read_text(storage: Storage, name: str) -> _Text:
+    where = storage.root + name
+    try:
+        return _Text(caption=parse_text(storage.read(name), where))
+    except SourceError as error:
+        return _Text(problem=str(error))
+    except OSError as error:
+        return _Text(problem=f"{where} cannot be read ({error.strerror}); make it readable or remove it")
+
+
+def _no_images(uri: str, files: list[_File]) -> str:
+    if not files:
+        return f"{uri} is empty; images are files ending in {image_suffixes()}"
+    num_tars = sum(file.name.endswith(".tar") for file in files)
+    if num_tars:
+        return f"{uri} holds no images but {num_tars} .tar files; give them as a pattern, like {uri}/{{000..127}}.tar"
+    counts = Counter(os.path.splitext(file.name)[1] or "no suffix" for file in files)
+    found = ", ".join(f"{count} with {suffix}" for suffix, count in counts.most_common(3))
+    return f"{uri} holds no images, only other files ({found}); images are files ending in {image_suffixes()}"

@@ -1,0 +1,71 @@
+"""An image list: a text file with one path or URL a line and, after a tab, perhaps its class number."""
+
+import os
+import posixpath
+from collections.abc import Callable
+
+from tcae_cli.errors import SourceError
+from tcae_cli.runtime.remote import is_remote
+from tcae_cli.sources.index import Entry, Listing, counted, ignore, parse_label, parse_text
+from tcae_cli.sources.storage import Storage, common_root
+
+
+def scan(uri: str, heard: Callable[[int], None] = ignore) -> Listing:
+    """The listed images by sorted name; a file that is not there is a row that fails when read.
+
+    Names are absolute or relative to the list's folder, and all of one protocol. Keys are relative to that folder, or,
+    when an image lies outside of it, to the deepest folder that holds them all. Sizes at a URL are not asked for: 0.
+    heard: told now and then how many were found. Raises SourceError if nothing is listed.
+    """
+    folder, _, list_name = (uri if is_remote(uri) else os.path.abspath(uri)).rpartition("/")
+    folder += "/"
+    lines = parse_text(Storage(folder).read(list_name), uri).split("\n")
+    labels: dict[str, int] = {}
+    for number, line in enumerate(lines, start=1):
+        name, _, label = line.partition("\t")
+        if not line.strip():
+            continue
+        location = _location(folder, name.strip())
+        if location in labels:
+            raise SourceError(f"{uri}, line {number}: {name} was listed before; list each image once")
+        labels[location] = parse_label(label, f"{uri}, line {number}") if label.strip() else -1
+    if not labels:
+        raise SourceError(f"{uri} lists no images; write one path a line, relative to its folder or absolute")
+    _refuse_mixed(uri, list(labels))
+    root = folder if all(location.startswith(folder) for location in labels) else common_root(list(labels))
+    sorted_labels = sorted(labels.items())
+    entries = [
+        Entry(location[len(root) :], _size_bytes(location), label) for location, label in counted(sorted_labels, heard)
+    ]
+    return Listing(uri, root, entries)
+
+
+def _location(folder: str, name: str) -> str:
+    """An absolute path or a URL."""
+    if is_remote(name):
+        return name
+    if not is_remote(folder) or name.startswith("/"):
+        return os.path.normpath(os.path.join(folder, name))
+    protocol, _, parent = folder.partition("://")
+    return f"{protocol}://{posixpath.normpath(parent + name)}"
+
+
+def _refuse_mixed(uri: str, locations: list[str]) -> None:
+    protocols = sorted({_protocol(location) for location in locations})
+    if len(protocols) > 1:
+        raise SourceError(f"{uri} lists {' and '.join(protocols)}; make a list of each")
+    if is_remote(uri) and not is_remote(locations[0]):
+        raise SourceError(f"{uri} is remote but lists local paths; copy the list here, or list names beside it")
+
+
+def _protocol(location: str) -> str:
+    return f"{location.partition('://')[0]}:// names" if is_remote(location) else "local paths"
+
+
+def _size_bytes(location: str) -> int:
+    if is_remote(location):
+        return 0
+    try:
+        return os.stat(location).st_size
+    except OSError:
+        return 0

@@ -1,0 +1,196 @@
+"""A source of images: an ordered, countable list of samples with stable keys, read by row."""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from mmap import MADV_DONTNEED, mmap
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from tcae_cli.errors import ImageError, NotFoundError, SourceError
+from tcae_cli.runtime.remote import is_remote
+from tcae_cli.sources import folder
+from tcae_cli.sources import lists as image_list
+from tcae_cli.sources import tar as tar_shards
+from tcae_cli.sources.index import INDEX_VERSION, SUMMARY_FILE, Entry, Listing, ignore, write_index
+from tcae_cli.sources.storage import Storage
+
+
+def open_source(uri: str, index_dir: Path) -> "Source":
+    """The source at `uri`, scanned now, its index written into `index_dir`. For `uri` and errors, see scan."""
+    write_index(index_dir, scan(uri))
+    return Source(index_dir)
+
+
+def load_source(index_dir: Path) -> "Source":
+    """The source whose index lies in `index_dir`; nothing is scanned. Raises SourceError if no index is there."""
+    return Source(index_dir)
+
+
+def scan(uri: str, heard: Callable[[int], None] = ignore) -> Listing:
+    """Everything there is at `uri`, in the order of a new index.
+
+    uri: a folder of images, one tar or a brace pattern of tars ("shards/{000..127}.tar"), or an image list (*.txt); a
+    local path or s3://, gs://, hf:// or http(s)://, over which folders cannot be listed.
+    heard: told now and then how many were found.
+    Raises NotFoundError if nothing is there, SourceError if it cannot be used.
+    """
+    try:
+        return _kind(uri)(uri, heard)
+    except NotFoundError:  # an OSError too, with its own sentence
+        raise
+    except OSError as error:
+        found = f"{error.filename or uri} cannot be read ({error.strerror or error})"
+        if not is_remote(str(error.filename or uri)):
+            raise SourceError(f"{found}; check its permissions, or move it away") from error
+        if isinstance(error, FileNotFoundError):
+            raise NotFoundError(f"{error.filename or uri} does not exist; correct {uri}") from error
+        raise SourceError(f"{found}; check the name, your credentials and the network") from error
+
+
+def _kind(uri: str) -> Callable[[str, Callable[[int], None]], Listing]:
+    """What scans a source like this one."""
+    if uri.startswith("pipe:"):
+        raise SourceError(f"{uri} is a command, and images are read by position; give its tars as paths or URLs")
+    suffix = PurePosixPath(uri.partition("?")[0] if is_remote(uri) else uri).suffix.lower()
+    if not is_remote(uri) and os.path.isdir(uri):
+        return folder.scan
+    if suffix == ".tar":
+        return tar_shards.scan
+    if is_remote(uri):
+        return image_list.scan if suffix == ".txt" else _remote_folder(uri)
+    if not os.path.exists(uri):
+        raise NotFoundError(f"{uri} does not exist; give a folder of images, tar shards or an image list")
+    if suffix == ".txt":
+        return image_list.scan
+    raise SourceError(f"{uri} is neither a folder of images, nor a .tar, nor an image list ending in .txt; give one")
+
+
+def _remote_folder(uri: str) -> Callable[[str, Callable[[int], None]], Listing]:
+    if uri.startswith(("http://", "https://")):
+        raise SourceError(
+            f"{uri} is a folder, and folders cannot be listed over http; "
+            f"give its tars as a pattern ending in .tar, or an image list ending in .txt"
+        )
+    return folder.scan
+
+
+class Source:
+    """Samples 0 ... len - 1, the same in every process and every run; pickles as the folder of its index."""
+
+    def __init__(self, index_dir: Path) -> None:
+        self.index_dir = Path(index_dir)
+        try:
+            summary = json.loads((self.index_dir / SUMMARY_FILE).read_bytes())
+        except OSError as error:
+            raise SourceError(
+                f"{index_dir} holds no index of a source ({error.strerror}); open the source again"
+            ) from error
+        if summary["index_version"] != INDEX_VERSION:
+            raise SourceError(f"{index_dir} was made by another version of tcae; remove it and open the source again")
+        self.uri: str = summary["uri"]
+        self.class_names: tuple[str, ...] = tuple(summary["class_names"])  # of labels 0, 1, ...; () if not known
+        self.fingerprint: str = summary["fingerprint"]  # hex; of keys and sizes in row order
+        self.has_captions: bool = summary["has_captions"]
+        self._storage, self._tar_names = Storage(summary["root"]), summary["tar_names"]
+        self.is_remote: bool = self._storage.is_remote
+        self._maps: list[np.ndarray] = []
+        self._labels, self._sizes = self._map("labels"), self._map("sizes")
+        self._keys = self._strings("keys")
+        self._captions = self._strings("captions") if self.has_captions else None
+        self._problems = self._strings("problems") if summary["has_problems"] else None
+        self._tars, self._offsets = self._map("tars"), self._map("offsets")
+
+    def __reduce__(self) -> tuple[type["Source"], tuple[Path]]:
+        return type(self), (self.index_dir,)
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def key(self, row: int) -> str:
+        """Name of a sample: a path relative to the source, or tar name and member; bytes that are not UTF-8 escaped."""
+        return self._keys[row].decode(errors="backslashreplace")
+
+    def keys(self, rows: Iterable[int]) -> list[str]:
+        """Names of samples, in the order asked for."""
+        return [self.key(row) for row in rows]
+
+    def label(self, row: int) -> int:
+        """Class number of a sample, -1 if it has none."""
+        return int(self._labels[row])
+
+    def labels(self, start: int, stop: int) -> np.ndarray:
+        """Class numbers of rows start ... stop - 1, [stop - start], int64."""
+        return np.array(self._labels[start:stop])
+
+    def caption(self, row: int) -> str:
+        """Caption of a sample, "" if it has none."""
+        return self._captions[row].decode() if self._captions else ""
+
+    def problem(self, row: int) -> str:
+        """Why a sample cannot be read, as the scan found it, "" if it found nothing."""
+        return self._problems[row].decode() if self._problems else ""
+
+    def size_bytes(self, row: int) -> int:
+        """Size of a sample's file when it was scanned; 0 where it was not known."""
+        return int(self._sizes[row])
+
+    def entries(self) -> Iterator[Entry]:
+        """What the index holds of every row, in order."""
+        columns = (self._sizes, self._labels, self._tars, self._offsets)
+        for row, (size_bytes, label, tar, offset) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+            key = os.fsdecode(self._keys[row])
+            yield Entry(key, size_bytes, label, self.caption(row), tar, offset, self.problem(row))
+
+    def read(self, row: int) -> bytes:
+        """The bytes of a sample's file as they are now.
+
+        Raises ImageError("read") if they cannot be had, ImageError("index") if the scan found a problem.
+        """
+        if problem := self.problem(row):
+            raise ImageError("index", problem)
+        # Opened for each read: about 1 % of what decoding costs, and no handle to share between processes.
+        try:
+            if self._tars[row] < 0:
+                return self._storage.read(os.fsdecode(self._keys[row]))
+            tar_name = self._tar_names[self._tars[row]]
+            return self._storage.read_part(tar_name, int(self._offsets[row]), self.size_bytes(row))
+        except OSError as error:
+            raise ImageError("read", error.strerror or str(error)) from error
+
+    def read_many(self, rows: Sequence[int]) -> Iterator[bytes | ImageError]:
+        """What read gives or raises for each row, in order; from a remote store, some are read ahead at once."""
+        return self._storage.in_order(self._read_or_error, rows)
+
+    def release(self) -> None:
+        """Give back the memory that the index of the rows asked for so far takes: a map holds on to all it has read."""
+        for table in self._maps:
+            if isinstance(table.base, mmap):
+                table.base.madvise(MADV_DONTNEED)
+
+    def _read_or_error(self, row: int) -> bytes | ImageError:
+        try:
+            return self.read(row)
+        except ImageError as error:
+            return error
+
+    def _strings(self, name: str) -> "_Strings":
+        return _Strings(self._map(f"{name}.ends"), self._map(f"{name}.blob"))
+
+    def _map(self, name: str) -> np.ndarray:
+        array: np.ndarray = np.load(self.index_dir / f"{name}.npy", mmap_mode="r")
+        self._maps.append(array)
+        return array
+
+
+class _Strings:
+    """Many byte strings in one mapped blob."""
+
+    def __init__(self, ends: np.ndarray, blob: np.ndarray) -> None:
+        self._ends, self._blob = ends, blob
+
+    def __getitem__(self, row: int) -> bytes:
+        if not 0 <= row < len(self._ends) - 1:
+            raise IndexError(row)
+        return self._blob[self._ends[row] : self._ends[row + 1]].tobytes()

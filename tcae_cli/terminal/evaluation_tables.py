@@ -1,0 +1,54 @@
+"""What `tcae eval` shows: the figures side by side, and all that is needed to judge them."""
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tcae_cli.reports.evaluation import EvalReport, by_reason, figure_words
+
+
+def show_evaluation(console: Console, report: EvalReport) -> None:
+    """Print the figures, a row each and a column a model, how they were taken, and what is missing."""
+    console.print(Text(_title(report)))
+    console.print(_figures(report, as_wide_as_needed=not console.is_terminal))
+    console.print(_protocol(report))
+    for sentence in report.warnings:
+        console.print(Text(f"warning: {sentence}"))
+    for reason, names in by_reason(report.skipped).items():
+        console.print(Text(f"not computed: {names}: {reason}"))
+    for failure in report.failures:
+        console.print(Text(f"failed: {failure['path']}: {failure['reason']}"))
+    if report.num_failed > len(report.failures) > 0:
+        console.print(f"and {report.num_failed - len(report.failures):,} more")
+    if report.too_many_failed:
+        console.print("more images failed than --max-failures allows; the figures are of the others")
+    if report.page:
+        console.print(Text(f"report: {report.page}"))
+
+
+def _title(report: EvalReport) -> str:
+    names = ", ".join(each.name for each in report.evaluations)
+    if not report.num_images:  # a model's cost needs none
+        return names
+    images = "1 image" if report.num_images == 1 else f"{report.num_images:,} images"
+    failed = f", {report.num_failed:,} failed" if report.num_failed else ""
+    return f"{names} on {images} of {report.data}{failed}"
+
+
+def _figures(report: EvalReport, as_wide_as_needed: bool) -> Table:
+    table = Table("metric", box=None, pad_edge=False)
+    alone = len(report.evaluations) == 1
+    for each in report.evaluations:
+        heading = Text("value" if alone else each.name)
+        table.add_column(heading, min_width=heading.cell_len if as_wide_as_needed else None)
+    for name in dict.fromkeys(name for each in report.evaluations for name in each.values):
+        words = (figure_words(name, each.values[name]) if name in each.values else "-" for each in report.evaluations)
+        table.add_row(name, *words)
+    return table
+
+
+def _protocol(report: EvalReport) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    for name, rule in report.protocol.items():
+        grid.add_row(f"{name}:", Text(rule))
+    return grid

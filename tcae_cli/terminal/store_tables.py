@@ -1,0 +1,170 @@
+"""What `tcae info` and `tcae verify` show of a store: one screen."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from tcae_cli.reports.store import InfoReport, VerifyReport
+
+_CLASSES_SHOWN = 4
+
+
+def show_info(console: Console, report: InfoReport) -> None:
+    """Print what a store is."""
+    state = "complete" if report.complete else "incomplete; repeat tcae encode-dataset to go on"
+    console.print(f"{report.store}: {state}")
+    table = Table.grid(padding=(0, 2))
+    for name, words in [
+        *_progress(report),
+        *_contents(report),
+        *_sizes(report),
+        *_figures(report),
+        ("duplicates", _duplicates(report)),
+        ("failures", ", ".join(f"{count:,} in {stage}" for stage, count in report.failures_by_stage.items()) or "none"),
+    ]:
+        table.add_row(name, Text(words))
+    console.print(table)
+    if report.failures:
+        _show_failures(console, report)
+
+
+def _progress(report: InfoReport) -> list[tuple[str, str]]:
+    rows = report.rows
+    again = rows["encoded_again_in_float32"]
+    words = f"{report.num_rows:,}: {rows['ok']:,} ok, {rows['failed']:,} failed, {rows['pending']:,} pending"
+    shards = f"{report.num_shards_committed:,} of {report.num_shards:,} committed, {report.rows_per_shard:,} rows each"
+    lines = [
+        ("rows", words + (f"; {again:,} encoded again in float32" if again else "")),
+        ("shards", shards),
+    ]
+    if report.num_shards_damaged:
+        lines.append(("damaged", f"{report.num_shards_damaged:,} shards have lost files; tcae verify names them"))
+    for claim in report.writers:
+        lines.append(("writing now", f"process {claim['pid']} on {claim['host']}, seen {claim['silence_s']:.0f} s ago"))
+    return lines
+
+
+def _contents(report: InfoReport) -> list[tuple[str, str]]:
+    encoder, source, compute = report.encoder, report.source, report.compute
+    views = [
+        f"{name} {view['shape']} of {view['size']} px{', mirrored' if view['flip'] else ''}"
+        for name, view in report.views.items()
+    ]
+    steps = encoder["recipe"].get("train", {}).get("steps")
+    names = source["class_names"]
+    classes = f", {len(names):,} classes ({_some(names, _CLASSES_SHOWN)})" if names else ""
+    tools = ", ".join(f"{name} {version}" for name, version in report.tool_versions.items())
+    return [
+        ("views", "; ".join(views)),
+        ("stored as", f"{report.dtype}, codec {report.codec}{_scaling(encoder['spec'])}"),
+        ("encoder", f"{encoder['name']} ({encoder['hash'][:12]})" + (f", recipe of {steps:,} steps" if steps else "")),
+        ("encoded", f"{report.transform['resize']} resize, {compute['dtype']}, batches of {compute['batch_size']:,}"),
+        ("source", f"{source['uri']}: {source['count']:,} images ({source['fingerprint'][:12]}){classes}"),
+        ("made", f"{report.created_at}" + (f" with {tools}" if tools else "")),
+    ]
+
+
+def _scaling(spec: dict[str, Any]) -> str:
+    """What the model's own generators make of raw latents, where it says so."""
+    shift, scale = spec.get("shift_factor"), spec.get("scaling_factor")
+    if scale is None and shift is None:
+        return ""
+    words = "latents" if shift is None else f"(latents - {shift:g})"
+    return f"; raw, generators take {words}" + ("" if scale is None else f" x {scale:g}")
+
+
+def _sizes(report: InfoReport) -> list[tuple[str, str]]:
+    words = f"{_bytes(report.bytes_on_disk)} on disk"
+    if report.bytes_per_image is not None and report.share_of_pixels and report.share_of_raw_latents:
+        words += (
+            f", {_bytes(report.bytes_per_image)} an image: {report.share_of_pixels:.1%} of 8-bit pixels; "
+            f"latents are {report.share_of_raw_latents:.1%} of raw {report.dtype}"
+        )
+    return [("size", words)]
+
+
+def _figures(report: InfoReport) -> list[tuple[str, str]]:
+    lines = [
+        (
+            "statistics",
+            f"{view}: mean {each['mean']:.4g}, std {each['std']:.4g}, of channels {each['channel_std_min']:.3g} to "
+            f"{each['channel_std_max']:.3g}; {each['num_nearly_dead']} of {each['num_channels']} nearly dead",
+        )
+        for view, each in report.statistics.items()
+    ]
+    for view, each in report.quantisation.items():
+        words = f"{view}: scales {each['scale_min']:.3g} to {each['scale_max']:.3g}, relative error "
+        lines.append(("int8", f"{words}{each['relative_rmse']:.2%}, {each['num_clipped']:,} values clipped"))
+    if report.psnr_float32 is not None and report.psnr_int8 is not None:
+        change = report.psnr_int8 - report.psnr_float32
+        lines.append(("", f"PSNR {report.psnr_float32:.2f} -> {report.psnr_int8:.2f} dB ({change:+.2f})"))
+    return lines
+
+
+def _duplicates(report: InfoReport) -> str:
+    found = report.duplicates
+    if not found["num_groups"]:
+        return "none by content"
+    groups = "; ".join(" = ".join(keys) for keys in found["keys"])
+    more = "; ..." if found["num_groups"] > len(found["keys"]) else ""
+    images = "image" if found["num_groups"] == 1 else "images"
+    return f"{found['num_rows']:,} rows hold {found['num_groups']:,} {images}: {groups}{more}"
+
+
+def _show_failures(console: Console, report: InfoReport) -> None:
+    table = Table("failed", "stage", "reason", box=None, pad_edge=False)
+    for failure in report.failures:
+        table.add_row(Text(failure["path"]), failure["stage"], Text(failure["error"]))
+    console.print(table)
+    if report.rows["failed"] > len(report.failures):
+        console.print(f"and {report.rows['failed'] - len(report.failures):,} more, in {report.store}/failures")
+
+
+def show_verification(console: Console, report: VerifyReport) -> None:
+    """Print what was checked and what is wrong."""
+    console.print(
+        f"{report.num_shards_checked:,} of {report.num_shards:,} shards checked: {report.num_files:,} files, "
+        f"{_bytes(report.num_bytes)}; {report.num_ok:,} rows ok, {report.num_failed:,} failed"
+    )
+    if report.source:
+        console.print(f"{report.num_compared:,} images of {report.source} read and compared by content")
+    num_sampled = len({row["row"] for row in report.sample})
+    for view, mean in report.mean_psnr.items():
+        console.print(
+            f"{view}: decode to their images at {mean['psnr']:.2f} dB, where latents encoded now do at "
+            f"{mean['psnr_fresh']:.2f} dB (PSNR, mean of a sample of {num_sampled:,})"
+        )
+    if report.picture:
+        console.print(f"originals above what their latents decode to: {report.picture}")
+    for sentence in report.not_checked:
+        console.print(f"not checked: {sentence}")
+    for sentence in report.problems:
+        console.print(f"problem: {sentence}")
+    if report.num_problems > len(report.problems):
+        console.print(f"and {report.num_problems - len(report.problems):,} more problems")
+    if report.damaged_records:
+        console.print(
+            f"to mend shards, remove {_some(report.damaged_records, len(report.damaged_records))} in {report.store} "
+            f"and repeat tcae encode-dataset: they are encoded again"
+        )
+    console.print(f"{report.store}: {_verdict(report)}")
+
+
+def _verdict(report: VerifyReport) -> str:
+    extent = "" if report.complete else " so far; it is incomplete, repeat tcae encode-dataset to go on"
+    if not report.num_problems:
+        return f"sound{extent}"
+    return f"{report.num_problems:,} {'problem' if report.num_problems == 1 else 'problems'}{extent}"
+
+
+def _some(names: list[str], count: int) -> str:
+    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+
+
+def _bytes(count: float) -> str:
+    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count:,.0f} bytes"

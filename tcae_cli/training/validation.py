@@ -1,0 +1,107 @@
+"""How well a model in training reconstructs a few images, in figures and in a picture; the same images every time."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from tcae_cli.errors import SourceError
+from tcae_cli.images.image_file import draw_grid, encode_image
+from tcae_cli.images.loader import load_rows
+from tcae_cli.images.transform import to_float, to_uint8
+from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
+from tcae_cli.metrics.image import METRICS
+from tcae_cli.model.tcae import TCAE
+from tcae_cli.recipe.schema import Recipe
+from tcae_cli.runtime.device import autocast
+from tcae_cli.runtime.files import make_folder, write_atomic
+from tcae_cli.sources.source import Source
+
+_NUM_IMAGES = 256  # at most
+_NUM_DRAWN = 8
+_BATCH_SIZE = 32
+_KEPT_BYTES = 64 * 2**20  # of decoded images; more are read anew each time
+
+
+class Validation:
+    """Measures on up to 256 images spread evenly over a source, centre crops as `tcae eval` takes them.
+
+    Images that cannot be read are left out. Raises SourceError if none can.
+    """
+
+    def __init__(
+        self, source: Source, recipe: Recipe, device: torch.device, inception: nn.Module | None, name: str
+    ) -> None:
+        """inception: as load_inception gives it, on the device; without it there is no rFID. name: "val" or "train"."""
+        self._source, self._recipe, self._device = source, recipe, device
+        self._inception, self._name = inception, name
+        self._rows = _spread(len(source))
+        image_bytes = 3 * recipe.model.image_size**2
+        self._kept = list(self._read()) if len(self._rows) * image_bytes <= _KEPT_BYTES else None
+        self._original_features: list[Tensor] = []  # they do not change
+
+    @torch.no_grad()
+    def figures(self, model: TCAE) -> dict[str, float]:
+        """Mean PSNR in dB and SSIM after a uint8 round trip, and rFID, as {name}_psnr, _ssim and _rfid.
+
+        rFID, of two images and more, is between these very images and their reconstructions: of so few it says how a
+        run goes, and compares with nothing published.
+        """
+        sums, num_images = dict.fromkeys(METRICS, 0.0), 0
+        decoded_features: list[Tensor] = []
+        for number, originals in enumerate(self._batches()):
+            originals = originals.to(self._device)
+            decoded = self._round_trip(model, originals)
+            for name, metric in METRICS.items():
+                sums[name] += float(metric(originals / 255, decoded / 255).double().sum())
+            num_images += len(originals)
+            if self._inception is not None:
+                decoded_features.append(self._inception(decoded))
+                if number == len(self._original_features):
+                    self._original_features.append(self._inception(originals))
+        figures = {f"{self._name}_{name}": total / num_images for name, total in sums.items()}
+        if self._inception is not None and num_images > 1:
+            sides = (FeatureSums.of(features).gaussian() for features in (self._original_features, decoded_features))
+            figures[f"{self._name}_rfid"] = frechet_distance(*sides)
+        return figures
+
+    @torch.no_grad()
+    def draw(self, model: TCAE, path: Path) -> None:
+        """A PNG of eight of the images above their reconstructions."""
+        originals = next(self._batches())[:_NUM_DRAWN]
+        decoded = self._round_trip(model, originals.to(self._device)).cpu()
+        rows = [[image.permute(1, 2, 0).numpy() for image in images] for images in (originals, decoded)]
+        make_folder(path.parent)
+        write_atomic(path, encode_image(draw_grid(rows), "png"))
+
+    def _round_trip(self, model: TCAE, images: Tensor) -> Tensor:
+        with autocast(self._device, self._recipe.train.precision):
+            return to_uint8(model(to_float(images)))
+
+    def _batches(self) -> Iterator[Tensor]:
+        return self._read() if self._kept is None else iter(self._kept)
+
+    def _read(self) -> Iterator[Tensor]:
+        """[b, 3, h, w], uint8, on the CPU, the readable ones of 32."""
+        found = False
+        for start in range(0, len(self._rows), _BATCH_SIZE):
+            rows = self._rows[start : start + _BATCH_SIZE]
+            images, _, failures = load_rows(self._source, rows, self._recipe.model.image_size, "adm")
+            good = images[[slot for slot, row in enumerate(rows) if row not in failures]]
+            if len(good):
+                found = True
+                yield good
+        if not found:
+            raise SourceError(
+                f"{self._source.uri}: none of the {len(self._rows)} images to measure reconstructions on can be read; "
+                f"give others with --val"
+            )
+
+
+def _spread(num_rows: int) -> list[int]:
+    """Rows spread evenly over all, in an order whose first eight are too."""
+    count = min(_NUM_IMAGES, num_rows)
+    rows = [place * num_rows // count for place in range(count)]
+    stride = -(-count // _NUM_DRAWN)
+    return [row for first in range(stride) for row in rows[first::stride]]

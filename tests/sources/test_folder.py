@@ -1,0 +1,184 @@
+"""A folder tree as a source."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tcae_cli.errors import ImageError, SourceError
+from tcae_cli.sources.source import Source, open_source
+
+
+def opened(folder: Path) -> Source:
+    return open_source(str(folder), folder.parent / "index")
+
+
+@pytest.fixture
+def open_to_all() -> Iterator[Path]:
+    """A folder that other users can look into, as tmp_path is not."""
+    with TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Acts as a user whom permissions concern; root may read everything."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def keys(source: Source) -> list[str]:
+    return source.keys(range(len(source)))
+
+
+def test_classes_are_the_first_folders_that_hold_images_by_name(make_folder, png):
+    files = {"b/deep/er/1.png": png(), "a/1.png": png(), "notes/readme.md": b"", "top.png": png(), "B/1.png": png()}
+    source = opened(make_folder(files))
+    assert source.class_names == ("B", "a", "b")
+    assert keys(source) == ["B/1.png", "a/1.png", "b/deep/er/1.png", "top.png"]
+    assert source.labels(0, 4).tolist() == [0, 1, 2, -1]
+
+
+def test_names_that_differ_only_in_their_suffix_are_two_rows(make_folder, png):
+    source = opened(make_folder({"a.png": png(seed=1), "a.jpg": png(seed=2)}))
+    assert keys(source) == ["a.jpg", "a.png"]
+    assert source.read(0) == png(seed=2)
+
+
+def test_suffixes_count_in_either_case_and_hidden_names_do_not(make_folder, png):
+    files = {"A.JPEG": png(), ".hidden.png": png(), ".trash/a.png": png(), "a.npy": b""}
+    assert keys(opened(make_folder(files))) == ["A.JPEG"]
+
+
+def test_names_of_any_language_and_of_no_encoding(make_folder, png):
+    names = ["a\nb.png", "لون.png", "猫 1.png", "🦁.png"]
+    folder = make_folder({name: png(seed=seed) for seed, name in enumerate(names)})
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(png(seed=4))
+    source = opened(folder)
+    assert sorted(keys(source)) == sorted([*names, r"\xff.png"])
+    for seed, name in enumerate([*names, r"\xff.png"]):
+        assert source.read(keys(source).index(name)) == png(seed=seed)
+
+
+def test_linked_folders_are_followed_without_loops(make_folder, png, tmp_path):
+    folder = make_folder({"a/1.png": png()})
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere/2.png").write_bytes(png())
+    (folder / "b").symlink_to(tmp_path / "elsewhere")
+    (folder / "a/loop").symlink_to(folder)
+    assert keys(opened(folder)) == ["a/1.png", "b/2.png"]
+
+
+def test_folders_linked_to_each_other_are_walked_once_from_each(make_folder, png):
+    folder = make_folder({"a/1.png": png(), "b/2.png": png()})
+    (folder / "a/to-b").symlink_to("../b")
+    (folder / "b/to-a").symlink_to("../a")
+    assert keys(opened(folder)) == ["a/1.png", "a/to-b/2.png", "b/2.png", "b/to-a/1.png"]
+
+
+def test_a_link_that_leads_nowhere_is_a_row_not_a_gap(make_folder, png):
+    folder = make_folder({"a.png": png()})
+    (folder / "b.png").symlink_to("gone.png")
+    (folder / "c.png").symlink_to("c.png")
+    (folder / "d.png").symlink_to("e.png")
+    (folder / "e.png").symlink_to("d.png")
+    source = opened(folder)
+    assert keys(source) == ["a.png", "b.png", "c.png", "d.png", "e.png"]
+    for row, reason in enumerate(["No such file", *["Too many levels of symbolic links"] * 3], start=1):
+        with pytest.raises(ImageError, match=reason):
+            source.read(row)
+
+
+def test_a_file_that_may_not_be_read_fails_its_row(open_to_all, png):
+    for name in ("a.png", "b.png"):
+        (open_to_all / name).write_bytes(png())
+    (open_to_all / "a.png").chmod(0)
+    source = open_source(str(open_to_all), open_to_all / ".index")
+    with as_nobody():
+        with pytest.raises(ImageError, match="Permission denied"):
+            source.read(0)
+        assert source.read(1) == png()
+
+
+def test_what_is_no_regular_file_is_not_opened(make_folder, png):
+    folder = make_folder({"a.png": png()})
+    os.mkfifo(folder / "b.png")
+    assert keys(opened(folder)) == ["a.png"]
+
+
+def test_a_folder_that_cannot_be_read_is_named(make_folder, png, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    folder = make_folder({"a/1.png": png()})
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(SourceError, match=r"photos cannot be read \(Permission denied\); check its permissions"):
+        opened(folder)
+
+
+def test_text_beside_an_image_is_its_caption(make_folder, png):
+    source = opened(make_folder({"a.png": png(), "a.txt": " ein Löwe\n".encode(), "b.png": png(), "c.txt": b"\xff"}))
+    assert source.has_captions
+    assert [source.caption(0), source.caption(1)] == ["ein Löwe", ""]
+
+
+def test_images_of_one_name_share_the_text_beside_them(make_folder, png):
+    source = opened(make_folder({"a.jpg": png(), "a.png": png(), "a.txt": b"both"}))
+    assert [source.caption(0), source.caption(1)] == ["both", "both"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (b"\xff", "a.txt is not UTF-8 text (invalid start byte); convert or remove it"),
+        ("lion".encode("utf-16-le"), "a.txt is not UTF-8 text (it holds zero bytes); convert or remove it"),
+        (None, "a.txt cannot be read (No such file or directory); make it readable or remove it"),
+    ],
+    ids=["no UTF-8", "UTF-16", "a link to nowhere"],
+)
+def test_a_text_that_cannot_be_used_costs_its_image_alone(make_folder, png, text, problem):
+    folder = make_folder({"a.png": png(), "b.png": png(), "b.txt": b"fine"})
+    if text is None:
+        (folder / "a.txt").symlink_to("gone.txt")
+    else:
+        (folder / "a.txt").write_bytes(text)
+    source = opened(folder)
+    with pytest.raises(ImageError) as raised:
+        source.read(0)
+    assert raised.value.stage == "index" and str(raised.value) == f"{folder}/{problem}"
+    assert source.read(1) == png() and source.caption(1) == "fine"
+
+
+def test_metadata_files_give_captions_for_their_folder(make_folder, png):
+    lines = b'{"file_name": "1.png", "text": "one"}\n\n{"file_name": "2.png", "caption": "two", "x": 1}\n'
+    files = {f"a/{number}.png": png() for number in (1, 2, 3)}
+    source = opened(make_folder({**files, "a/metadata.jsonl": lines, "a/2.txt": b"beside"}))
+    assert [source.caption(row) for row in range(3)] == ["one", "beside", ""]
+
+
+@pytest.mark.parametrize(
+    ("files", "sentence"),
+    [
+        ({".hidden/a": b""}, "photos is empty; images are files ending in .avif, .bmp"),
+        (
+            {"a.npy": b"", "b.npy": b"", "c": b""},
+            r"photos holds no images, only other files \(2 with .npy, 1 with no suffix\); images are files ending in",
+        ),
+        ({"a.png": b"", "metadata.jsonl": b"\n{oops"}, r"metadata.jsonl, line 2: not readable as JSON \("),
+        ({"a.png": b"", "metadata.jsonl": b"[1]"}, "metadata.jsonl, line 1: should be a JSON object, found list"),
+        ({"0.tar": b"", "1.tar": b""}, r"holds no images but 2 \.tar files; give them as a pattern, like "),
+    ],
+)
+def test_what_cannot_be_used_is_named(make_folder, files, sentence):
+    with pytest.raises(SourceError, match=sentence):
+        opened(make_folder(files))

@@ -1,0 +1,177 @@
+"""An index made again: rows stay where they are, and what differs is told."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tcae_cli.errors import ImageError, SourceError
+from tcae_cli.sources.index_update import SourceChanges, index_source
+from tcae_cli.sources.source import Source, load_source
+
+NO_CHANGES = SourceChanges()
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Callable[..., tuple[Source, SourceChanges]]:
+    """Indexes a source over the last index made; gives the source and what differs."""
+    made: list[Path] = []
+
+    def make(uri: Path | str, append: bool = False) -> tuple[Source, SourceChanges]:
+        index_dir = tmp_path / f"index-{len(made)}"
+        changes = index_source(str(uri), index_dir, made[-1] if made else None, append=append)
+        made.append(index_dir)
+        return load_source(index_dir), changes
+
+    return make
+
+
+def keys(source: Source) -> list[str]:
+    return source.keys(range(len(source)))
+
+
+def test_a_first_index_has_its_rows_in_sorted_order_and_no_changes(index, make_folder, png):
+    source, changes = index(make_folder({"b.png": png(), "a.png": png()}))
+    assert keys(source) == ["a.png", "b.png"] and changes == NO_CHANGES and not changes
+
+
+def test_a_source_that_moved_is_the_same_and_is_read_where_it_is_now(index, make_folder, png, tmp_path):
+    folder = make_folder({"x/a.png": png(seed=1), "y/b.png": png(seed=2)})
+    before, _ = index(folder)
+    after, changes = index(folder.rename(tmp_path / "moved"))
+    assert changes == NO_CHANGES and after.fingerprint == before.fingerprint
+    assert after.read(1) == png(seed=2) and after.uri == str(tmp_path / "moved")
+
+
+def test_new_images_come_after_the_rows_there_are_in_their_own_order(index, make_folder, png):
+    before, _ = index(make_folder({"b.png": png(seed=1), "d.png": png(seed=2)}))
+    folder = make_folder({"c.png": png(seed=3), "a.png": png(seed=4)})
+    after, changes = index(folder, append=True)
+    assert keys(after) == ["b.png", "d.png", "a.png", "c.png"]
+    assert changes == SourceChanges(num_new=2, new=["a.png", "c.png"])
+    assert [after.read(row) for row in range(4)] == [png(seed=seed) for seed in (1, 2, 4, 3)]
+    assert after.fingerprint != before.fingerprint
+
+
+def test_an_appended_source_is_the_same_when_indexed_again(index, make_folder, png):
+    index(make_folder({"b/1.png": png()}))
+    after, _ = index(make_folder({"a/1.png": png(), "c/1.png": png()}), append=True)
+    again, changes = index(make_folder({}))
+    assert changes == NO_CHANGES and keys(again) == keys(after) == ["b/1.png", "a/1.png", "c/1.png"]
+    assert (again.fingerprint, again.class_names) == (after.fingerprint, after.class_names)
+    assert again.labels(0, 3).tolist() == [0, 1, 2]
+
+
+def test_new_classes_come_after_the_old_ones(index, make_folder, png):
+    index(make_folder({"m/1.png": png(), "top.png": png()}))
+    source, _ = index(make_folder({"a/1.png": png(), "z/1.png": png(), "m/2.png": png()}), append=True)
+    assert source.class_names == ("m", "a", "z")
+    assert keys(source) == ["m/1.png", "top.png", "a/1.png", "m/2.png", "z/1.png"]
+    assert source.labels(0, 5).tolist() == [0, -1, 1, 0, 2]
+
+
+def test_without_append_what_differs_gives_the_index_of_a_plain_scan(index, make_folder, png):
+    index(make_folder({"m/1.png": png()}))
+    source, changes = index(make_folder({"a/1.png": png()}))
+    assert keys(source) == ["a/1.png", "m/1.png"] and source.class_names == ("a", "m")
+    assert changes == SourceChanges(num_new=1, new=["a/1.png"])
+
+
+def test_changed_and_vanished_images_are_told_and_keep_their_rows(index, make_folder, png):
+    folder = make_folder({"x/a.png": b"1" * 1200, "y/b.png": png(), "z/c.png": png(seed=1)})
+    before, _ = index(folder)
+    (folder / "x/a.png").write_bytes(b"1" * 1234)
+    (folder / "y/b.png").unlink()
+    after, changes = index(folder, append=True)
+    assert changes == SourceChanges(
+        num_changed=1, num_vanished=1, changed=["x/a.png (1,234 bytes, was 1,200)"], vanished=["y/b.png"]
+    )
+    assert keys(after) == keys(before) and after.fingerprint == before.fingerprint
+    assert after.labels(0, 3).tolist() == [0, 1, 2] and after.class_names == ("x", "y", "z")
+    with pytest.raises(ImageError, match="No such file"):
+        after.read(1)
+    assert after.read(2) == png(seed=1)
+
+
+def test_at_most_ten_names_are_told_of_each_kind_but_all_are_counted(index, make_folder):
+    index(make_folder({f"old-{number:02}.png": b"" for number in range(12)}))
+    folder = make_folder({f"new-{number:02}.png": b"" for number in range(11)})
+    for path in folder.glob("old-*"):
+        path.unlink()
+    _, changes = index(folder)
+    assert (changes.num_new, changes.num_vanished) == (11, 12)
+    assert changes.new == [f"new-{number:02}.png" for number in range(10)]
+    assert changes.vanished == [f"old-{number:02}.png" for number in range(10)]
+
+
+def test_tars_are_compared_by_place_and_added_tars_come_after(index, make_tar, png, tmp_path):
+    make_tar("1.tar", {"b.png": png(seed=1), "a.png": png(seed=2), "a.cls": b"7"})
+    index(tmp_path / "1.tar")
+    make_tar("0.tar", {"c.png": png(seed=3), "c.cls": b"5"})
+    source, changes = index(tmp_path / "{0..1}.tar", append=True)
+    assert changes == SourceChanges(num_new=1, new=["0.tar/c.png"])
+    assert keys(source) == ["1.tar/b.png", "1.tar/a.png", "0.tar/c.png"]
+    assert [source.read(row) for row in range(3)] == [png(seed=seed) for seed in (1, 2, 3)]
+    assert source.labels(0, 3).tolist() == [-1, 7, 5]
+
+
+def test_members_that_moved_or_vanished_are_not_read_from_their_old_place(index, make_tar, png, tmp_path):
+    make_tar("s.tar", {"a.png": png(seed=1), "b.png": png(seed=2), "c.png": png(seed=3)})
+    before, _ = index(tmp_path / "s.tar")
+    make_tar("s.tar", {"b.png": png(seed=2), "c.png": png(40, 80, seed=3)})
+    for _ in range(2):  # and so again, from the index with those rows in it
+        after, changes = index(tmp_path / "s.tar", append=True)
+        assert changes.vanished == ["s.tar/a.png"]
+        assert changes.changed[0] == "s.tar/b.png (moved in its tar)" and "s.tar/c.png (" in changes.changed[1]
+        assert keys(after) == keys(before) and after.fingerprint == before.fingerprint
+        reasons = ["is no longer in its tar", *["has changed or moved in its tar since it was first listed"] * 2]
+        for row, reason in enumerate(reasons):
+            with pytest.raises(ImageError, match=reason):
+                after.read(row)
+
+
+def test_a_tar_copied_again_in_whole_has_its_rows_back(index, make_tar, png, tmp_path):
+    tar = make_tar("s.tar", {"a.png": png(seed=1), "b.png": png(seed=2)})
+    whole = tar.read_bytes()
+    tar.write_bytes(whole[: whole.index(b"b.png") + 600])
+    broken, _ = index(tar)
+    assert "breaks off" in broken.problem(1)
+    tar.write_bytes(whole)
+    mended, changes = index(tar)
+    assert changes == NO_CHANGES and mended.fingerprint == broken.fingerprint
+    assert mended.read(1) == png(seed=2)
+
+
+def test_labels_of_a_list_stay_the_numbers_they_are(index, tmp_path):
+    (tmp_path / "list.txt").write_text("b.png\t4\n")
+    index(tmp_path / "list.txt")
+    (tmp_path / "list.txt").write_text("b.png\t4\na.png\t2\n")
+    source, changes = index(tmp_path / "list.txt", append=True)
+    assert keys(source) == ["b.png", "a.png"] and source.labels(0, 2).tolist() == [4, 2] and changes.num_new == 1
+
+
+def test_names_of_no_encoding_are_told_escaped(index, make_folder):
+    folder = make_folder({"a.png": b""})
+    index(folder)
+    (folder / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    _, changes = index(folder, append=True)
+    assert changes.new == [r"\xff.png"]
+    _, changes = index(folder)
+    assert changes == NO_CHANGES
+
+
+def test_a_previous_index_of_another_version_is_refused(index, make_folder, tmp_path):
+    folder = make_folder({"a.png": b""})
+    index(folder)
+    summary = tmp_path / "index-0/source.json"
+    summary.write_text(summary.read_text().replace('"index_version": 2', '"index_version": 1'))
+    with pytest.raises(SourceError, match="index-0 was made by another version of tcae"):
+        index(folder)
+
+
+def test_those_found_are_counted_as_they_are_found(make_folder, tmp_path):
+    heard: list[int] = []
+    (tmp_path / "list.txt").write_text("".join(f"{number}.png\n" for number in range(2500)))
+    index_source(str(tmp_path / "list.txt"), tmp_path / "index", heard=heard.append)
+    assert heard == [1000, 2000, 2500]

@@ -1,0 +1,137 @@
+"""What every source promises, and what is said when there is none."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tcae_cli.errors import ImageError, NotFoundError, SourceError, UsageError
+from tcae_cli.sources.source import Source, load_source, open_source
+
+MakeFolder = Callable[[dict[str, bytes]], Path]
+
+
+@pytest.fixture(params=["folder", "tars", "list"])
+def source(request: pytest.FixtureRequest, make_folder: MakeFolder, make_tar, png, tmp_path: Path) -> Source:
+    """Five images in two classes, as each kind of source."""
+    images = {f"{kind}/{name}.png": png(seed=seed) for seed, (kind, name) in enumerate(SAMPLES)}
+    if request.param == "folder":
+        return open_source(str(make_folder(images)), tmp_path / "index")
+    if request.param == "list":
+        make_folder(images)
+        lines = [f"photos/{name}\t{['cat', 'dog'].index(name[:3])}" for name in reversed(images)]
+        (tmp_path / "list.txt").write_text("\n".join(lines))
+        return open_source(str(tmp_path / "list.txt"), tmp_path / "index")
+    labels = {name.replace(".png", ".cls"): str(["cat", "dog"].index(name[:3])).encode() for name in images}
+    members = [item for pair in zip(images.items(), labels.items(), strict=True) for item in pair]
+    make_tar("part-0.tar", dict(members[:4]))
+    make_tar("part-1.tar", dict(members[4:]))
+    return open_source(str(tmp_path / "part-{0..1}.tar"), tmp_path / "index")
+
+
+SAMPLES = [("cat", "a"), ("cat", "b"), ("cat", "c"), ("dog", "a"), ("dog", "b")]
+
+
+def test_rows_have_keys_labels_and_bytes_in_one_order(source: Source, png):
+    assert len(source) == 5
+    assert [key.split("/")[-2:] for key in source.keys(range(5))] == [[kind, f"{name}.png"] for kind, name in SAMPLES]
+    assert source.labels(0, 5).tolist() == [0, 0, 0, 1, 1] and source.labels(0, 5).dtype == np.int64
+    assert [source.label(row) for row in (4, 0)] == [1, 0]
+    for row in (3, 0, 4, 1, 2):
+        assert source.read(row) == png(seed=row)
+        assert source.size_bytes(row) == len(png(seed=row))
+    with pytest.raises(IndexError):
+        source.key(5)
+
+
+def test_a_source_without_captions_says_so(source: Source):
+    assert not source.has_captions and source.caption(0) == ""
+
+
+def test_the_index_gives_the_same_source_without_a_scan(source: Source, tmp_path: Path):
+    for again in (load_source(tmp_path / "index"), pickle.loads(pickle.dumps(source))):
+        assert again.keys(range(5)) == source.keys(range(5))
+        assert again.read(4) == source.read(4)
+        assert (again.uri, again.fingerprint, again.class_names) == (source.uri, source.fingerprint, source.class_names)
+
+
+def test_scanning_again_gives_the_same_fingerprint(source: Source, tmp_path: Path):
+    assert open_source(source.uri, tmp_path / "index2").fingerprint == source.fingerprint
+
+
+def test_a_file_that_went_away_fails_its_row_alone(source: Source, tmp_path: Path):
+    for path in (*tmp_path.glob("photos/dog/b.png"), *tmp_path.glob("part-1.tar")):
+        path.unlink()
+    with pytest.raises(ImageError, match="No such file") as raised:
+        source.read(4)
+    assert raised.value.stage == "read"
+    assert source.read(0)
+
+
+def test_many_are_read_in_the_order_asked_for_and_errors_are_given_not_raised(source: Source, png, tmp_path: Path):
+    for path in (*tmp_path.glob("photos/dog/b.png"), *tmp_path.glob("part-1.tar")):
+        path.unlink()
+    first, gone, second = source.read_many([1, 4, 0])
+    assert (first, second) == (png(seed=1), png(seed=0))
+    assert isinstance(gone, ImageError) and (gone.stage, str(gone)) == ("read", "No such file or directory")
+    assert not source.is_remote
+
+
+def test_the_index_holds_what_the_scan_found(source: Source):
+    entries = list(source.entries())
+    assert [entry.key for entry in entries] == source.keys(range(5))
+    assert [(entry.size_bytes, entry.label) for entry in entries] == [
+        (source.size_bytes(row), source.label(row)) for row in range(5)
+    ]
+
+
+def test_the_fingerprint_does_not_know_where_the_folder_lies(make_folder: MakeFolder, png, tmp_path: Path):
+    folder = make_folder({"a.png": png()})
+    before = open_source(str(folder), tmp_path / "index").fingerprint
+    moved = folder.rename(tmp_path / "moved")
+    assert open_source(str(moved), tmp_path / "index").fingerprint == before
+
+
+def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFolder, png, tmp_path: Path):
+    folder = make_folder({"a.png": png()})
+    before = open_source(str(folder), tmp_path / "index").fingerprint
+    (folder / "a.png").rename(folder / "b.png")
+    renamed = open_source(str(folder), tmp_path / "index").fingerprint
+    (folder / "b.png").write_bytes(png() + b"\0")
+    assert len({before, renamed, open_source(str(folder), tmp_path / "index").fingerprint}) == 3
+
+
+@pytest.mark.parametrize(
+    ("uri", "error", "sentence"),
+    [
+        ("nowhere", NotFoundError, "nowhere does not exist; give a folder of images, tar shards or an image list"),
+        ("ftp://host/photos", UsageError, "ftp:// is not a protocol tcae knows; use a local path or one of s3://"),
+        (
+            "http://host/photos/",
+            SourceError,
+            "folders cannot be listed over http; give its tars as a pattern ending in",
+        ),
+        ("pipe:cat 0.tar", SourceError, "pipe:cat 0.tar is a command, and images are read by position; give its tars"),
+        ("photo.png", SourceError, "photo.png is neither a folder of images, nor a .tar, nor an image list"),
+    ],
+)
+def test_what_is_no_source_is_refused(uri, error, sentence, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.png").write_bytes(b"")
+    with pytest.raises(error, match=sentence):
+        open_source(uri, tmp_path / "index")
+    assert not (tmp_path / "index").exists()
+
+
+def test_a_folder_without_an_index_is_refused(tmp_path: Path):
+    with pytest.raises(SourceError, match=r"holds no index of a source \(No such file or directory\); open the source"):
+        load_source(tmp_path)
+
+
+def test_an_index_of_another_version_is_refused(source: Source, tmp_path: Path):
+    summary = tmp_path / "index/source.json"
+    summary.write_text(summary.read_text().replace('"index_version": 2', '"index_version": 1'))
+    with pytest.raises(SourceError, match="was made by another version of tcae; remove it and open the source again"):
+        load_source(tmp_path / "index")

@@ -1,0 +1,153 @@
+"""Tar shards as a source."""
+
+import pickle
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from tcae_cli.errors import ImageError, NotFoundError, SourceError, UsageError
+from tcae_cli.sources.source import Source, open_source
+
+
+def opened(tmp_path: Path, uri: str) -> Source:
+    return open_source(str(tmp_path / uri), tmp_path / "index")
+
+
+def keys(source: Source) -> list[str]:
+    return source.keys(range(len(source)))
+
+
+def test_a_pattern_names_tars_in_order(make_tar, png, tmp_path):
+    for number in (0, 1, 2):
+        make_tar(f"s-{number:02}.tar", {"z.png": png(seed=number), "a.png": png(seed=9)})
+    source = opened(tmp_path, "s-{00..02}.tar")
+    assert source.keys(range(6)) == [f"s-0{number}.tar/{name}.png" for number in (0, 1, 2) for name in "za"]
+    assert [source.read(row) for row in (0, 2, 4)] == [png(seed=number) for number in (0, 1, 2)]
+    assert pickle.loads(pickle.dumps(source)).read(2) == png(seed=1)
+    assert not any(source.problem(row) for row in range(6))
+
+
+def test_keys_tell_tars_in_different_folders_apart(make_tar, png, tmp_path):
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        make_tar(f"{folder}/0.tar", {"./a.png": png()})
+    assert opened(tmp_path, "{x,y}/0.tar").keys(range(2)) == ["x/0.tar/a.png", "y/0.tar/a.png"]
+
+
+def test_labels_and_captions_share_the_name_of_the_image(make_tar, png, tmp_path):
+    members = {"a.png": png(), "a.cls": b"7\n", "a.txt": b"text first", "a.json": b'{"caption": "not this"}'}
+    members |= {
+        "d.x/b.v2.png": png(),
+        "d.x/b.cls": b"3",
+        "d.x/b.json": b'{"text": "from json", "n": [1]}',
+        "c.png": png(),
+    }
+    source = opened(tmp_path, make_tar("s.tar", members).name)
+    assert source.labels(0, 3).tolist() == [7, 3, -1]
+    assert [source.caption(row) for row in range(3)] == ["text first", "from json", ""]
+
+
+def test_long_names_and_names_that_point_outside_are_only_names(make_tar, png, tmp_path):
+    names = ["../../up.png", "/root.png", f"{'long/' * 60}x.png", "猫\n.png"]
+    source = opened(tmp_path, make_tar("s.tar", {name: png() for name in names}).name)
+    assert source.keys(range(4)) == [f"s.tar/{name}" for name in names]
+    assert source.read(0) == source.read(3) == png()
+    assert not list(tmp_path.parent.parent.glob("**/up.png"))
+
+
+def test_members_of_one_name_are_rows_each_with_its_own_label_or_the_one_there_is(make_tar, png, tmp_path):
+    members = [("a.png", png(seed=1)), ("a.cls", b"1"), ("./a.png", png(seed=2)), ("a.cls", b"2"), ("a.txt", b"both")]
+    source = opened(tmp_path, make_tar("s.tar", members).name)
+    assert keys(source) == ["s.tar/a.png", "s.tar/a.png#2"]
+    assert source.labels(0, 2).tolist() == [1, 2]
+    assert [source.caption(row) for row in (0, 1)] == ["both", "both"]
+    assert [source.read(row) for row in (0, 1)] == [png(seed=1), png(seed=2)]
+
+
+def test_labels_that_cannot_be_paired_are_a_problem_of_their_images(make_tar, png, tmp_path, problems):
+    members = [*[("a.png", png())] * 3, *[("a.cls", b"1")] * 2, ("b.png", png())]
+    source = opened(tmp_path, make_tar("s.tar", members).name)
+    problem = "s.tar: a.cls is there 2 times for 3 images; make it one for each"
+    assert problems(source) == {f"s.tar/a.png{suffix}": problem for suffix in ("", "#2", "#3")}
+    assert source.read(3) == png()
+
+
+@pytest.mark.parametrize(
+    ("sidecar", "data", "problem"),
+    [
+        ("a.cls", b"cat", "s.tar: a.cls: the label should be a whole number from 0, found 'cat'; correct it"),
+        (
+            "a.cls",
+            b"9" * 30,
+            f"s.tar: a.cls: the label should be a whole number from 0, found '{'9' * 30}'; correct it",
+        ),
+        ("a.json", b"{", "s.tar: a.json: not readable as JSON"),
+        ("a.json", b"[" * 100_000, "s.tar: a.json: not readable as JSON"),
+        ("a.txt", b"\xff", "s.tar: a.txt is not UTF-8 text (invalid start byte); convert or remove it"),
+        ("a.txt", b"x" * (16 << 20) + b"x", "a.txt is 16,777,217 bytes, too many for a label or caption; shorten it"),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
+def test_a_malformed_label_or_caption_costs_its_row_alone(make_tar, png, tmp_path, sidecar, data, problem, problems):
+    make_tar("s.tar", {"a.png": png(), sidecar: data, "b.png": png(), "b.cls": b"3"})
+    source = opened(tmp_path, "s.tar")
+    assert list(problems(source)) == ["s.tar/a.png"] and problem in source.problem(0)
+    assert source.label(1) == 3 and source.read(1) == png()
+
+
+def test_a_label_without_an_image_is_a_row_that_says_so(make_tar, png, tmp_path, problems):
+    source = opened(tmp_path, make_tar("s.tar", {"a.png": png(), "b.cls": b"1", "b.json": b"{}", "c.png": png()}).name)
+    assert keys(source) == ["s.tar/a.png", "s.tar/b", "s.tar/c.png"]
+    assert problems(source) == {"s.tar/b": "has a label or caption but no image"}
+
+
+def test_a_caption_without_an_image_is_a_row_only_where_images_have_captions(make_tar, png, tmp_path):
+    make_tar("s-0.tar", {"a.png": png(), "README.txt": b"about", "a.seg.json": b"{}"})
+    make_tar("s-1.tar", {"a.png": png(), "a.txt": b"one", "b.txt": b"two"})
+    source = opened(tmp_path, "s-{0..1}.tar")
+    assert keys(source) == ["s-0.tar/a.png", "s-1.tar/a.png", "s-1.tar/b"]
+
+
+def test_links_inside_a_tar_are_rows_not_gaps(tmp_path, png, problems):
+    (tmp_path / "a.png").write_bytes(png())
+    (tmp_path / "b.png").hardlink_to(tmp_path / "a.png")
+    with tarfile.open(tmp_path / "s.tar", "w") as tar:
+        for name in ("a.png", "b.png"):
+            tar.add(tmp_path / name, name)
+    assert problems(opened(tmp_path, "s.tar")) == {
+        "s.tar/b.png": "is a link inside a tar; make it with --dereference --hard-dereference"
+    }
+
+
+def test_a_tar_that_shrank_after_indexing_fails_its_rows(make_tar, png, tmp_path):
+    tar = make_tar("s.tar", {"a.png": png()})
+    source = opened(tmp_path, "s.tar")
+    tar.write_bytes(tar.read_bytes()[:600])
+    with pytest.raises(ImageError, match=r"s\.tar is shorter than when it was indexed"):
+        source.read(0)
+
+
+def test_a_tar_without_images_is_refused(make_tar, tmp_path):
+    make_tar("s.tar", {"a.txt": b"hello", "b.cls": b"1"})
+    with pytest.raises(SourceError, match=r"s\.tar holds no images; images are members ending in .avif"):
+        opened(tmp_path, "s.tar")
+
+
+def test_a_tar_named_twice_is_refused(make_tar, png, tmp_path):
+    make_tar("s.tar", {"a.png": png()})
+    with pytest.raises(SourceError, match=r"s\.tar/a\.png is there twice"):
+        opened(tmp_path, "{s,s}.tar")
+
+
+def test_missing_tars_are_counted(make_tar, png, tmp_path):
+    make_tar("s-1.tar", {"a.png": png()})
+    with pytest.raises(NotFoundError, match=r"s-0\.tar does not exist; 2 of its 3 tars do not exist; correct"):
+        opened(tmp_path, "s-{0..2}.tar")
+    with pytest.raises(NotFoundError, match=r"s-7\.tar does not exist; correct"):
+        opened(tmp_path, "s-7.tar")
+
+
+def test_a_pattern_that_is_none_is_explained(tmp_path):
+    with pytest.raises(UsageError, match=r"is not a pattern of tars .*; write it as shards/\{000\.\.127\}\.tar"):
+        opened(tmp_path, "s-{0..2.tar")
