@@ -1,11 +1,12 @@
 """`tcae encode-dataset SOURCE STORE`."""
 
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
+from tcae_cli.recipe.choices import LatentDtype, Precision, Resize
 from tcae_cli.reports.encode import EncodeReport, EncodeRequest
 from tcae_cli.reports.report import Tolerance
 
@@ -21,7 +22,7 @@ from tcae_cli.reports.report import Tolerance
 )
 @_options.gpus
 @_options.device
-@click.option("--precision", type=click.Choice(["bf16", "fp32"]), help="[default: bf16 on a GPU, fp32 on the CPU]")
+@click.option("--precision", type=click.Choice(get_args(Precision)), help="[default: bf16 on a GPU, fp32 on the CPU]")
 @_options.batch_size
 @_options.workers
 @click.option(
@@ -33,8 +34,8 @@ from tcae_cli.reports.report import Tolerance
     help="Square to encode; repeat for more views of each image.  [default: the model's]",
 )
 @click.option("--flip", is_flag=True, help="Encode the mirrored images too.")
-@click.option("--resize", type=click.Choice(["torch", "adm"]), default="torch", show_default=True)
-@click.option("--dtype", type=click.Choice(["float16", "float32", "int8"]), default="float16", show_default=True)
+@click.option("--resize", type=click.Choice(get_args(Resize)), default="torch", show_default=True)
+@click.option("--dtype", type=click.Choice(get_args(LatentDtype)), default="float16", show_default=True)
 @click.option("--codec", type=click.Choice(["zstd", "none", "lz4-bitshuffle"]), default="zstd", show_default=True)
 @click.option("--append", is_flag=True, help="Add rows for images that are new in SOURCE.")
 @click.option("--retry-failed", is_flag=True, help="Try the failed rows again.")

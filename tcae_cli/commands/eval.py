@@ -1,12 +1,13 @@
 """`tcae eval [MODEL]...`."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
+from tcae_cli.recipe.choices import Precision, Resize
 from tcae_cli.reports.evaluation import ALL, METRICS, EvalRequest
 from tcae_cli.reports.report import Tolerance
 
@@ -34,8 +35,8 @@ _METRICS_HELP = f"{', '.join(METRICS)}, or {ALL} that can be computed; repeats."
 @click.option(
     "--size", type=click.IntRange(min=1), metavar="PIXELS", help="Square to evaluate.  [default: the model's]"
 )
-@click.option("--resize", type=click.Choice(["adm", "torch"]), help="[default: adm; for a store its own]")
-@click.option("--precision", type=click.Choice(["bf16", "fp32"]), default="fp32", show_default=True)
+@click.option("--resize", type=click.Choice(get_args(Resize)), help="[default: adm; for a store its own]")
+@click.option("--precision", type=click.Choice(get_args(Precision)), default="fp32", show_default=True)
 @_options.gpus
 @_options.device
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, metavar="N")

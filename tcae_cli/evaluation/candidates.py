@@ -17,7 +17,8 @@ from tcae_cli.errors import ImageError, SourceError, TcaeError
 from tcae_cli.images.image_file import decode_image
 from tcae_cli.images.transform import to_float, to_uint8
 from tcae_cli.model.tcae import TCAE
-from tcae_cli.runtime.device import Precision, autocast, naming_the_batch_size
+from tcae_cli.recipe.choices import Precision
+from tcae_cli.runtime.device import autocast, naming_the_batch_size
 from tcae_cli.sources.source import Source
 from tcae_cli.store.reader import LatentStore
 

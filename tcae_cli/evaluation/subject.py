@@ -20,7 +20,7 @@ from tcae_cli.evaluation.candidates import (
 )
 from tcae_cli.images.file_names import file_name
 from tcae_cli.images.samples import write_sample_windows
-from tcae_cli.images.transform import Resize
+from tcae_cli.recipe.choices import Resize
 from tcae_cli.reports.evaluation import BUILTIN_MODEL, EvalRequest
 from tcae_cli.sources.source import Source, load_source, open_source
 from tcae_cli.store.layout import index_folder

@@ -13,8 +13,9 @@ from torch.utils.data import Dataset, get_worker_info
 
 from tcae_cli.errors import ImageError
 from tcae_cli.images.image_file import decode_image
-from tcae_cli.images.transform import Resize, View, resize_and_crop
+from tcae_cli.images.transform import View, resize_and_crop
 from tcae_cli.images.watchdog import RowNotes, Stage
+from tcae_cli.recipe.choices import Resize
 from tcae_cli.sources.source import Source
 
 _ERROR_BYTES = 1000  # of an error's text, at most

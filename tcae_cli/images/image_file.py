@@ -12,8 +12,7 @@ import numpy as np
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from tcae_cli.errors import ImageError
-
-ImageFormat = Literal["png", "jpg", "webp"]
+from tcae_cli.recipe.choices import ImageFormat
 
 # Not all that Pillow knows: an EPS file by the name of a.jpg would be run by Ghostscript.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader, Dataset
 from tcae_cli.errors import SourceError
 from tcae_cli.images import watchdog
 from tcae_cli.images.batch import BatchRows, Decoded, Decoder, ImageBatch, failures_of
-from tcae_cli.images.transform import Resize
 from tcae_cli.images.watchdog import RowNotes, Stage, WorkersLost, watched
+from tcae_cli.recipe.choices import Resize
 from tcae_cli.runtime.processes import leave_with_the_parent
 from tcae_cli.sources.source import Source
 

@@ -3,7 +3,7 @@
 Axes: h w pixels.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tcae_cli.images.image_file import resize_image
-
-Resize = Literal["torch", "adm"]
+from tcae_cli.recipe.choices import Resize
 
 _LONGEST = 8  # times the short side; of a longer image only the middle is resized
 _KEPT = 4  # times the short side; the part of it that is

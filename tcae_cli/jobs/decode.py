@@ -14,9 +14,10 @@ import torch
 from tcae_cli.autoencoders.by_name import Autoencoder, load_autoencoder, read_card
 from tcae_cli.errors import SourceError, StoreError, UsageError
 from tcae_cli.images.file_names import file_name
-from tcae_cli.images.image_file import ImageFormat, draw_grid, encode_image
+from tcae_cli.images.image_file import draw_grid, encode_image
 from tcae_cli.images.loader import load_rows
 from tcae_cli.images.transform import to_uint8
+from tcae_cli.recipe.choices import ImageFormat
 from tcae_cli.reports.decode import DecodeReport, DecodeRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.device import choose_device, naming_the_batch_size

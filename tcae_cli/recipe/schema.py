@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from tcae_cli.recipe.choices import Precision
 from tcae_cli.recipe.presets import PRESETS
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -168,7 +169,7 @@ class TrainSpec(Section):
     batch_size: Count = 512  # images a step, over all ranks
     accumulate: Count = 1  # parts a rank's share of the batch is computed in, one after the other
     ema_decay: Share = 0.9999  # the average is what ships
-    precision: Literal["bf16", "fp32"] = "bf16"  # of matrix products; weights and losses stay float32
+    precision: Precision = "bf16"  # of matrix products; weights and losses stay float32
     compile: bool = False  # transformer blocks through torch.compile: faster on a GPU after a slow start
     checkpointing: bool = False  # blocks computed again in the backward pass: a third slower, far less memory
     sharded: bool | None = None  # parameters spread over ranks (FSDP2) and not copied (DDP); by default from L on

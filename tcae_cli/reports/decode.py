@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
+from tcae_cli.recipe.choices import ImageFormat
 from tcae_cli.reports.report import Report
 
 
@@ -16,7 +16,7 @@ class DecodeRequest:
     view: str = "latents"
     model: str | None = None  # the one the store was made with
     rows: str | None = None  # all
-    format: Literal["png", "jpg", "webp"] = "png"
+    format: ImageFormat = "png"
     grid: int = 0  # images in the picture
     force: bool = False
     device: str | None = None

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from tcae_cli.errors import UsageError
+from tcae_cli.recipe.choices import LatentDtype, Precision, Resize
 from tcae_cli.reports.report import DONE, TOO_MANY_FAILED, Report, Tolerance
 
 
@@ -16,13 +17,13 @@ class EncodeRequest:
     store: str
     model: str = "tcae-tiny"
     device: str | None = None  # a GPU where there is one
-    precision: Literal["bf16", "fp32"] | None = None  # bf16 on a GPU, fp32 on the CPU
+    precision: Precision | None = None  # bf16 on a GPU, fp32 on the CPU
     batch_size: int = 64
     num_workers: int | None = None  # by the number of cores
     sizes: tuple[int, ...] = ()  # pixels, a view each; the model's
     flip: bool = False  # the mirrored images too
-    resize: Literal["torch", "adm"] = "torch"
-    dtype: Literal["float16", "float32", "int8"] = "float16"
+    resize: Resize = "torch"
+    dtype: LatentDtype = "float16"
     codec: Literal["zstd", "none", "lz4-bitshuffle"] = "zstd"
     append: bool = False  # rows for images that are new in the source
     retry_failed: bool = False

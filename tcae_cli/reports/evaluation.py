@@ -4,9 +4,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from tcae_cli.errors import UsageError
+from tcae_cli.recipe.choices import Precision, Resize
 from tcae_cli.reports.report import DONE, TOO_MANY_FAILED, Report, Tolerance
 
 BUILTIN_MODEL = "tcae-tiny"
@@ -44,8 +45,8 @@ class EvalRequest:
     weights: dict[str, Path] = field(default_factory=dict)  # of pretrained networks, by name
     report: Path | None = None  # folder for a page of it
     size: int | None = None  # pixels, square; the models'
-    resize: Literal["torch", "adm"] | None = None  # adm; a store's own
-    precision: Literal["bf16", "fp32"] = "fp32"
+    resize: Resize | None = None  # adm; a store's own
+    precision: Precision = "fp32"
     batch_size: int = 16
     num_workers: int = 1
     device: str | None = None

@@ -2,13 +2,11 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
 
 import torch
 
 from tcae_cli.errors import DeviceError, UsageError
-
-Precision = Literal["bf16", "fp32"]
+from tcae_cli.recipe.choices import Precision
 
 _DEVICE_TYPES = ("cpu", "cuda")
 

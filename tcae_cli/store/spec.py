@@ -5,11 +5,12 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from tcae_cli.recipe.choices import LatentDtype, Precision, Resize
+
 OK, FAILED, PENDING = 1, 2, 0  # of a row's status
 MAIN_VIEW = "latents"
 
 Codec = Literal["zstd", "none", "lz4-bitshuffle"]
-LatentDtype = Literal["float16", "float32", "int8"]
 
 _SHARD_BYTES = 256 * 2**20  # of raw latents of one view, at most
 _FEWEST_ROWS, _MOST_ROWS = 16, 4096  # of a shard
@@ -48,13 +49,13 @@ class EncoderIdentity(_Part):
 class TransformSpec(_Part):
     """How an image became square pixels; the size is each view's own."""
 
-    resize: Literal["torch", "adm"]
+    resize: Resize
 
 
 class ComputeSpec(_Part):
     """Arithmetic of the encoder; another batch size changes bits of float16."""
 
-    dtype: Literal["bf16", "fp32"]
+    dtype: Precision
     batch_size: int
 
 

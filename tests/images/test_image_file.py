@@ -7,7 +7,8 @@ import pytest
 from PIL import Image, ImageCms, ImageOps
 
 from tcae_cli.errors import ImageError
-from tcae_cli.images.image_file import ImageFormat, decode_image, draw_grid, encode_image
+from tcae_cli.images.image_file import decode_image, draw_grid, encode_image
+from tcae_cli.recipe.choices import ImageFormat
 
 _Y, _X = np.mgrid[0:40, 0:60]
 PICTURE = np.stack([_Y * 6, _X * 4, 255 - _X * 2 - _Y * 3], axis=-1).astype(np.uint8)  # [40, 60, 3], smooth

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tcae_cli.images.transform import Resize, resize_and_crop, to_float, to_uint8
+from tcae_cli.images.transform import resize_and_crop, to_float, to_uint8
+from tcae_cli.recipe.choices import Resize
 
 RESIZES = pytest.mark.parametrize("resize", ["torch", "adm"])
 

@@ -20,7 +20,8 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from tcae_cli.autoencoders.by_name import Autoencoder, ModelCard
-from tcae_cli.runtime.device import Precision, autocast, naming_the_batch_size
+from tcae_cli.recipe.choices import Precision
+from tcae_cli.runtime.device import autocast, naming_the_batch_size
 
 _ENOUGH_S = 0.3
 _ENOUGH_TIMES = 3
