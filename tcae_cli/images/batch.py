@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from tcae_cli.errors import ImageError
 from tcae_cli.images.image_file import decode_image
 from tcae_cli.images.transform import View, resize_and_crop
-from tcae_cli.images.watchdog import RowNotes, Stage
+from tcae_cli.images.watchdog import RowNotes
 from tcae_cli.recipe.choices import Resize
 from tcae_cli.sources.source import Source
 
@@ -97,7 +97,8 @@ class Decoder(Dataset[Decoded]):
             records[slot]["crops"] = [view.crop for view in views]
             for pictures, view in zip(images, views, strict=True):
                 pictures[slot] = view.pixels
-        self._rest()
+        if self.notes:
+            self.notes.rest()
         self.source.release()
         packed = self._room(torch.from_numpy(records.view(np.uint8)))
         return Decoded(images, packed, time.perf_counter() - started)
@@ -121,11 +122,13 @@ class Decoder(Dataset[Decoded]):
         )
 
     def _views(self, row: int, files: Iterator[bytes | ImageError], record: np.void) -> list[View]:
-        self._begin(row, "read")
+        if self.notes:
+            self.notes.begin(row, "read")
         data = next(files)
         if isinstance(data, ImageError):
             raise data
-        self._begin(row, "decode")
+        if self.notes:
+            self.notes.begin(row, "decode")
         record["content_hash"] = content_hash(data)
         image = decode_image(data)
         return [resize_and_crop(image, size, self.resize) for size in self.sizes]
@@ -138,14 +141,6 @@ class Decoder(Dataset[Decoded]):
     def _room(self, tensor: Tensor) -> Tensor:
         # Here, not while the batch is sent: where shared memory is full, this raises, and sending dies without a word.
         return tensor.share_memory_() if self.notes else tensor
-
-    def _begin(self, row: int, stage: Stage) -> None:
-        if self.notes and (worker := get_worker_info()):
-            self.notes.begin(worker.id, row, stage)
-
-    def _rest(self) -> None:
-        if self.notes and (worker := get_worker_info()):
-            self.notes.rest(worker.id)
 
 
 def failures_of(rows: Sequence[int], records: np.ndarray) -> dict[int, tuple[str, str]]:

@@ -9,7 +9,7 @@ from signal import Signals
 from typing import Any, Literal, TypeVar
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
 # Both are read in the parent alone.
 HUNG_AFTER_S = 25.0  # on one stage of one row; or all workers idle while the parent waits
@@ -40,13 +40,13 @@ class RowNotes:
         # Columns: row and stage in one number, written at once; when it began, which tells two visits to a row apart.
         self._table = torch.full((num_workers, 2), _RESTING, dtype=torch.int64).share_memory_()
 
-    def begin(self, worker: int, row: int, stage: Stage) -> None:
-        """Note what a worker does from now on."""
-        self._write(worker, row * len(_STAGES) + _STAGES.index(stage))
+    def begin(self, row: int, stage: Stage) -> None:
+        """Note the row and stage that the calling worker is on from now on; does nothing outside a worker."""
+        self._write(row * len(_STAGES) + _STAGES.index(stage))
 
-    def rest(self, worker: int) -> None:
-        """Note that a worker is on no row."""
-        self._write(worker, _RESTING)
+    def rest(self) -> None:
+        """Note that the calling worker is on no row; does nothing outside a worker."""
+        self._write(_RESTING)
 
     def held(self, worker: int) -> tuple[int, Stage] | None:
         """Row and stage that a worker is on, or was on when it died; None between rows."""
@@ -58,8 +58,9 @@ class RowNotes:
         entries: list[list[int]] = self._table.tolist()
         return entries
 
-    def _write(self, worker: int, note: int) -> None:
-        self._table.numpy()[worker] = note, time.monotonic_ns()
+    def _write(self, note: int) -> None:
+        if worker := get_worker_info():
+            self._table.numpy()[worker.id] = note, time.monotonic_ns()
 
 
 def watched(loader: DataLoader[Result], notes: RowNotes) -> Generator[Result, None, None]:

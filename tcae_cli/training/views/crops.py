@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset, get_worker_info
+from torch.utils.data import Dataset
 
 from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.images.image_file import decode_image
 from tcae_cli.images.loader import load_in_workers
-from tcae_cli.images.watchdog import RowNotes, Stage
+from tcae_cli.images.watchdog import RowNotes
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.sources.source import Source
 from tcae_cli.training.views.augmentation import (
@@ -134,7 +134,8 @@ class TrainingViews(Dataset[TrainingBatch]):
         samples = self.samples(step)
         files = iter(self.source.read_many([row for row in self.rows(step) if row not in self.given_up]))
         views, failures = zip(*(self._views(sample, files) for sample in samples), strict=True)
-        self._rest()
+        if self.notes:
+            self.notes.rest()
         self.source.release()
         batch = stack_views(samples, views, sum(failures))
         # Here, not while the batch is sent: where shared memory is full, this raises, and sending dies without a word.
@@ -160,12 +161,14 @@ class TrainingViews(Dataset[TrainingBatch]):
             row = self._row(sample, attempt)
             if row in self.given_up:
                 continue
-            self._begin(row, "read")
+            if self.notes:
+                self.notes.begin(row, "read")
             try:
                 data = next(files) if attempt == 0 else self.source.read(row)
                 if isinstance(data, ImageError):
                     raise data
-                self._begin(row, "decode")
+                if self.notes:
+                    self.notes.begin(row, "decode")
                 return sample_views(decode_image(data), self.recipe, sample), attempt
             except ImageError:
                 continue
@@ -180,14 +183,6 @@ class TrainingViews(Dataset[TrainingBatch]):
             return int(np.random.default_rng((seed, sample, attempt)).integers(num_rows))
         epoch, position = divmod(sample, num_rows)
         return int(_permutation(num_rows, seed, epoch)[position])
-
-    def _begin(self, row: int, stage: Stage) -> None:
-        if self.notes and (worker := get_worker_info()):
-            self.notes.begin(worker.id, row, stage)
-
-    def _rest(self) -> None:
-        if self.notes and (worker := get_worker_info()):
-            self.notes.rest(worker.id)
 
 
 def load_training_batches(views: TrainingViews, steps: range, num_workers: int) -> Generator[TrainingBatch, None, None]:
