@@ -112,7 +112,7 @@ def test_p6_values_that_are_not_finite_are_never_stored(photos, tmp_path, encode
     report = encode(photos)
 
     assert report.num_failed == 24
-    assert "not finite, in float32 either" in report.failures[0]["error"]
+    assert "not finite, in float32 either" in report.failures[0].error
 
 
 def test_p7_a_store_is_no_larger_than_its_latents_and_a_little(many_photos, tmp_path, encode):

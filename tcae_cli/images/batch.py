@@ -16,6 +16,7 @@ from tcae_cli.images.image_file import decode_image
 from tcae_cli.images.transform import View, resize_and_crop
 from tcae_cli.images.watchdog import RowNotes
 from tcae_cli.recipe.choices import Resize
+from tcae_cli.reports.failure import Failure
 from tcae_cli.sources.source import Source
 
 _ERROR_BYTES = 1000  # of an error's text, at most
@@ -36,18 +37,23 @@ class BatchRows(NamedTuple):
 class ImageBatch:
     """Images of consecutive rows, padded to the batch size; a row that was not asked for leaves its slot zero."""
 
+    source: Source
     rows: range  # of the slots 0 ... len(rows) - 1; the slots after them are padding
     todo: list[int]  # rows that were read, ascending
     images: list[Tensor]  # one for each size, [batch_size, 3, size, size], uint8; zero where failed, not asked, padding
     original_sizes: np.ndarray  # [len(rows), 2], int32: height, width
     crops: list[np.ndarray]  # one for each size, [len(rows), 4], int32: left, top, right, bottom
     content_hashes: np.ndarray  # [len(rows)], uint64: BLAKE2b of the file's bytes; 0 where it could not be read
-    failures: dict[int, tuple[str, str]] = field(default_factory=dict)  # row -> stage, error
+    failures: dict[int, Failure] = field(default_factory=dict)  # by row
     decode_s: float = 0.0  # seconds a worker spent on it
 
     def slots(self) -> list[int]:
         """Slots of the rows that were read."""
         return [row - self.rows.start for row in self.todo]
+
+    def failure(self, row: int, stage: str, error: str) -> Failure:
+        """Return the failure of a row, under its key in the source."""
+        return Failure(row, self.source.key(row), stage, error)
 
     def pin_memory(self) -> "ImageBatch":
         """The batch with its images in pinned memory."""
@@ -111,13 +117,14 @@ class Decoder(Dataset[Decoded]):
         """The batch as it leaves this file."""
         records = self.records_of(decoded)
         return ImageBatch(
+            source=self.source,
             rows=batch.rows,
             todo=list(batch.asked()),
             images=decoded.images,
             original_sizes=records["original_size"].copy(),
             crops=[records["crops"][:, number].copy() for number in range(len(self.sizes))],
             content_hashes=records["content_hash"].copy(),
-            failures=failures_of(batch.rows, records),
+            failures=failures_of(self.source, batch.rows, records),
             decode_s=decoded.decode_s,
         )
 
@@ -143,12 +150,13 @@ class Decoder(Dataset[Decoded]):
         return tensor.share_memory_() if self.notes else tensor
 
 
-def failures_of(rows: Sequence[int], records: np.ndarray) -> dict[int, tuple[str, str]]:
-    failed = np.flatnonzero(records["stage"] != b"")
-    return {
-        rows[slot]: (records["stage"][slot].decode(), records["error"][slot].decode(errors="ignore"))
-        for slot in failed.tolist()
-    }
+def failures_of(source: Source, rows: Sequence[int], records: np.ndarray) -> dict[int, Failure]:
+    """Return the failures that the records of these rows name, by row."""
+    failures = {}
+    for slot in np.flatnonzero(records["stage"] != b"").tolist():
+        row, stage, error = rows[slot], records["stage"][slot].decode(), records["error"][slot].decode(errors="ignore")
+        failures[row] = Failure(row, source.key(row), stage, error)
+    return failures
 
 
 def content_hash(data: bytes) -> int:

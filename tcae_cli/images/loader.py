@@ -22,6 +22,7 @@ from tcae_cli.images import watchdog
 from tcae_cli.images.batch import BatchRows, Decoded, Decoder, ImageBatch, failures_of
 from tcae_cli.images.watchdog import RowNotes, Stage, WorkersLost, watched
 from tcae_cli.recipe.choices import Resize
+from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.processes import leave_with_the_parent
 from tcae_cli.sources.source import Source
 
@@ -62,15 +63,15 @@ def load_batches(
 
 def load_rows(
     source: Source, rows: Sequence[int], size: int, resize: Resize
-) -> tuple[Tensor, np.ndarray, dict[int, tuple[str, str]]]:
+) -> tuple[Tensor, np.ndarray, dict[int, Failure]]:
     """Images of any rows, read in this process: pixels, content hashes, failures.
 
-    Pixels are [k, 3, size, size], uint8, zero where failed; hashes [k], uint64; failures: row -> stage, error.
+    Pixels are [k, 3, size, size], uint8, zero where failed; hashes [k], uint64; failures by row.
     """
     decoder = Decoder(source, len(rows), (size,), resize)
     decoded = decoder.decode(rows, range(len(rows)), len(rows))
     records = decoder.records_of(decoded)
-    return decoded.images[0], records["content_hash"].copy(), failures_of(rows, records)
+    return decoded.images[0], records["content_hash"].copy(), failures_of(source, rows, records)
 
 
 def worker_context() -> BaseContext:
@@ -162,7 +163,7 @@ class _Feed:
         self._decoder, self._coming = decoder, iter(batches)
         self._under_way: deque[BatchRows] = deque()
         self._strikes: dict[int, str] = {}  # row -> what became of the worker that was on it
-        self._given_up: dict[int, tuple[str, str]] = {}  # row -> stage, error
+        self._given_up: dict[int, Failure] = {}  # by row
 
     def dataset(self, notes: RowNotes) -> Decoder:
         return replace(self._decoder, notes=notes)
@@ -182,7 +183,8 @@ class _Feed:
                 continue
             first = self._strikes[row]
             fates = f"{fate}, twice" if fate == first else f"{first}, then {fate}"
-            self._given_up[row] = (stage, f"the decoding process {fates}")
+            key = self._decoder.source.key(row)
+            self._given_up[row] = Failure(row, key, stage, f"the decoding process {fates}")
 
     def out(self, decoded: Decoded) -> ImageBatch:
         """The batch that has come, which is the first of those under way."""

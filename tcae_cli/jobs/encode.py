@@ -14,6 +14,7 @@ from tcae_cli.jobs.encode_shards import ShardsReport, encode_shards
 from tcae_cli.jobs.encode_source import open_store_source, publish_index
 from tcae_cli.jobs.quantisation import measure_quantisation
 from tcae_cli.reports.encode import EncodeReport, EncodeRequest
+from tcae_cli.reports.failure import Failure
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, default_precision
@@ -211,7 +212,7 @@ def _report(request: EncodeRequest, folder: Folder, encoded: ShardsReport, decid
         stage_seconds=encoded.stage_seconds,
         bytes_on_disk=sum(folder.sizes().values()),
         num_clipped=sum(attributes["num_clipped"].values()) if complete else 0,
-        failures=failures[:_FAILURES_SHOWN],
+        failures=[Failure(**failure) for failure in failures[:_FAILURES_SHOWN]],
         complete=complete,
         decides=decides,
         too_many_failed=complete and request.max_failures.exceeded(rows["failed"], total),

@@ -165,10 +165,10 @@ class _Sink:
         report.num_failed += len(rows.failures)
         is_early = report.num_rows <= _EARLY_ROWS + len(rows.todo) and not self.is_second_try
         if is_early and report.num_failed > _EARLY_ROWS // 2:
-            row, (_, error) = next(iter(rows.failures.items()))
+            failure = next(iter(rows.failures.values()))
             raise SourceError(
                 f"{self._source.uri}: {report.num_failed} of the first {report.num_rows} images failed, "
-                f"{self._source.key(row)} because: {error}; put the source right and repeat"
+                f"{failure.path} because: {failure.error}; put the source right and repeat"
             )
 
 

@@ -13,13 +13,12 @@ from torch import Tensor
 
 from tcae_cli.images.loader import ImageBatch
 from tcae_cli.images.transform import to_float
+from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.device import autocast, naming_the_batch_size
 from tcae_cli.store.quantise import dequantise, quantise, scale_of
 from tcae_cli.store.spec import StoreSpec
 from tcae_cli.store.statistics import Moments
 from tcae_cli.store.writer import EncodedRows
-
-Failures = dict[int, tuple[str, str]]  # row -> stage, reason
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def pack_rows(encoded: Encoded, encoder: LatentEncoder, spec: StoreSpec) -> Enco
 
 
 def _encode_again(
-    values: np.ndarray, name: str, batch: ImageBatch, encoder: LatentEncoder, dtype: str, failures: Failures
+    values: np.ndarray, name: str, batch: ImageBatch, encoder: LatentEncoder, dtype: str, failures: dict[int, Failure]
 ) -> set[int]:
     """Put right what is not finite in the latents [k, c, h, w] of a view; gives those rows, and fails what stays so."""
     largest = float(np.finfo(np.float32 if dtype == "int8" else dtype).max)
@@ -126,9 +125,10 @@ def _encode_again(
         again.add(row)
         values[k] = encoder.again_in_float32(batch, name, slot)
         if not np.isfinite(values[k]).all():
-            failures[row] = ("encode", "the latents are not finite, in float32 either")
+            failures[row] = batch.failure(row, "encode", "the latents are not finite, in float32 either")
         elif np.abs(values[k]).max() > largest:
-            failures[row] = ("encode", f"the latents are beyond {dtype}; encode into a store with --dtype float32")
+            error = f"the latents are beyond {dtype}; encode into a store with --dtype float32"
+            failures[row] = batch.failure(row, "encode", error)
     return again
 
 

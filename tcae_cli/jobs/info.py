@@ -58,7 +58,7 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
         source=spec.source.model_dump(mode="json"),
         **_bytes(spec, sizes, totals.num_ok),
         failures_by_stage=dict(Counter(failure.stage for failure in totals.failures).most_common()),
-        failures=[failure.model_dump() for failure in totals.failures[:_FAILURES_SHOWN]],
+        failures=totals.failures[:_FAILURES_SHOWN],
         duplicates=_duplicates(request.store),
         statistics={view: _statistics(moments) for view, moments in totals.moments.items()},
         quantisation=_quantisation(spec, totals),

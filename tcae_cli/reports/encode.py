@@ -2,10 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 from tcae_cli.errors import UsageError
 from tcae_cli.recipe.choices import LatentDtype, Precision, Resize
+from tcae_cli.reports.failure import Failure
 from tcae_cli.reports.report import DONE, TOO_MANY_FAILED, Report, Tolerance
 
 
@@ -51,7 +52,7 @@ class EncodeReport(Report):
     stage_seconds: dict[str, float]  # each stage's busy time, by this process
     bytes_on_disk: int
     num_clipped: int  # values beyond what int8 holds
-    failures: list[dict[str, Any]]  # the first few: row, path, stage, error
+    failures: list[Failure]  # the first few
     complete: bool
     decides: bool  # whether this process saw the store complete: one of a launch, and only it may exit with 3
     too_many_failed: bool

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tcae_cli.reports.failure import Failure
 from tcae_cli.reports.report import DONE, Report
 
 PROBLEMS_FOUND = 1
@@ -43,7 +44,7 @@ class InfoReport(Report):
     share_of_raw_latents: float | None  # files of latents over the same latents without a codec
     share_of_pixels: float | None  # all files over 8-bit pixels of the views' sizes
     failures_by_stage: dict[str, int]
-    failures: list[dict[str, Any]]  # the first few: row, path, stage, error
+    failures: list[Failure]  # the first few
     duplicates: dict[str, Any]  # num_groups, num_rows; keys: of the first few groups, the first few of each
     statistics: dict[str, dict[str, Any]]  # view -> mean, std, channel_std_min, channel_std_max, num_nearly_dead
     quantisation: dict[str, dict[str, Any]]  # int8 view -> scale_min, scale_max, relative_rmse, num_clipped

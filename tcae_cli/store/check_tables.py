@@ -1,6 +1,7 @@
 """Whether what a store says as a whole agrees with the records of its shards: arrays, counts, statistics, failures."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def _check_statistics(folder: Folder, view: str, moments: LatentMoments) -> list
 
 
 def _check_failures(folder: Folder, totals: Totals) -> list[str]:
-    wanted = [failure.model_dump() for failure in totals.failures]
+    wanted = [asdict(failure) for failure in totals.failures]
     try:
         columns = {name: read_array(folder, f"failures/{name}").tolist() for name in ("row", "path", "stage", "error")}
     except _DAMAGED as error:

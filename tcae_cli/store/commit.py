@@ -11,6 +11,7 @@ import numpy as np
 import zarr
 from zarr.storage import MemoryStore
 
+from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.folder import PARTS, Folder
 from tcae_cli.store.layout import (
     INDEXES,
@@ -21,7 +22,7 @@ from tcae_cli.store.layout import (
     read_spec,
     write_attributes,
 )
-from tcae_cli.store.record import FailedRow, ShardRecord, read_records, write_record
+from tcae_cli.store.record import ShardRecord, read_records, write_record
 from tcae_cli.store.spec import SourceIdentity
 from tcae_cli.store.statistics import LatentMoments
 
@@ -37,7 +38,7 @@ class Totals:
     num_failed: int = 0
     num_again: int = 0
     num_clipped: dict[str, int] = field(default_factory=dict)
-    failures: list[FailedRow] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
     moments: dict[str, LatentMoments] = field(default_factory=dict)  # of each view with ok rows
 
     def add(self, record: ShardRecord) -> None:
@@ -144,7 +145,7 @@ def _statistics_files(moments: Mapping[str, LatentMoments]) -> dict[str, bytes]:
     return {**_group_files("statistics", columns), **groups}
 
 
-def _failures_files(failures: list[FailedRow]) -> dict[str, bytes]:
+def _failures_files(failures: list[Failure]) -> dict[str, bytes]:
     """A table, one array a column."""
     columns: dict[str, np.ndarray] = {"row": np.array([failure.row for failure in failures], np.int64)}
     for name in ("path", "stage", "error"):

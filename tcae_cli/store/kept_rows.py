@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from tcae_cli.errors import StoreError
+from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.layout import shard_file
-from tcae_cli.store.record import FailedRow, ShardRecord, record_name
+from tcae_cli.store.record import ShardRecord, record_name
 from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.side_chunks import SideChunks
 from tcae_cli.store.spec import FAILED, OK, StoreSpec
@@ -36,7 +37,7 @@ class KeptRows:
         except StoreError as error:
             raise StoreError(f"{error}{self._advice}") from error
 
-    def take_side(self, rows: Sequence[int], side: dict[str, np.ndarray]) -> list[FailedRow]:
+    def take_side(self, rows: Sequence[int], side: dict[str, np.ndarray]) -> list[Failure]:
         """Fill the side arrays of a shard for these rows, and give those that have failed."""
         slots = np.array(rows, np.int64) - self._first_row
         for name, values in self._side.items():

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tcae_cli.errors import StoreError
+from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.layout import PRIVATE_FOLDER
 from tcae_cli.store.spec import StoreSpec
@@ -28,15 +29,6 @@ class FileRecord(_Part):
     crc32c: int
 
 
-class FailedRow(_Part):
-    """A row without latents: its key, and where and why it failed."""
-
-    row: int
-    path: str
-    stage: str  # index, read, decode or encode
-    error: str
-
-
 class ShardRecord(_Part):
     """The commit of one shard."""
 
@@ -48,7 +40,7 @@ class ShardRecord(_Part):
     num_again: int = 0  # images encoded once more in float32, since their latents were not finite
     num_clipped: dict[str, int] = {}  # of each int8 view: values beyond what its scale holds
     files: dict[str, FileRecord]  # by name inside the store
-    failures: list[FailedRow]
+    failures: list[Failure]
     statistics: dict[str, dict[str, Any]] | None  # of each view, LatentMoments of the ok rows; None if there are none
     reopened: bool = False  # its failed rows are to be tried again
     replacing: dict[str, FileRecord] = {}  # what takes the place of `files`

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.kept_rows import KeptRows
 from tcae_cli.store.layout import read_spec, shard_file
 from tcae_cli.store.quantise import as_float
 from tcae_cli.store.record import (
-    FailedRow,
     FileRecord,
     ShardRecord,
     read_records,
@@ -49,7 +49,7 @@ class EncodedRows:
     original_sizes: np.ndarray  # [k, 2], int32
     crops: Mapping[str, np.ndarray]  # by array name, [k, 4], int32
     content_hashes: np.ndarray  # [k], uint64
-    failures: Mapping[int, tuple[str, str]]  # row -> stage, error
+    failures: Mapping[int, Failure]  # by row
     num_again: int = 0  # rows encoded once more in float32
     num_clipped: Mapping[str, int] | None = None  # of each int8 view
 
@@ -102,7 +102,7 @@ class ShardInProgress:
             for view in spec.views
         }
         self._moments: dict[str, Moments | None] = dict.fromkeys(spec.views)
-        self._failures: list[FailedRow] = []
+        self._failures: list[Failure] = []
         self._num_again = plan.record.num_again if plan.record else 0
         self._num_clipped = dict(plan.record.num_clipped) if plan.record else {}
         self._next_row = plan.rows.start
@@ -185,11 +185,7 @@ class ShardInProgress:
         self._side["original_size"][slots] = encoded.original_sizes
         for name, crops in encoded.crops.items():
             self._side[name][slots] = crops
-        keys = self._side["keys"]
-        self._failures += [
-            FailedRow(row=row, path=keys[row - self._plan.rows.start], stage=stage, error=error)
-            for row, (stage, error) in sorted(encoded.failures.items())
-        ]
+        self._failures += encoded.failures.values()
 
     def _count(self, view: str, values: list[np.ndarray], encoded: EncodedRows | None) -> None:
         if encoded:

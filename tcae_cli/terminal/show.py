@@ -71,7 +71,7 @@ def _show_encoding(console: Console, report: EncodeReport) -> None:
     if report.failures:
         table = Table("failed", "stage", "reason", box=None, pad_edge=False)
         for failure in report.failures:
-            table.add_row(Text(failure["path"]), failure["stage"], Text(failure["error"]))
+            table.add_row(Text(failure.path), failure.stage, Text(failure.error))
         console.print(table)
         if report.num_failed > len(report.failures):
             console.print(f"and {report.num_failed - len(report.failures):,} more, in {report.store}/failures")

@@ -116,7 +116,7 @@ def _duplicates(report: InfoReport) -> str:
 def _show_failures(console: Console, report: InfoReport) -> None:
     table = Table("failed", "stage", "reason", box=None, pad_edge=False)
     for failure in report.failures:
-        table.add_row(Text(failure["path"]), failure["stage"], Text(failure["error"]))
+        table.add_row(Text(failure.path), failure.stage, Text(failure.error))
     console.print(table)
     if report.rows["failed"] > len(report.failures):
         console.print(f"and {report.rows['failed'] - len(report.failures):,} more, in {report.store}/failures")

@@ -21,6 +21,7 @@ from tcae_cli.images.image_file import decode_image
 from tcae_cli.images.loader import BatchRows, ImageBatch, load_batches, load_rows
 from tcae_cli.images.transform import resize_and_crop
 from tcae_cli.images.watchdog import RowNotes
+from tcae_cli.reports.failure import Failure
 from tcae_cli.sources.source import open_source
 
 BATCHES = [BatchRows(range(0, 3)), BatchRows(range(3, 5)), BatchRows(range(5, 8), (5, 7))]
@@ -88,8 +89,8 @@ def test_every_size_comes_from_one_decode(source, monkeypatch):
 def test_a_bad_image_costs_its_row_and_no_other(source):
     _, second, third = load(source, num_workers=0)
     assert second.failures == {
-        BAD_ROW: ("decode", "not an image that can be read (4 bytes)"),
-        GONE_ROW: ("read", "No such file or directory"),
+        BAD_ROW: Failure(BAD_ROW, source.key(BAD_ROW), "decode", "not an image that can be read (4 bytes)"),
+        GONE_ROW: Failure(GONE_ROW, source.key(GONE_ROW), "read", "No such file or directory"),
     }
     assert not second.images[0].any() and second.content_hashes[1] == 0
     assert second.content_hashes[0] != 0  # it was read
@@ -102,7 +103,7 @@ def test_a_long_error_is_cut_and_in_any_script(source, monkeypatch):
 
     monkeypatch.setattr(image_batch, "decode_image", fail)
     batch = load(source, num_workers=0, batches=BATCHES[:1])[0]
-    assert batch.failures[0] == ("decode", "é" * 500)
+    assert batch.failures[0] == Failure(0, source.key(0), "decode", "é" * 500)
 
 
 def test_workers_give_the_same_batches_and_are_gone_afterwards(source):
@@ -152,7 +153,8 @@ def test_rows_in_any_order_are_loaded_in_this_process(source):
     assert torch.equal(pixels[0], whole[1].images[0][0]) and torch.equal(pixels[2], whole[0].images[0][1])
     assert pixels.shape == (3, 3, 32, 32) and not pixels[1].any()
     assert hashes[0] == whole[1].content_hashes[0] and hashes[2] == whole[0].content_hashes[1]
-    assert failures == {BAD_ROW: ("decode", "not an image that can be read (4 bytes)")}
+    reason = "not an image that can be read (4 bytes)"
+    assert failures == {BAD_ROW: Failure(BAD_ROW, source.key(BAD_ROW), "decode", reason)}
 
 
 def test_batches_are_taken_only_a_few_ahead(source):

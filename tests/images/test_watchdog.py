@@ -18,6 +18,7 @@ from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.images import batch as image_batch
 from tcae_cli.images import watchdog
 from tcae_cli.images.loader import BatchRows, ImageBatch, load_batches
+from tcae_cli.reports.failure import Failure
 from tcae_cli.sources.source import Source, open_source
 
 BATCHES = [BatchRows(range(0, 3)), BatchRows(range(3, 6)), BatchRows(range(6, 9)), BatchRows(range(9, 10))]
@@ -110,7 +111,9 @@ def assert_only_these_failed(batches: Sequence[ImageBatch], failures: dict[int, 
     """The batches are those of a source without trouble, but for the rows that failed."""
     expected = list(start(clean, num_workers=0))
     assert [batch.rows for batch in batches] == [batch.rows for batch in expected]
-    assert {row: failure for batch in batches for row, failure in batch.failures.items()} == failures
+    found = {row: failure for batch in batches for row, failure in batch.failures.items()}
+    assert {row: (failure.stage, failure.error) for row, failure in found.items()} == failures
+    assert all((failure.row, failure.path) == (row, clean.key(row)) for row, failure in found.items())
     for batch, right in zip(batches, expected, strict=True):
         assert batch.todo == right.todo
         for slot, row in enumerate(batch.rows):
@@ -196,7 +199,7 @@ def test_a_slow_consumer_is_no_hang(trouble, impatient):
 def test_a_culprit_beside_a_row_not_asked_for_costs_its_row(trouble):
     holes = [BatchRows(range(3, 6), (3, 4))]
     (batch,) = start(trouble({4: die}), num_workers=1, batches=holes)
-    assert batch.failures == {4: ("read", KILLED)} and batch.todo == [3, 4]
+    assert batch.failures == {4: Failure(4, trouble({}).key(4), "read", KILLED)} and batch.todo == [3, 4]
     assert batch.images[0][0].any() and not batch.images[0][2].any()
 
 

@@ -133,12 +133,12 @@ def test_unreadable_images_cost_their_rows_and_are_listed(photos, tmp_path, enco
     encode(photos, tmp_path / "whole.zarr")
 
     assert (report.num_ok, report.num_failed) == (21, 3)
-    assert [(failure["row"], failure["path"]) for failure in report.failures] == [
+    assert [(failure.row, failure.path) for failure in report.failures] == [
         (3, "animal/3.jpg"),
         (10, "person/2.jpg"),
         (16, "thing/0.jpg"),
     ]
-    assert all(failure["stage"] == "decode" and failure["error"] for failure in report.failures)
+    assert all(failure.stage == "decode" and failure.error for failure in report.failures)
     store, whole = LatentStore(tmp_path / "store.zarr"), LatentStore(tmp_path / "whole.zarr")
     assert np.isnan(store.latents([3, 10, 16])).all()
     assert np.array_equal(store.latents(store.ok_rows), whole.latents(store.ok_rows))
@@ -183,7 +183,7 @@ def test_latents_that_are_not_finite_fail_and_say_so(photos, tmp_path, encode, m
     monkeypatch.setattr(TCAE, "encode", lambda self, images: honest(self, images) * 1e7)
     report = encode(photos, tmp_path / "large.zarr")
     assert report.num_failed == 24
-    assert "beyond float16; encode into a store with --dtype float32" in report.failures[0]["error"]
+    assert "beyond float16; encode into a store with --dtype float32" in report.failures[0].error
     assert encode(photos, tmp_path / "float32.zarr", dtype="float32").num_ok == 24
 
 

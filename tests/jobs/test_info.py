@@ -53,7 +53,7 @@ def test_a_complete_store_says_what_it_is(source, tmp_path, encode, small_checkp
     assert report.encoder["name"] == str(small_checkpoint)
     assert report.source["uri"] == str(source) and report.source["class_names"] == ["animal", "person", "thing"]
     assert report.failures_by_stage == {"decode": 1}
-    assert report.failures[0]["path"] == "animal/1.jpg" and report.failures[0]["row"] == 1
+    assert report.failures[0].path == "animal/1.jpg" and report.failures[0].row == 1
 
 
 def test_sizes_are_those_on_the_disk(source, tmp_path, encode):

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.folder import LocalFolder
 from tcae_cli.store import layout
 from tcae_cli.store import spec as parts
@@ -42,6 +43,10 @@ def known_latents(num_rows: int, dtype: str = "float16") -> np.ndarray:
     return (values * 20).astype(dtype) if dtype == "int8" else values.astype(dtype)
 
 
+def key_of(row: int) -> str:
+    return f"a/{row}.jpg"
+
+
 def encoded_rows(spec: parts.StoreSpec, rows: range, todo: list[int], latents: np.ndarray, failed: set[int]):
     ok = [row for row in todo if row not in failed]
     moments = Moments.of(as_float(latents[ok], spec, "latents")) if ok else None
@@ -53,7 +58,7 @@ def encoded_rows(spec: parts.StoreSpec, rows: range, todo: list[int], latents: n
         original_sizes=np.array([[480, 640 + row] for row in todo], np.int32),
         crops={spec.crop_name(size): np.array([[0, 0, 64, row] for row in todo], np.int32) for size in spec.sizes},
         content_hashes=np.array([row + 2**63 for row in todo], np.uint64),
-        failures={row: ("decode", "it is broken") for row in todo if row in failed},
+        failures={row: Failure(row, key_of(row), "decode", "it is broken") for row in todo if row in failed},
     )
 
 
@@ -61,7 +66,7 @@ def write_plan(writer: StoreWriter, plan: ShardPlan, latents: np.ndarray, failed
     rows, todo = plan.rows, set(plan.todo)
     in_progress = writer.begin(
         plan,
-        keys=[f"a/{row}.jpg" for row in rows],
+        keys=[key_of(row) for row in rows],
         labels=np.array([row % 2 for row in rows], np.int64),
         captions=[f"caption {row} \N{SNOWMAN}" for row in rows] if writer.spec.has_captions else None,
     )
