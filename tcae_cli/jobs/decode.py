@@ -11,16 +11,16 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from tcae_cli.autoencoders.by_name import Autoencoder, load_autoencoder, read_card
+from tcae_cli.autoencoders.by_name import read_card
+from tcae_cli.autoencoders.runner import Runner, load_runner
 from tcae_cli.errors import SourceError, StoreError, UsageError
 from tcae_cli.images.file_names import file_name
 from tcae_cli.images.image_file import draw_grid, encode_image
 from tcae_cli.images.loader import load_rows
-from tcae_cli.images.transform import to_uint8
 from tcae_cli.recipe.choices import ImageFormat
 from tcae_cli.reports.decode import DecodeReport, DecodeRequest
 from tcae_cli.reports.progress import Progress
-from tcae_cli.runtime.device import choose_device, naming_the_batch_size
+from tcae_cli.runtime.device import choose_device
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.sources.source import load_source
 from tcae_cli.store.layout import index_folder
@@ -78,19 +78,15 @@ def parse_rows(text: str | None) -> slice:
 class _Decoder:
     """Decodes rows of a store."""
 
-    model: Autoencoder
-    device: torch.device
+    runner: Runner
     store: LatentStore
 
-    @torch.inference_mode()
     def images(self, rows: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:
         """Batches of rows and their images [k, h, w, 3], uint8."""
         batch_size = max(1, _BATCH_PIXELS // self.store.spec.views[self.store.view].size ** 2)
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
-            latents = torch.from_numpy(self.store.latents(batch)).float().to(self.device)
-            with naming_the_batch_size(len(batch)):
-                images = to_uint8(self.model.decode(latents))
+            images = self.runner.decode(torch.from_numpy(self.store.latents(batch)).float())
             yield batch, images.permute(0, 2, 3, 1).cpu().numpy()
 
 
@@ -107,8 +103,7 @@ def _load_decoder(request: DecodeRequest, store: LatentStore) -> _Decoder:
             f"{request.store} holds latents of {latent.channels} channels, {name} decodes "
             f"{card.latent_channels}; pass another --model"
         )
-    device = choose_device(request.device)
-    return _Decoder(load_autoencoder(name, device), device, store)
+    return _Decoder(load_runner(name, choose_device(request.device), "fp32"), store)
 
 
 def _write(path: Path, pixels: np.ndarray, image_format: ImageFormat) -> None:

@@ -9,7 +9,7 @@ from itertools import chain
 
 import torch
 
-from tcae_cli.autoencoders.by_name import load_autoencoder
+from tcae_cli.autoencoders.runner import load_runner
 from tcae_cli.errors import SourceError
 from tcae_cli.images.loader import BatchRows, load_batches
 from tcae_cli.images.partition import batches_of_rows
@@ -54,7 +54,7 @@ def encode_shards(
     if not plans:
         return report
 
-    encoder = LatentEncoder(load_autoencoder(request.model, device).encode, device, spec)
+    encoder = LatentEncoder(load_runner(request.model, device, spec.compute.dtype), spec)
     num_workers = _default_workers() if request.num_workers is None else request.num_workers
     batches = load_batches(
         source,

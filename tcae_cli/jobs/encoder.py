@@ -4,17 +4,15 @@ Axes: k rows of a batch, c latent channels, h w latent positions.
 """
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tcae_cli.autoencoders.runner import Runner
 from tcae_cli.images.loader import ImageBatch
-from tcae_cli.images.transform import to_float
 from tcae_cli.reports.failure import Failure
-from tcae_cli.runtime.device import autocast, naming_the_batch_size
 from tcae_cli.store.quantise import dequantise, quantise, scale_of
 from tcae_cli.store.spec import StoreSpec
 from tcae_cli.store.statistics import Moments
@@ -40,41 +38,43 @@ class Encoded:
 
 
 class LatentEncoder:
-    """Encodes batches with `encode`, a model's method on images in [-1, 1], into every view of a store."""
+    """Encodes batches of images into every view of a store."""
 
-    def __init__(self, encode: Callable[[Tensor], Tensor], device: torch.device, spec: StoreSpec) -> None:
-        self._encode, self._device, self._spec = encode, device, spec
+    def __init__(self, runner: Runner, spec: StoreSpec) -> None:
+        self._runner = runner
+        self._spec = spec
+        self._on_gpu = runner.device.type == "cuda"
 
     @torch.inference_mode()
     def __call__(self, batch: ImageBatch) -> Encoded:
         """Start on a batch. On a GPU this returns at once: copies in and out are asynchronous, from pinned memory."""
-        if self._device.type == "cuda":
-            torch.cuda.set_device(self._device)  # of this thread
+        if self._on_gpu:
+            torch.cuda.set_device(self._runner.device)  # of this thread
         started = self._now()
         latents: dict[str, Tensor] = {}
-        with naming_the_batch_size(len(batch.images[0])):
-            pixels = [to_float(images.to(self._device, non_blocking=True)) for images in batch.images]
+        with self._runner.computing(len(batch.images[0])):
+            # Each size is copied to the device once, not once for each of its views.
+            images = [each.to(self._runner.device, non_blocking=True) for each in batch.images]
             for name in self._spec.views:
-                with autocast(self._device, self._spec.compute.dtype):
-                    on_device = self._encode(self._view(name, pixels)).float()
-                latents[name] = torch.empty(on_device.shape, pin_memory=self._device.type == "cuda")
+                on_device = self._runner.encode(self._view(name, images))
+                latents[name] = torch.empty(on_device.shape, pin_memory=self._on_gpu)
                 latents[name].copy_(on_device, non_blocking=True)
         return Encoded(batch, latents, started, self._now())
 
     @torch.inference_mode()
     def again_in_float32(self, batch: ImageBatch, name: str, slot: int) -> np.ndarray:
-        """Latents [c, h, w] of one image in one view, without autocast."""
-        pixels = [to_float(images[slot : slot + 1].to(self._device)) for images in batch.images]
-        latents: np.ndarray = self._encode(self._view(name, pixels)).float().cpu().numpy()
+        """Return the latents [c, h, w] of one image in one view, encoded without autocast."""
+        images = self._view(name, [each[slot : slot + 1] for each in batch.images])
+        latents: np.ndarray = self._runner.at("fp32").encode(images).cpu().numpy()
         return latents[0]
 
-    def _view(self, name: str, pixels: list[Tensor]) -> Tensor:
+    def _view(self, name: str, images_of_sizes: list[Tensor]) -> Tensor:
         view = self._spec.views[name]
-        images = pixels[self._spec.sizes.index(view.size)]
+        images = images_of_sizes[self._spec.sizes.index(view.size)]
         return images.flip(-1) if view.flip else images
 
     def _now(self) -> torch.cuda.Event | float:
-        if self._device.type != "cuda":
+        if not self._on_gpu:
             return time.perf_counter()
         event = torch.cuda.Event(enable_timing=True)
         event.record()

@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcae_cli.autoencoders.by_name import Autoencoder, load_autoencoder
+from tcae_cli.autoencoders.runner import Runner, load_runner
 from tcae_cli.errors import SourceError
 from tcae_cli.images.loader import load_rows
-from tcae_cli.images.transform import to_float, to_uint8
 from tcae_cli.metrics.image import psnr
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Progress
-from tcae_cli.runtime.device import autocast, naming_the_batch_size
 from tcae_cli.sources.source import Source
 from tcae_cli.store.quantise import channel_scales, dequantise, quantise
 from tcae_cli.store.spec import MAIN_VIEW, Quantisation, StoreSpec
@@ -24,7 +22,6 @@ _QUANTILE = 0.9999
 _SEED = 0
 
 
-@torch.inference_mode()
 def measure_quantisation(
     request: EncodeRequest, spec: StoreSpec, source: Source, device: torch.device, progress: Progress
 ) -> StoreSpec:
@@ -32,7 +29,8 @@ def measure_quantisation(
 
     Raises SourceError if no image of the sample can be read.
     """
-    model, batch_size = load_autoencoder(request.model, device), spec.compute.batch_size
+    runner = load_runner(request.model, device, spec.compute.dtype)
+    batch_size = spec.compute.batch_size
     rows = np.random.default_rng(_SEED).choice(len(source), min(_MOST_IMAGES, len(source)), replace=False)
     rows.sort()
     latents: dict[str, list[np.ndarray]] = {name: [] for name in spec.views}
@@ -44,7 +42,7 @@ def measure_quantisation(
         for name, view in spec.views.items():
             pixels = images[view.size].flip(-1) if view.flip else images[view.size]
             if len(pixels):
-                latents[name].append(_encode(model, pixels, device, spec))
+                latents[name].append(runner.encode(pixels).cpu().numpy())
         originals.append(images[spec.sizes[0]])
         progress.advance(len(chosen))
     if not sum(map(len, originals)):
@@ -53,7 +51,7 @@ def measure_quantisation(
     values = {name: np.concatenate(parts) for name, parts in latents.items()}
     scales = {name: channel_scales(each, _QUANTILE) for name, each in values.items()}
     rounded = {name: dequantise(quantise(each, scales[name])[0], scales[name]) for name, each in values.items()}
-    before, after = (_mean_psnr(model, originals, each[MAIN_VIEW], device) for each in (values, rounded))
+    before, after = (_mean_psnr(runner, originals, each[MAIN_VIEW]) for each in (values, rounded))
     quantisation = Quantisation(
         num_images=len(values[MAIN_VIEW]),
         quantile=_QUANTILE,
@@ -74,25 +72,19 @@ def _good_images(source: Source, rows: list[int], size: int, spec: StoreSpec) ->
     return images[[slot for slot, row in enumerate(rows) if row not in failures]]
 
 
-def _encode(model: Autoencoder, images: Tensor, device: torch.device, spec: StoreSpec) -> np.ndarray:
-    with naming_the_batch_size(len(images)), autocast(device, spec.compute.dtype):
-        latents: np.ndarray = model.encode(to_float(images.to(device))).float().cpu().numpy()
-    return latents
-
-
 def _relative_rmse(latents: np.ndarray, rounded: np.ndarray) -> float:
     error, size = (np.sqrt(np.square(each, dtype=np.float64).mean()) for each in (rounded - latents, latents))
     return float(error / size)
 
 
-def _mean_psnr(model: Autoencoder, originals: list[Tensor], latents: np.ndarray, device: torch.device) -> float:
-    """PSNR after a uint8 round trip, mean over images, in dB."""
+def _mean_psnr(runner: Runner, originals: list[Tensor], latents: np.ndarray) -> float:
+    """Return the PSNR after a uint8 round trip, mean over images, in dB."""
     total, start = 0.0, 0
     for images in originals:
         if not len(images):
             continue
-        part = torch.from_numpy(latents[start : start + len(images)]).to(device)
-        decoded = to_uint8(model.decode(part)).cpu()
+        part = torch.from_numpy(latents[start : start + len(images)])
+        decoded = runner.at("fp32").decode(part).cpu()
         total += float(psnr(images / 255, decoded / 255).double().sum())
         start += len(images)
     return total / start

@@ -12,13 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcae_cli.autoencoders.by_name import Autoencoder, load_autoencoder
+from tcae_cli.autoencoders.runner import Runner, load_runner
 from tcae_cli.images.image_file import draw_grid, encode_image
 from tcae_cli.images.loader import load_rows
-from tcae_cli.images.transform import to_float, to_uint8
 from tcae_cli.metrics.image import psnr
 from tcae_cli.reports.progress import Progress
-from tcae_cli.runtime.device import autocast, naming_the_batch_size
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.sources.source import Source
@@ -56,25 +54,21 @@ class Sample:
 class _Decoder:
     """Decodes latents of a view, stored or encoded anew."""
 
-    model: Autoencoder
-    device: torch.device
+    runner: Runner
     spec: StoreSpec
 
     def decode(self, latents: np.ndarray) -> Tensor:
         """Images [k, 3, h, w], uint8, of float32 latents [k, c, h, w]."""
-        with naming_the_batch_size(len(latents)):
-            return to_uint8(self.model.decode(torch.from_numpy(latents).to(self.device))).cpu()
+        return self.runner.at("fp32").decode(torch.from_numpy(latents)).cpu()
 
     def encode(self, images: Tensor, view: str) -> np.ndarray:
         """Latents as a reader of a store would get them, float32, [k, c, h, w], of images [k, 3, h, w], uint8."""
-        with naming_the_batch_size(len(images)), autocast(self.device, self.spec.compute.dtype):
-            latents = self.model.encode(to_float(images.to(self.device))).float().cpu().numpy()
+        latents = self.runner.encode(images).cpu().numpy()
         scale = scale_of(self.spec, view)
         stored = latents.astype(self.spec.dtype) if scale is None else quantise(latents, scale)[0]
         return as_float(stored, self.spec, view)
 
 
-@torch.inference_mode()
 def compare_sample(
     folder: Folder,
     model: str,
@@ -91,7 +85,7 @@ def compare_sample(
     what their latents decode to; a file that is there is not overwritten. Raises DiskError if it cannot be written.
     """
     spec, sample, rows = read_spec(folder), Sample(), list(hashes)
-    decoder = _Decoder(load_autoencoder(model, device), device, spec)
+    decoder = _Decoder(load_runner(model, device, spec.compute.dtype), spec)
     readers = {view: ShardReader(folder, spec, view) for view in spec.views}
     pairs: list[tuple[np.ndarray, np.ndarray]] = []
     progress.start("decode a sample", len(rows))

@@ -1,5 +1,6 @@
 """Which device computes, in which precision, and what to say when it is too small."""
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -93,15 +94,42 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
+class _Tf32:
+    """Whether float32 products may use TF32, a setting of the whole process that several threads switch off at once."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._num_off = 0
+        self._before = (False, False)
+
+    def off(self) -> None:
+        with self._lock:
+            if not self._num_off:
+                self._before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+                torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+            self._num_off += 1
+
+    def as_before(self) -> None:
+        with self._lock:
+            self._num_off -= 1
+            if not self._num_off:
+                torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = self._before
+
+
+_tf32 = _Tf32()
+
+
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Products and convolutions of float32 without TF32's ten bits, which GPUs take for convolutions unless told."""
-    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    """Compute products and convolutions of float32 without TF32, whose ten bits GPUs use for convolutions by default.
+
+    May be nested and entered by several threads; the last one to leave restores the setting.
+    """
+    _tf32.off()
     try:
         yield
     finally:
-        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
+        _tf32.as_before()
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from tcae_cli.autoencoders.checkpoint import load_autoencoder
+from tcae_cli.autoencoders.runner import load_runner
 from tcae_cli.images.loader import BatchRows, ImageBatch, load_batches
 from tcae_cli.images.partition import batches_of_rows
 from tcae_cli.images.transform import to_float
@@ -67,7 +68,7 @@ def test_wall_time_is_near_the_cpu_time_of_the_stages_over_the_cores(images, tmp
     # Each stage alone, on one thread, where no thread spins while it waits for another.
     source = open_source(str(images), tmp_path / "index")
     spec = LatentStore(tmp_path / "whole.zarr").spec
-    encoder = LatentEncoder(load_autoencoder().encode, torch.device("cpu"), spec)
+    encoder = LatentEncoder(load_runner("tcae-tiny", torch.device("cpu"), spec.compute.dtype), spec)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
