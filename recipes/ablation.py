@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import click
 
-from tcae_cli.autoencoders.checkpoint import MODEL_FILE, read_header
+from tcae_cli.autoencoders.checkpoint import MODEL_FILE
+from tcae_cli.autoencoders.tcae import read_header
 from tcae_cli.errors import TcaeError
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.jobs.train import train

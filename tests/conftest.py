@@ -15,7 +15,7 @@ import s3fs
 import torch
 from PIL import Image
 
-from tcae_cli.autoencoders.checkpoint import LatentStatistics, save_checkpoint
+from tcae_cli.autoencoders.checkpoint import LatentStatistics, ModelDescription, save_checkpoint
 from tcae_cli.errors import ImageError
 from tcae_cli.images.image_file import encode_image
 from tcae_cli.jobs.encode import encode_dataset
@@ -78,7 +78,8 @@ def save_small_model(path: Path, seed: int) -> Path:
     torch.manual_seed(seed)
     spec = ModelSpec(**SMALL_MODEL)
     statistics = LatentStatistics(mean=[0.0] * 8, std=[1.0] * 8, num_images=1)
-    save_checkpoint(path, TCAE(spec).state_dict(), spec=spec, statistics=statistics, recipe={}, step=0)
+    description = ModelDescription(spec=spec, statistics=statistics, recipe={}, step=0)
+    save_checkpoint(path, TCAE(spec).state_dict(), description)
     return path
 
 

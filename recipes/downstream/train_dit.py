@@ -33,7 +33,8 @@ from timm.layers import Attention, Mlp
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DistributedSampler
 
-from tcae_cli.autoencoders.by_name import Autoencoder, load_autoencoder, read_card
+from tcae_cli.autoencoders.by_name import load_autoencoder, read_card
+from tcae_cli.autoencoders.families import Autoencoder
 from tcae_cli.errors import SourceError, TcaeError, UsageError
 from tcae_cli.images.image_file import draw_grid, encode_image
 from tcae_cli.images.transform import to_uint8

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from tcae_cli.autoencoders.by_name import Autoencoder, load_autoencoder
+from tcae_cli.autoencoders.by_name import load_autoencoder
+from tcae_cli.autoencoders.families import Autoencoder
 from tcae_cli.errors import TcaeError
 from tcae_cli.images.transform import to_float, to_uint8
 from tcae_cli.model.tcae import TCAE

@@ -23,7 +23,7 @@ def finetune(
 
     The model's shape is MODEL's; of the recipe's section `model`, image_size alone may differ.
     """
-    from tcae_cli.autoencoders.checkpoint import read_header
+    from tcae_cli.autoencoders.tcae import read_header
 
     loaded = load_recipe(recipe, overrides, parent=read_header(parent).spec)
     out = out or Path("runs") / recipe.stem

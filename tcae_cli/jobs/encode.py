@@ -7,7 +7,8 @@ from tempfile import TemporaryDirectory
 
 import torch
 
-from tcae_cli.autoencoders.by_name import ModelCard, read_card
+from tcae_cli.autoencoders.by_name import read_card
+from tcae_cli.autoencoders.families import ModelCard
 from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.images.partition import shards_of_part, shards_of_rank
 from tcae_cli.jobs.encode_shards import ShardsReport, encode_shards

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tcae_cli.autoencoders.checkpoint import Parent, load_parent
+from tcae_cli.autoencoders.checkpoint import Parent
+from tcae_cli.autoencoders.tcae import load_parent
 from tcae_cli.features.backbone import load_discriminator_features, load_feature_network
 from tcae_cli.images.loader import load_rows
 from tcae_cli.images.transform import to_float

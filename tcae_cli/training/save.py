@@ -2,7 +2,8 @@
 
 import torch
 
-from tcae_cli.autoencoders.checkpoint import MODEL_FILE, LatentStatistics, fill_autoencoder, save_checkpoint
+from tcae_cli.autoencoders.checkpoint import MODEL_FILE, LatentStatistics, ModelDescription, save_checkpoint
+from tcae_cli.autoencoders.tcae import fill_autoencoder
 from tcae_cli.images.transform import to_float
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.runtime import distributed
@@ -32,15 +33,15 @@ def save(run: Run) -> None:
     """
     model, dtype = averaged(run), getattr(torch, run.recipe.train.weights_dtype)
     if distributed.rank() == 0:
-        save_checkpoint(
-            run.request.out / MODEL_FILE,
-            {name: value.to(dtype) for name, value in model.state_dict().items()} | run.kept,
+        tensors = {name: value.to(dtype) for name, value in model.state_dict().items()} | run.kept
+        description = ModelDescription(
             spec=run.recipe.model,
             statistics=_measure_latents(run, model),
             recipe=run.recipe.model_dump(mode="json"),
             step=run.state.step,
             parent=run.parent,
         )
+        save_checkpoint(run.request.out / MODEL_FILE, tensors, description)
     if run.state.first_unit is not None:
         run.state.first_unit = least_of_ranks(run.state.first_unit)
     save_state(run.request.out, run.state, run.identity)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from tcae_cli.autoencoders.checkpoint import BUILTIN, load_autoencoder, read_header
+from tcae_cli.autoencoders.by_name import load_autoencoder
+from tcae_cli.autoencoders.tcae import BUILTIN, read_header
 from tcae_cli.images.loader import load_rows
 from tcae_cli.images.samples import write_sample_windows
 from tcae_cli.images.transform import to_float

@@ -13,7 +13,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import load_file, save_file
 
 from tcae_cli.autoencoders.by_name import load_autoencoder, read_card
-from tcae_cli.autoencoders.checkpoint import read_header
+from tcae_cli.autoencoders.tcae import read_header
 from tcae_cli.errors import CheckpointError, NotFoundError
 
 from ..small_diffusers import change, save_dc, save_kl
@@ -202,7 +202,9 @@ def test_a_name_that_leads_nowhere_says_so(name, tmp_path, monkeypatch):
     cut_off(monkeypatch, tmp_path)
     with pytest.raises(NotFoundError) as raised:
         read_card(f"diffusers:{name}")
-    assert str(raised.value).startswith(f"diffusers:{name} is no folder here, and could not be fetched from the Hub (")
+    assert str(raised.value).startswith(
+        f"diffusers:{name} is not a local folder and could not be fetched from the Hub ("
+    )
     assert str(raised.value).endswith("; check the name and the network")
     with pytest.raises(NotFoundError, match="check the name and the network"):
         load_autoencoder(f"diffusers:{name}")
@@ -218,7 +220,9 @@ def test_weights_that_are_not_in_the_cache_are_not_said_to_be_absent(copy, tmp_p
 @pytest.mark.parametrize("use", [read_card, load_autoencoder])
 def test_weights_that_would_be_unpickled_are_refused(copy, use):
     (copy / WEIGHTS).rename(copy / "diffusion_pytorch_model.bin")
-    with pytest.raises(CheckpointError, match=rf"copy holds no {WEIGHTS}; other files .* such as .bin, are not read"):
+    with pytest.raises(
+        CheckpointError, match=rf"copy holds no {WEIGHTS}; other weight files, such as .bin, are not read"
+    ):
         use(f"diffusers:{copy}")
 
 
@@ -237,14 +241,14 @@ def test_without_diffusers_the_way_to_it_is_named(saved, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     for use in (read_card, load_autoencoder):
         with pytest.raises(
-            NotFoundError, match=r"kl needs diffusers, which is not here; pip install 'tcae\[diffusers\]'"
+            NotFoundError, match=r"kl needs diffusers, which is not installed; pip install 'tcae\[diffusers\]'"
         ):
             use(f"diffusers:{saved / 'kl'}")
 
 
 def test_a_folder_without_a_config_is_refused(tmp_path):
     with pytest.raises(
-        NotFoundError, match=r"holds neither config.json nor vae/config.json; name what diffusers saved"
+        NotFoundError, match=r"holds neither config.json nor vae/config.json; name a model that diffusers has saved"
     ):
         read_card(f"diffusers:{tmp_path}")
 
@@ -252,15 +256,17 @@ def test_a_folder_without_a_config_is_refused(tmp_path):
 @pytest.mark.parametrize("text", ["{", "[]", "{}"])
 def test_a_config_that_is_not_diffusers_is_refused(copy, text):
     (copy / "config.json").write_text(text)
-    with pytest.raises(CheckpointError, match=r"config.json is no config.json of diffusers: it names no _class_name"):
+    with pytest.raises(
+        CheckpointError, match=r"config.json is not a config.json of diffusers: it names no _class_name"
+    ):
         read_card(f"diffusers:{copy}")
 
 
 @pytest.mark.parametrize("class_name", ["AutoencoderOfTomorrow", "DDIMScheduler", "StableDiffusionPipeline", "utils"])
-def test_what_is_no_model_that_diffusers_has_is_refused(copy, class_name):
+def test_a_class_that_is_not_a_model_of_diffusers_is_refused(copy, class_name):
     edit_config(copy, _class_name=class_name)
     with pytest.raises(
-        CheckpointError, match=f"is of class {class_name}, no model that diffusers .* has; upgrade diffusers"
+        CheckpointError, match=f"is of class {class_name}, which is not a model of diffusers .*; upgrade diffusers"
     ):
         read_card(f"diffusers:{copy}")
 

@@ -2,14 +2,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from tcae_cli.autoencoders.checkpoint import (
-    load_autoencoder,
-    load_parent,
-    read_header,
-    read_tensors,
-    save_checkpoint,
-    write_tensors,
-)
+from tcae_cli.autoencoders.by_name import load_autoencoder
+from tcae_cli.autoencoders.checkpoint import ModelDescription, read_tensors, save_checkpoint, write_tensors
+from tcae_cli.autoencoders.tcae import load_parent, read_header
 from tcae_cli.errors import CheckpointError, NotFoundError
 from tcae_cli.model.identity import encoder_hash
 from tcae_cli.recipe.schema import ModelSpec
@@ -50,7 +45,7 @@ def test_a_file_that_is_no_checkpoint_is_refused(tmp_path):
 
 def test_weights_of_something_else_are_refused(tmp_path):
     safetensors.torch.save_file({"weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    with pytest.raises(CheckpointError, match="no tcae checkpoint: its header has no 'tcae' entry"):
+    with pytest.raises(CheckpointError, match="not a tcae checkpoint: its header has no 'tcae' entry"):
         load_autoencoder(str(tmp_path / "other.safetensors"))
 
 
@@ -82,7 +77,8 @@ def save_child(path, model, parent, tensors):
     """As a training run does: weights in half precision, but for those to ship unchanged."""
     half = {name: value.half() for name, value in model.state_dict().items()}
     statistics = read_header("tcae-tiny").statistics
-    save_checkpoint(path, half | tensors, spec=model.spec, statistics=statistics, recipe={}, step=1, parent=parent)
+    description = ModelDescription(spec=model.spec, statistics=statistics, recipe={}, step=1, parent=parent)
+    save_checkpoint(path, half | tensors, description)
 
 
 def test_a_finetuned_model_names_its_parent(small_checkpoint, tmp_path):
@@ -160,7 +156,7 @@ def test_a_child_of_a_child_keeps_the_frozen_encoder(small_checkpoint, tmp_path)
 
 
 def test_weights_that_do_not_fit_the_recipes_model_are_refused(small_checkpoint):
-    with pytest.raises(CheckpointError, match="do not fit the recipe's model; leave its keys of `model` away"):
+    with pytest.raises(CheckpointError, match="do not fit the recipe's model; omit its keys of `model`"):
         load_parent(str(small_checkpoint), spec_of(small_checkpoint, width=64), freeze_encoder=False)
 
 

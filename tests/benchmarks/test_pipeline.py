@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tcae_cli.autoencoders.checkpoint import load_autoencoder
+from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.autoencoders.runner import load_runner
 from tcae_cli.images.loader import BatchRows, ImageBatch, load_batches
 from tcae_cli.images.partition import batches_of_rows

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tcae_cli.autoencoders.checkpoint import load_autoencoder
+from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.errors import DiskError, StoreError, UsageError
 from tcae_cli.images.file_names import file_name
 from tcae_cli.images.transform import to_uint8

@@ -13,7 +13,7 @@ import torch
 import zarr
 from PIL import Image
 
-from tcae_cli.autoencoders.checkpoint import load_autoencoder
+from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.errors import DeviceError, NotFoundError, SourceError, StoreError, UsageError
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.reports.progress import Silent

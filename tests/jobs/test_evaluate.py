@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from tcae_cli.autoencoders.checkpoint import load_autoencoder
+from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.errors import NotFoundError, SourceError, StoreError, UsageError, WeightsError
 from tcae_cli.evaluation import plan as eval_plan
 from tcae_cli.images.image_file import decode_image

@@ -8,7 +8,8 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from tcae_cli.autoencoders.checkpoint import load_autoencoder, read_header
+from tcae_cli.autoencoders.by_name import load_autoencoder
+from tcae_cli.autoencoders.tcae import read_header
 from tcae_cli.cli import main
 from tcae_cli.errors import CheckpointError, StoreError, UsageError
 from tcae_cli.jobs.decode import decode_store
@@ -163,7 +164,7 @@ def test_a_finetune_goes_on_from_the_parent_it_was_begun_from(finetune, parent_r
 
 
 def test_a_parent_of_another_shape_is_refused(finetune):
-    with pytest.raises(CheckpointError, match="do not fit the recipe's model; leave its keys of `model` away"):
+    with pytest.raises(CheckpointError, match="do not fit the recipe's model; omit its keys of `model`"):
         finetune(recipe(model={**PLAIN, "width": 64}))
 
 

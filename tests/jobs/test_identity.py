@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tcae_cli.autoencoders.checkpoint import read_header, read_tensors, save_checkpoint
+from tcae_cli.autoencoders.checkpoint import ModelDescription, read_tensors, save_checkpoint
+from tcae_cli.autoencoders.tcae import read_header
 from tcae_cli.errors import StoreError
 from tcae_cli.jobs.decode import decode_store, read_originals
 from tcae_cli.reports.decode import DecodeRequest
@@ -38,7 +39,8 @@ def retrained(small_checkpoint, tmp_path_factory):
             tensors[name] = tensors[name] + 0.1 * torch.randn_like(tensors[name])
         header = read_header(str(small_checkpoint))
         path = tmp_path_factory.mktemp(part) / "other.safetensors"
-        save_checkpoint(path, tensors, spec=header.spec, statistics=header.statistics, recipe={}, step=1)
+        description = ModelDescription(spec=header.spec, statistics=header.statistics, recipe={}, step=1)
+        save_checkpoint(path, tensors, description)
         assert names
         return path
 

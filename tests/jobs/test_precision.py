@@ -9,7 +9,7 @@ import tensorstore
 import torch
 from PIL import Image
 
-from tcae_cli.autoencoders.checkpoint import load_autoencoder
+from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.images.transform import to_uint8
 from tcae_cli.jobs import quantisation
 from tcae_cli.jobs.decode import read_originals

@@ -7,7 +7,8 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 
-from tcae_cli.autoencoders.checkpoint import load_autoencoder, read_header
+from tcae_cli.autoencoders.by_name import load_autoencoder
+from tcae_cli.autoencoders.tcae import read_header
 from tcae_cli.errors import CheckpointError, NotFoundError, UsageError, WeightsError
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.jobs.train import train

@@ -8,7 +8,8 @@ import sys
 import pytest
 import torch
 
-from tcae_cli.autoencoders.checkpoint import load_autoencoder, read_header
+from tcae_cli.autoencoders.by_name import load_autoencoder
+from tcae_cli.autoencoders.tcae import read_header
 from tcae_cli.errors import DiskError, SourceError, TcaeError, UsageError
 from tcae_cli.jobs.train import train
 from tcae_cli.recipe.load import dump_recipe

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tcae_cli.autoencoders.checkpoint import read_header
+from tcae_cli.autoencoders.tcae import read_header
 from tcae_cli.errors import DeviceError, UsageError
 from tcae_cli.jobs.train import train
 from tcae_cli.recipe.load import dump_recipe

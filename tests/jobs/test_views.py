@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tcae_cli.autoencoders.checkpoint import load_autoencoder
+from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.errors import UsageError
 from tcae_cli.images import batch as image_batch
 from tcae_cli.images.transform import to_uint8

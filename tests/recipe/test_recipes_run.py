@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 import torchvision
 
-from tcae_cli.autoencoders.checkpoint import read_header
+from tcae_cli.autoencoders.tcae import read_header
 from tcae_cli.jobs.train import train
 from tcae_cli.recipe.load import load_recipe
 from tcae_cli.reports.progress import Silent

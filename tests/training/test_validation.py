@@ -7,7 +7,7 @@ from PIL import Image
 from scipy.linalg import sqrtm
 from torch import nn
 
-from tcae_cli.autoencoders.checkpoint import load_autoencoder
+from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.errors import SourceError
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.reports.evaluation import EvalRequest

@@ -11,7 +11,7 @@ from PIL import Image
 from scipy.linalg import sqrtm
 
 from tcae_cli.autoencoders.by_name import load_autoencoder
-from tcae_cli.autoencoders.checkpoint import LatentStatistics, save_checkpoint
+from tcae_cli.autoencoders.checkpoint import LatentStatistics, ModelDescription, save_checkpoint
 from tcae_cli.errors import StoreError
 from tcae_cli.evaluation.metrics import ifid as eval_ifid
 from tcae_cli.evaluation.metrics.ifid import interpolated_latents
@@ -58,7 +58,8 @@ def model(tmp_path_factory) -> Path:
         tcae.to_latents.mlp.fc2.weight *= 40
     path = tmp_path_factory.mktemp("model") / "loud.safetensors"
     statistics = LatentStatistics(mean=[0.0] * 8, std=[1.0] * 8, num_images=1)
-    save_checkpoint(path, tcae.state_dict(), spec=spec, statistics=statistics, recipe={}, step=0)
+    description = ModelDescription(spec=spec, statistics=statistics, recipe={}, step=0)
+    save_checkpoint(path, tcae.state_dict(), description)
     return path
 
 

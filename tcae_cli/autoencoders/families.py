@@ -1,0 +1,59 @@
+"""Families of autoencoders: the prefix of a model's name decides its family, which gives the card and the model.
+
+To add a family, write a class like NamedModel in a file of its own and add its line to FAMILIES.
+Axes: b batch, h w pixels, c latent channels, f pixels a latent position covers along a side.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from tcae_cli.runtime.registry import Registry
+
+
+class Autoencoder(Protocol):
+    """A model that is frozen, float32, in eval mode and on one device."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Return latents [b, c, h/f, w/f], raw and unscaled, of images [b, 3, h, w] in [-1, 1]."""
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return images [b, 3, h, w], about [-1, 1] and not clamped, of latents [b, c, h/f, w/f]."""
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """The facts of a model that are known without its weights."""
+
+    name: str
+    encoder_hash: str
+    image_size: int  # pixels, square, that it was trained at
+    latent_channels: int
+    downsampling: int  # pixels a latent position, along a side
+    spec: dict[str, Any]
+    recipe: dict[str, Any]
+
+
+class NamedModel(Protocol):
+    """A model that a name leads to. A family makes one of the whole name, prefix included.
+
+    Making one raises NotFoundError if the name leads nowhere; all of it raises CheckpointError if the model is unsound.
+    """
+
+    def card(self) -> ModelCard:
+        """Return the card."""
+
+    def load(self, device: str | torch.device) -> Autoencoder:
+        """Return the model, on the device."""
+
+
+# The longest prefix of the name that is here decides.
+FAMILIES: Registry[Callable[[str], NamedModel]] = Registry(
+    {
+        "": "tcae_cli.autoencoders.tcae:TcaeModel",
+        "diffusers:": "tcae_cli.autoencoders.diffusers:DiffusersModel",
+    }
+)
