@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint bench stress ablation downstream
+.PHONY: help install demo test lint docs bench stress ablation downstream
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
 
@@ -26,7 +26,7 @@ demo: install ## encode real photographs with the built-in model, decode them, s
 	@echo "  tcae decode latents.zarr reconstructions --grid 16"
 	@echo "  tcae eval --data YOUR_IMAGES --metric psnr --metric ssim"
 
-test: lint ## lint, then every test
+test: lint docs ## lint, build the documentation, then every test
 	$(BIN)/python -m pytest
 
 lint: install ## format, lint, types and layers
@@ -34,6 +34,9 @@ lint: install ## format, lint, types and layers
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: install ## build the documentation in build/docs; a warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/docs
 
 bench: install ## speed of the pipeline on this machine, with IMAGES=FOLDER on your images
 	$(BIN)/python -m pytest tests/benchmarks --override-ini norecursedirs= -s

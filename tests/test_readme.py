@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""What README and docs show is what happens: every command line is run, or says what it needs that a test has not."""
 
 import re
 import shlex
@@ -6,43 +6,175 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import click
 import pytest
 
-import tcae_cli.cli
-from tcae_cli.jobs.encode import encode_dataset
-from tcae_cli.reports.encode import EncodeRequest
-from tcae_cli.reports.progress import Silent
+from tcae_cli.cli import main, tcae
+from tcae_cli.recipe.load import dump_recipe
 
-README = Path(__file__).parents[1] / "README.md"
+from .pictures import write_tar
+from .small_recipes import recipe
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+NEEDS = re.compile(r"needs: .*\b(gpu|network|several machines)\b")
+RUN_BY = re.compile(r"run by: (test_\w+)")
+OPTIONS_OF_OTHERS = {
+    *("--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint"),  # torchrun
+    *("--ntasks", "--num-samples", "--steps"),  # srun, recipes/downstream/train_dit.py, recipes/ablation.py
+}
+MADE_EARLIER = {  # what a page may use that a reader has made before
+    "out.zarr": "tcae encode-dataset ./imgs out.zarr",
+    "flipped.zarr": "tcae encode-dataset ./imgs flipped.zarr --flip",
+    "runs/mine": "tcae train recipes/tiny.yaml --data ./imgs --out runs/mine",
+    "./recon": "tcae decode out.zarr ./recon",
+}
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README.read_text(), re.DOTALL)
+class Block(NamedTuple):
+    """A fenced block of a page, and the HTML comment before it."""
+
+    comment: str
+    language: str
+    text: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Its command lines, without their comments."""
+        return [line for each in self.text.splitlines() if (line := each.partition(" #")[0].strip())]
 
 
-def commands_of(block: str) -> list[str]:
-    return [line.partition(" #")[0].strip() for line in block.splitlines()]
+def blocks(page: Path, language: str) -> list[Block]:
+    found = re.findall(r"(?:<!-- (.*?) -->\n)?```(\w+)\n(.*?)```", page.read_text(), re.DOTALL)
+    return [block for each in found if (block := Block(*each)).language == language]
+
+
+def commands_in(line: str) -> Iterator[list[str]]:
+    """The command of tcae in a line, as words, however it is started."""
+    if found := re.search(r"(^|-m | )tcae(_cli)? ", line):
+        yield shlex.split(line[found.end() :])
+
+
+@pytest.fixture(scope="session")
+def reader(photos, tmp_path_factory) -> Path:
+    """A folder with what a reader has to begin with, at test size."""
+    folder = tmp_path_factory.mktemp("reader")
+    shutil.copytree(photos, folder / "imgs")
+    shutil.copytree(photos / "person", folder / "val" / "person")
+    paths = sorted(folder.glob("imgs/*/*.jpg"))
+    (folder / "list.txt").write_text("".join(f"{path.relative_to(folder)}\n" for path in paths))
+    (folder / "shards").mkdir()
+    for number in range(4):
+        members = {f"{path.parent.name}-{path.name}": path.read_bytes() for path in paths[number::4]}
+        write_tar(folder / "shards" / f"{number:04d}.tar", members)
+    (folder / "recipes").mkdir()
+    (folder / "recipes" / "tiny.yaml").write_text(dump_recipe(recipe(steps=2)))
+    return folder
 
 
 @pytest.fixture
-def store(photos, small_checkpoint, tmp_path, monkeypatch):
+def run_line(reader, small_checkpoint, tmp_path, monkeypatch, capsys) -> Callable[[str], None]:
+    """Runs a line where the reader is; a command of tcae in this process, with a small model for the built-in one."""
+    folder = tmp_path / "reader"
+    shutil.copytree(reader, folder)
+    monkeypatch.chdir(folder)
+
+    def run(line: str) -> None:
+        words = shlex.split(line)
+        for name in set(words) & set(MADE_EARLIER) - {_made_by(words)}:
+            if not Path(name).exists():
+                run(MADE_EARLIER[name])
+        if words[0] == "tcae":
+            monkeypatch.setattr(sys, "argv", ["tcae", *_at_test_size(words[1:], str(small_checkpoint))])
+            with pytest.raises(SystemExit) as left:
+                main()
+            assert left.value.code == 0, (line, capsys.readouterr())
+        elif words[0] == "torchrun":
+            subprocess.run([sys.executable, "-m", "torch.distributed.run", *words[1:]], check=True)
+        else:
+            assert words[0] == "mv", f"{line}: neither run by this test nor marked as needing something"
+            subprocess.run(words, check=True)
+
+    return run
+
+
+def _at_test_size(words: list[str], small_model: str) -> list[str]:
+    command = _command(words[0])
+    given = command.make_context(words[0], words[1:]).params
+    words = [small_model if word == "tcae-tiny" else word for word in words]
+    if "num_workers" in given and "--workers" not in words:
+        words += ["--workers", "0"]
+    if words[0] == "encode-dataset" and given["model"] == "tcae-tiny":
+        words += ["--model", small_model]
+    if words[0] == "eval" and not (given["models"] or given["store"] or given["reconstructions"]):
+        words += [small_model]
+    return words
+
+
+def _made_by(words: list[str]) -> str:
+    """What a command makes: it need not be there before."""
+    if "--out" in words:
+        return words[words.index("--out") + 1]
+    return words[3] if words[1] in ("encode-dataset", "decode", "export") else ""
+
+
+def _command(name: str) -> click.Command:
+    command = tcae.get_command(click.Context(tcae), name)
+    assert command, name
+    return command
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_each_command_line_runs_or_says_what_it_needs(page, run_line):
+    for block in blocks(page, "sh"):
+        run_by = RUN_BY.match(block.comment)
+        assert run_by is None or run_by[1] in globals()
+        for line in block.lines if not run_by and not NEEDS.match(block.comment) else ():
+            run_line(line)
+
+
+def test_each_command_shown_is_one_the_command_line_takes():
+    lines = [line for page in PAGES for block in blocks(page, "sh") for line in block.lines]
+    commands = [words for line in lines for words in commands_in(line)]
+    assert len(commands) > 40
+    for name, *arguments in commands:
+        assert _command(name).make_context(name, arguments).params
+
+
+def test_each_option_named_is_an_option():
+    names = tcae.list_commands(click.Context(tcae))
+    options = {"--help"} | {option for name in names for each in _command(name).params for option in each.opts}
+    for page in PAGES:
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text()))
+        assert named <= options | OPTIONS_OF_OTHERS, page
+
+
+@pytest.fixture
+def store(photos, encode, tmp_path, monkeypatch) -> None:
+    """The working directory has a store, out.zarr."""
     monkeypatch.chdir(tmp_path)
-    request = EncodeRequest(source=str(photos), store="out.zarr", model=str(small_checkpoint), num_workers=0)
-    encode_dataset(request, Silent())
+    encode(photos, "out.zarr")
+
+
+def snippet(page: str, word: str) -> str:
+    return next(block.text for block in blocks(ROOT / page, "python") if word in block.text)
 
 
 @pytest.mark.usefixtures("store")
 @pytest.mark.filterwarnings("ignore::UserWarning:zarr")  # plain zarr does not know .tcae
 def test_a_store_is_read_without_tcae(capsys):
-    snippet = next(block for block in blocks("python") if "import zarr" in block)
-    lines = [line for line in snippet.splitlines() if line]
+    code = snippet("docs/reading.md", "import zarr")
+    lines = [line for line in code.splitlines() if line]
     names: dict = {}
 
     assert "tcae" not in "".join(line for line in lines if "import" in line)
     assert len([line for line in lines if "import" not in line]) <= 10
-    exec(snippet, names)
+    exec(code, names)
     assert names["train_ready"].shape == (4, 8, 2, 2)
     assert abs(names["train_ready"]).max() < 20
     assert len(names["keys"]) == 24
@@ -51,40 +183,36 @@ def test_a_store_is_read_without_tcae(capsys):
 
 @pytest.mark.usefixtures("store")
 def test_the_reader_of_tcae_does_what_is_shown():
-    snippet = next(block for block in blocks("python") if "LatentStore" in block)
     names: dict = {}
-    exec(snippet.replace("[5, 900, 17]", "[5, 20, 17]"), names)
+    exec(snippet("docs/reading.md", "LatentStore").replace("[5, 900, 17]", "[5, 20, 17]"), names)
     assert names["batch"].shape == (3, 8, 2, 2)
 
 
 @pytest.mark.usefixtures("store")
-def test_batches_for_a_trainer_are_as_shown():
-    snippet = next(block for block in blocks("python") if "LatentDataset" in block)
+@pytest.mark.parametrize("page", ["README.md", "docs/quickstart.md", "docs/reading.md"])
+def test_batches_for_a_trainer_are_as_shown(page):
     names: dict = {}
-    exec(snippet.replace("256,", "8,"), names)
+    exec(snippet(page, "LatentDataset").replace("256,", "8,"), names)
     assert names["latents"].shape == (8, 8, 2, 2) and names["labels"].shape == (8,)
     assert abs(names["latents"]).max() < 20
 
 
-def test_every_command_shown_is_one_the_command_line_takes():
-    shown = [line for block in blocks("sh") for line in commands_of(block)]
-    commands = [line for line in shown if re.search(r"(^|-m | )tcae(_cli)? ", line) and not line.startswith("git")]
-    assert len(commands) > 20
-    for line in commands:
-        _, command, *arguments = shlex.split(line[re.search(r"tcae(_cli)? ", line).start() :])
-        context = tcae_cli.cli.tcae.get_command(None, command).make_context(command, arguments)
-        assert context.params
+@pytest.mark.usefixtures("store")
+def test_a_stream_for_a_trainer_is_as_shown():
+    names: dict = {}
+    exec(snippet("docs/reading.md", "LatentStream").replace("256,", "8,"), names)
+    assert names["latents"].shape == (8, 8, 2, 2) and names["labels"].shape == (8,)
 
 
 def test_the_section_on_stopping_repairing_growing_and_moving_is_true_line_by_line(photos, tmp_path):
     """With real processes, a kill -9 for the interruption, and images put right and put in where it says so."""
-    block = next(block for block in blocks("sh") if "--retry-failed" in block and "verify" in block)
+    block = next(block for block in blocks(ROOT / "docs/resuming.md", "sh") if RUN_BY.match(block.comment))
     shutil.copytree(photos, tmp_path / "imgs")
     broken = tmp_path / "imgs" / "person" / "3.jpg"
     good_bytes = broken.read_bytes()
     broken.write_bytes(good_bytes[:600])
     said = []
-    for number, line in enumerate(commands_of(block)):
+    for number, line in enumerate(block.lines):
         if "--retry-failed" in line:
             broken.write_bytes(good_bytes)
         if "--append" in line:
@@ -115,7 +243,16 @@ def wait_for(path: Path) -> None:
 
 def test_every_file_named_is_there():
     text = README.read_text()
-    named = re.findall(r"\]\((?!http)([^)]+)\)", text) + re.findall(r"`?(recipes/[\w.-]+\.yaml)", text)
-    assert len(named) > 2
+    named = re.findall(r"\]\((?!http)([^)]+)\)", text)
+    assert len(named) > 15
     for path in named:
-        assert (README.parent / path).exists(), path
+        assert (ROOT / path).exists(), path
+    recipes = [path for page in PAGES for path in re.findall(r"recipes/[\w./-]+\.(?:yaml|py)", page.read_text())]
+    assert len(recipes) > 5
+    for path in recipes:
+        assert (ROOT / path).exists(), path
+
+
+def test_the_readme_is_short():
+    lines = README.read_text().splitlines()
+    assert len(lines) <= 150 and max(map(len, lines)) <= 120
