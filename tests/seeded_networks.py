@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 import tcae_cli.cli
-from tcae_cli.evaluation import plan as eval_plan
+from tcae_cli.evaluation.networks import NETWORKS
 
 
 class SeededInception(nn.Module):
@@ -31,5 +31,5 @@ class SeededInception(nn.Module):
 
 
 if __name__ == "__main__":
-    eval_plan.load_inception = lambda _path: SeededInception()
+    NETWORKS.add("inception", lambda _path: SeededInception())
     tcae_cli.cli.main()

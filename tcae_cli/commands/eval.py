@@ -7,11 +7,19 @@ import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._run import run_job
+from tcae_cli.evaluation.metrics.registry import ALL, METRICS, chosen_metrics
+from tcae_cli.evaluation.networks import NETWORKS
 from tcae_cli.recipe.choices import Precision, Resize
-from tcae_cli.reports.evaluation import ALL, METRICS, EvalRequest
+from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.report import Tolerance
 
 _METRICS_HELP = f"{', '.join(METRICS)}, or {ALL} that can be computed; repeats."
+
+
+def _known_metrics(_context: click.Context, _option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
+    """Refuse names that are no metrics before anything is loaded."""
+    chosen_metrics(names)
+    return names
 
 
 @click.command()
@@ -20,7 +28,15 @@ _METRICS_HELP = f"{', '.join(METRICS)}, or {ALL} that can be computed; repeats."
 @click.option("--store", metavar="STORE", help="Latents to evaluate instead of encoding images.")
 @click.option("--reconstructions", metavar="DIR", help="Images to evaluate instead, named after the originals.")
 @click.option("--samples", metavar="DIR", help="Generated images to evaluate against --data or --reference.")
-@click.option("--metric", "metrics", multiple=True, required=True, metavar="NAME", help=_METRICS_HELP)
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    required=True,
+    callback=_known_metrics,
+    metavar="NAME",
+    help=_METRICS_HELP,
+)
 @click.option("--probe-data", metavar="DATA", help="Labelled images to train probes on.  [default: 4/5 of the data]")
 @click.option(
     "--reference",
@@ -28,7 +44,7 @@ _METRICS_HELP = f"{', '.join(METRICS)}, or {ALL} that can be computed; repeats."
     metavar="FILE.npz",
     help="Statistics (mu, sigma) to measure rFID or gFID against.  [default: those of --data]",
 )
-@_options.weights("inception", "dinov2", "lpips-vgg", "lpips-alex")
+@_options.weights(*NETWORKS)
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="DIR", help="Write a page with tables, plots and pictures."
 )

@@ -1,11 +1,11 @@
-"""What is evaluated: a model, a store read by a decoder, or a folder of reconstructions.
+"""The candidates of an evaluation: models, stores that a model decodes, folders of reconstructions or of samples.
 
 Axes: b images, c latent channels, h w pixels or latent positions, d width of the patch tokens.
 """
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -25,7 +25,7 @@ from tcae_cli.store.reader import LatentStore
 
 @dataclass(frozen=True)
 class Encoded:
-    """What a model makes of some images."""
+    """The latents that a model encodes images into, and the tokens that they are made of."""
 
     latents: Tensor  # [b, c, h, w], float32
     tokens: Tensor | None  # [b, d], mean patch tokens before the bottleneck, of our own models
@@ -33,12 +33,13 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Pairs:
-    """Some of the images, and what became of them."""
+    """A batch of images and a candidate's reconstructions of them."""
 
     positions: Tensor  # [b], int64, on the CPU: their places among all that are evaluated
     originals: Tensor  # [b, 3, h, w], uint8
     decoded: Tensor  # the same shape, uint8
     encoded: Encoded | None  # None where there are only images
+    features: dict[str, Tensor] = field(default_factory=dict)  # of `decoded`, by network, once a metric has asked
 
 
 class Candidate(Protocol):
@@ -46,15 +47,15 @@ class Candidate(Protocol):
 
     @property
     def name(self) -> str:
-        """What to call it in a table."""
+        """The heading of its column in a table."""
 
     def pairs(self, positions: Tensor, originals: Tensor) -> Pairs:
-        """Reconstructions of the images at these places; originals: [b, 3, h, w], uint8, on the device."""
+        """Return reconstructions of the images at these places; originals: [b, 3, h, w], uint8, on the device."""
 
 
 @dataclass(frozen=True)
 class ModelCandidate:
-    """A model, encoding and decoding."""
+    """A model that encodes and decodes, on a device at a precision."""
 
     name: str
     model: Autoencoder
@@ -62,7 +63,7 @@ class ModelCandidate:
     precision: Precision
 
     def encode(self, originals: Tensor) -> Encoded:
-        """Latents, and the tokens they were made of; originals: [b, 3, h, w], uint8."""
+        """Return latents, and the tokens they were made of; originals: [b, 3, h, w], uint8."""
         images = to_float(originals)
         with naming_the_batch_size(len(originals)), autocast(self.device, self.precision):
             if isinstance(self.model, TCAE):
@@ -71,7 +72,7 @@ class ModelCandidate:
             return Encoded(self.model.encode(images).float(), None)
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images, uint8, of latents [b, c, h, w], float32. Raises TcaeError if there is a value that is no number."""
+        """Return images, uint8, of latents [b, c, h, w], float32. Raises TcaeError if a value is not finite."""
         with naming_the_batch_size(len(latents)), autocast(self.device, self.precision):
             images = self.model.decode(latents)
         if not images.isfinite().all():
@@ -85,7 +86,7 @@ class ModelCandidate:
 
 @dataclass(frozen=True)
 class StoreCandidate:
-    """A store's latents as they are, and a model that decodes them."""
+    """A store's latents, and a model that decodes them."""
 
     name: str
     store: LatentStore
@@ -100,7 +101,7 @@ class StoreCandidate:
 
 @dataclass(frozen=True)
 class FolderCandidate:
-    """Images that something else has made."""
+    """Reconstructions that another program has made, as image files."""
 
     name: str
     source: Source
@@ -114,7 +115,7 @@ class FolderCandidate:
         return Pairs(positions, originals, decoded.to(originals.device), None)
 
     def _read(self, row: int, size: Sequence[int]) -> Tensor:
-        """[3, h, w], uint8."""
+        """Return the reconstruction of a row, [3, h, w], uint8."""
         pixels = read_picture(self.source, row)
         if pixels.shape[:2] != tuple(size):
             found = "x".join(map(str, pixels.shape[:2]))
@@ -127,7 +128,7 @@ class FolderCandidate:
 
 @dataclass(frozen=True)
 class SamplesCandidate:
-    """Generated images, of no originals: there is nothing to reconstruct."""
+    """Generated images, which have no originals and take their place."""
 
     name: str
 
@@ -136,7 +137,7 @@ class SamplesCandidate:
 
 
 def read_picture(source: Source, row: int) -> np.ndarray:
-    """The picture of a row as it is, [h, w, 3], uint8. Raises SourceError if it cannot be read."""
+    """Return the picture of a row, uncropped, [h, w, 3], uint8. Raises SourceError if it cannot be read."""
     try:
         return decode_image(source.read(row))
     except ImageError as error:

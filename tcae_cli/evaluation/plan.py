@@ -1,107 +1,60 @@
-"""What has to be measured of whom, and with which networks, for the metrics that were asked for."""
+"""The plan of an evaluation: the metrics that were asked for and can be computed."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
-import torch
-
-from tcae_cli.autoencoders.by_name import ModelCard
-from tcae_cli.errors import UsageError
-from tcae_cli.evaluation.candidates import ModelCandidate
-from tcae_cli.evaluation.measures import Measure, Reference
-from tcae_cli.evaluation.metrics.probe import LabelledRows, ProbeFeatures, split_rows
-from tcae_cli.evaluation.statistics import read_statistics
-from tcae_cli.evaluation.subject import Originals, Subject
-from tcae_cli.features import dinov2, inception
-from tcae_cli.features.dinov2 import Dinov2Features, load_dinov2
-from tcae_cli.features.inception import InceptionFeatures, load_inception
-from tcae_cli.model.tcae import TCAE
+from tcae_cli.errors import SourceError, UsageError, WeightsError
+from tcae_cli.evaluation.metrics.metric import Metric
+from tcae_cli.evaluation.metrics.registry import ALL, METRICS, chosen_metrics
+from tcae_cli.evaluation.setting import Setting
 from tcae_cli.reports.evaluation import EvalRequest
 
+_OPTIONS_OF_METRICS = ("reference", "probe_data")  # fields of EvalRequest that only some metrics read
 
-@dataclass
+
+@dataclass(frozen=True)
 class Plan:
-    """Measures of each candidate, what they share, and how figures come about, in words."""
+    """Metrics that are ready to count, and those that cannot be computed."""
 
-    request: EvalRequest
-    subject: Subject
-    device: torch.device
-    measures: list[list[Measure]] = field(init=False)  # of each candidate
-    references: dict[str, Reference] = field(default_factory=dict)  # by network
-    protocol: dict[str, str] = field(default_factory=dict)
-    skipped: dict[str, str] = field(default_factory=dict)
-    metrics: set[str] = field(default_factory=set)  # that are computed
-
-    def __post_init__(self) -> None:
-        self.measures = [[] for _ in self.subject.candidates]
-
-    @cached_property
-    def inception(self) -> InceptionFeatures:
-        """Raises WeightsError without its weights."""
-        return load_inception(self.request.weights.get(inception.NAME)).to(self.device)
-
-    @cached_property
-    def dinov2(self) -> Dinov2Features:
-        """Raises WeightsError without its weights."""
-        return load_dinov2(self.request.weights.get(dinov2.NAME)).to(self.device)
+    setting: Setting
+    metrics: list[Metric]  # in the order of the table
+    skipped: dict[str, str]  # names of metrics that "all" asked for, and why they cannot be computed
 
     @property
-    def num_images(self) -> int:
-        """That are to be looked at."""
-        return len(self.subject.originals.rows) if self.subject.originals else 0
-
-    @property
-    def models_and_cards(self) -> list[tuple[ModelCandidate, ModelCard]]:
-        """Of each candidate that has a model."""
-        return list(zip(self.subject.models, self.subject.cards, strict=True))
-
-    @cached_property
-    def probe_sides(self) -> tuple[LabelledRows, LabelledRows]:
-        """What probes are trained on, and what they are measured on."""
-        data, others = self.subject.originals, self.subject.probe_data
-        assert data is not None
-        if others is None:
-            train_rows, val_rows = split_rows(data.labels())
-            return _labelled(data, train_rows), _labelled(data, val_rows)
-        return _labelled(others, np.arange(len(others.rows))), _labelled(data, np.arange(len(data.rows)))
-
-    @cached_property
-    def given(self) -> Reference | None:
-        """What the Inception made of others' images, where statistics of it are given."""
-        path = self.request.reference
-        return None if path is None else Reference(self.inception, read_statistics(path, self.inception.width))
-
-    @cached_property
-    def real(self) -> Reference:
-        """What the Inception makes of the images that generated ones are compared with."""
-        if self.given is not None:
-            return self.given
-        if self.subject.real is None:
-            raise UsageError("gfid needs real images or statistics of them; give --data or --reference")
-        return Reference(self.inception)
-
-    def measure(self, new_measure: Callable[[], Measure]) -> None:
-        """Give each candidate a measure of its own."""
-        for measures in self.measures:
-            measures.append(new_measure())
-
-    def reference(self, network: str) -> Reference:
-        """What the originals are to a network, one for all candidates and metrics."""
-        if network not in self.references:
-            module = self.inception if network == inception.NAME else self.dinov2
-            self.references[network] = Reference(module)
-        return self.references[network]
+    def looks_at_images(self) -> bool:
+        """Whether any of the metrics does."""
+        return any(metric.looks_at_images for metric in self.metrics)
 
 
-def new_probe_features(
-    model: ModelCandidate, card: ModelCard, num_images: int, *, from_store: bool = False
-) -> ProbeFeatures:
-    """Room for what a candidate makes of so many images; only our own models tell their tokens, and no store does."""
-    width = model.model.spec.width if isinstance(model.model, TCAE) and not from_store else None
-    return ProbeFeatures(num_images, card.latent_channels, width)
+def choose_metrics(request: EvalRequest) -> list[type[Metric]]:
+    """Return the metrics that were asked for. Raises UsageError for a name that is none, or an option of no use."""
+    metrics = [METRICS[name] for name in chosen_metrics(request.metrics)]
+    for option in _OPTIONS_OF_METRICS:
+        if getattr(request, option) is not None and not any(option in metric.options for metric in metrics):
+            users = sorted(metric.name for metric in METRICS.values() if option in metric.options)
+            raise UsageError(
+                f"--{option.replace('_', '-')} is for {' and '.join(users)}; ask for one with --metric, or omit it"
+            )
+    return metrics
 
 
-def _labelled(images: Originals, rows: np.ndarray) -> LabelledRows:
-    return LabelledRows(data=images.name, labels=images.labels(), class_names=images.source.class_names, rows=rows)
+def make_plan(metrics: Sequence[type[Metric]], setting: Setting) -> Plan:
+    """Return the metrics ready to count. With "all", those that cannot be computed are skipped.
+
+    Raises UsageError for a metric that does not suit what is evaluated, WeightsError for a network without weights,
+    SourceError for images that do not suit a metric.
+    """
+    ready = []
+    skipped = {}
+    for metric in metrics:
+        try:
+            if refusal := metric.refusal(setting.subject):
+                raise UsageError(refusal)
+            ready.append(metric(setting))
+        except (UsageError, WeightsError, SourceError) as error:
+            if ALL not in setting.request.metrics:
+                raise
+            skipped[metric.name] = str(error)
+    if not ready:
+        raise UsageError(f"--metric {ALL}: nothing can be computed; {'; '.join(dict.fromkeys(skipped.values()))}")
+    return Plan(setting, ready, skipped)

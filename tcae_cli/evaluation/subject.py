@@ -1,4 +1,4 @@
-"""Finding what is evaluated: the originals, their crop, and what makes reconstructions of them."""
+"""The subject of an evaluation: the originals, how they are cropped, and what makes reconstructions of them."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -45,35 +45,40 @@ class Originals:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is evaluated."""
+    """Everything that is evaluated, loaded."""
 
     size: int  # pixels, square
-    originals: Originals | None  # what is looked at; None where nothing but a model's cost is asked for
+    originals: Originals | None  # the images that are looked at; None where no metric looks at any
     candidates: list[Candidate]
-    models: list[ModelCandidate]
+    models: list[ModelCandidate]  # one a candidate; none where images alone are evaluated
     cards: list[ModelCard]  # of the models
     store: LatentStore | None = None
-    probe_data: Originals | None = None  # others, to train probes on
-    real: Originals | None = None  # what generated images are compared with
+    store_rows: np.ndarray | None = None  # [n], int64, of the store: one for each of the originals
+    probe_data: Originals | None = None  # further images, to train probes on
+    is_generated: bool = False  # the images are generated ones, and have no originals
+    real: Originals | None = None  # the images that generated ones are compared with
     warnings: list[str] = field(default_factory=list)
 
 
-def open_subject(request: EvalRequest, device: torch.device, scratch: Path) -> Subject:
-    """Everything loaded. Raises a TcaeError for models, sources and stores that cannot be evaluated together."""
+def open_subject(request: EvalRequest, device: torch.device, scratch: Path, *, with_images: bool = True) -> Subject:
+    """Return what the request names, loaded; without images, a model needs no data.
+
+    Raises a TcaeError for models, sources and stores that cannot be evaluated together.
+    """
     if request.store:
         return _open_store(request, request.store, device, scratch)
     if request.reconstructions:
         return _open_reconstructions(request, request.reconstructions, scratch)
     if request.samples:
         return _open_samples(request, request.samples, scratch)
-    return _open_models(request, device, scratch)
+    return _open_models(request, device, scratch, with_images)
 
 
-def _open_models(request: EvalRequest, device: torch.device, scratch: Path) -> Subject:
+def _open_models(request: EvalRequest, device: torch.device, scratch: Path, with_images: bool) -> Subject:
     cards = [read_card(name) for name in request.models or (BUILTIN_MODEL,)]
     size = _common_size(request.size, cards)
     originals = None
-    if request.wanted != ("cost",):
+    if with_images:
         source, name = _open_data(request.data, scratch)
         originals = _all_of(source, name, request)
     probe_data = None
@@ -85,15 +90,16 @@ def _open_models(request: EvalRequest, device: torch.device, scratch: Path) -> S
 
 def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: Path) -> Subject:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of an incomplete store: told beside the figures
+        warnings.simplefilter("ignore", UserWarning)  # of an incomplete store: it is reported beside the figures
         store = LatentStore(uri)
     if not len(store.ok_rows):
         raise StoreError(f"{uri} has no row that is ok; encode into it first")
     cards = [read_card(name) for name in request.models or (store.spec.encoder.name,)]
     for card in cards:
-        store.refuse_other_encoder(card.encoder_hash, card.name, "leave it away, or name the first")
-    source, found = _source_of_store(store, request.data, scratch), []
+        store.refuse_other_encoder(card.encoder_hash, card.name, "omit it, or name the first")
+    source = _source_of_store(store, request.data, scratch)
     rows, store_rows = _rows_in_common(source, store)
+    found = []
     if len(store.ok_rows) < len(store):
         found.append(f"{len(store.ok_rows):,} of {len(store):,} rows of {uri} are ok; the others are left out")
     if missing := len(store.ok_rows) - len(rows):
@@ -107,6 +113,7 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
         models,
         cards,
         store=store,
+        store_rows=store_rows,
         warnings=found,
     )
 
@@ -114,29 +121,30 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
 def _open_reconstructions(request: EvalRequest, uri: str, scratch: Path) -> Subject:
     source, name = _open_data(request.data, scratch)
     images = open_source(uri, scratch / "reconstructions")
-    found = _match_names(source, images)
-    if not found:
+    matches = _match_names(source, images)
+    if not matches:
         raise SourceError(
             f"none of the {len(images):,} images in {uri} is named after one of {name}: "
             f"a.jpg is paired with a.jpg, a.png or a.jpg.png in the same folder"
         )
-    told = []
-    if missing := len(source) - len(found):
-        told.append(f"{missing:,} of {len(source):,} originals have no reconstruction; they are left out")
-    if extra := len(images) - len(found):
-        told.append(f"{extra:,} images in {uri} are named after no original; they are left out")
-    rows = np.array(sorted(found))
-    candidate = FolderCandidate(uri, images, np.array([found[row] for row in rows.tolist()]))
+    found = []
+    if missing := len(source) - len(matches):
+        found.append(f"{missing:,} of {len(source):,} originals have no reconstruction; they are left out")
+    if extra := len(images) - len(matches):
+        found.append(f"{extra:,} images in {uri} are named after no original; they are left out")
+    rows = np.array(sorted(matches))
+    candidate = FolderCandidate(uri, images, np.array([matches[row] for row in rows.tolist()]))
     originals = Originals(name, source, rows, request.resize or "adm")
-    return Subject(_size_of(images, int(candidate.rows[0])), originals, [candidate], [], [], warnings=told)
+    return Subject(_size_of(images, int(candidate.rows[0])), originals, [candidate], [], [], warnings=found)
 
 
 def _open_samples(request: EvalRequest, uri: str, scratch: Path) -> Subject:
-    source, real = open_source(uri, scratch / "samples"), None
+    source = open_source(uri, scratch / "samples")
     samples = Originals(uri, source, np.arange(len(source)), "torch", as_they_are=True)
+    real = None
     if request.data is not None:
         real = _all_of(open_source(request.data, scratch / "index"), request.data, request)
-    return Subject(_size_of(source, 0), samples, [SamplesCandidate(uri)], [], [], real=real)
+    return Subject(_size_of(source, 0), samples, [SamplesCandidate(uri)], [], [], is_generated=True, real=real)
 
 
 def _all_of(source: Source, name: str, request: EvalRequest) -> Originals:
@@ -170,7 +178,7 @@ def _common_size(asked: int | None, cards: Sequence[ModelCard]) -> int:
 
 
 def _open_data(uri: str | None, scratch: Path) -> tuple[Source, str]:
-    """The originals and what to call them; the sample images where none are named."""
+    """Return the originals and their name; the sample images where none are named."""
     if uri is not None:
         return open_source(uri, scratch / "index"), uri
     count = write_sample_windows(scratch / "samples")
@@ -184,7 +192,10 @@ def _source_of_store(store: LatentStore, uri: str | None, scratch: Path) -> Sour
 
 
 def _rows_in_common(source: Source, store: LatentStore) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of the source, ascending, and of each the store's row of that name. Raises SourceError if none is there."""
+    """Return rows of the source, ascending, and for each the store's row of that name.
+
+    Raises SourceError if the two have none in common.
+    """
     if source.fingerprint == store.spec.source.fingerprint:
         return store.ok_rows, store.ok_rows
     stored = dict(zip(store.keys(store.ok_rows.tolist()), store.ok_rows.tolist(), strict=True))
@@ -196,9 +207,9 @@ def _rows_in_common(source: Source, store: LatentStore) -> tuple[np.ndarray, np.
 
 
 def _match_names(originals: Source, images: Source) -> dict[int, int]:
-    """Row of each original that has a reconstruction, to that one's row.
+    """Return the row of each original that has a reconstruction, with the row of the reconstruction.
 
-    Raises SourceError if two originals would have the same one.
+    Raises SourceError if two originals would share one.
     """
     by_name = {images.key(row): row for row in range(len(images))}
     by_stem = {_stem(key): row for key, row in by_name.items()}
@@ -216,7 +227,7 @@ def _match_names(originals: Source, images: Source) -> dict[int, int]:
 
 
 def _match_name(key: str, by_name: Mapping[str, int], by_stem: Mapping[str, int]) -> int | None:
-    """The image called like this one, or as `tcae decode` calls it, or like it but for the suffix."""
+    """Return the image named as `tcae decode` names it, or like the original, or like it except for the suffix."""
     choices = (by_stem.get(str(file_name(key))), by_name.get(key), by_stem.get(_stem(key)))
     return next((row for row in choices if row is not None), None)
 

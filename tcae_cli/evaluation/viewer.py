@@ -1,4 +1,4 @@
-"""Looking through images: every rank its batches, every row once, in batches that do not depend on the ranks.
+"""Showing images: every rank sees its own batches, every row is shown once, and no batch depends on the ranks.
 
 Axes: b images, n all that are looked at.
 """
@@ -14,33 +14,39 @@ from torch import Tensor
 from tcae_cli.errors import SourceError
 from tcae_cli.evaluation.subject import Originals
 from tcae_cli.images.batch import BatchRows, ImageBatch
-from tcae_cli.images.loader import load_batches
+from tcae_cli.images.loader import load_batches, load_rows
 from tcae_cli.images.partition import batches_of_rows
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.process_group import add_over_ranks
 
-See = Callable[
-    [Tensor, Tensor], None
-]  # positions [b], int64, on the CPU, and images [b, 3, h, w], uint8, on the device
+# Takes positions [b], int64, on the CPU, and images [b, 3, h, w], uint8, on the device.
+See = Callable[[Tensor, Tensor], None]
+
+_FAILURES_SHOWN = 10
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What came of looking through all images, on all ranks together."""
+    """Which images were seen, by all ranks together."""
 
     good: Tensor  # [n], int64: 1 where the image could be read and is the one meant, else 0
     content_hashes: Tensor  # [n], int64: the bits of BLAKE2b of the file's bytes
 
     @property
     def num_good(self) -> int:
-        """Images that were seen."""
+        """How many images were seen."""
         return int(self.good.sum())
+
+    @property
+    def num_failed(self) -> int:
+        """How many images could not be read, or are not those that are meant."""
+        return len(self.good) - self.num_good
 
 
 @dataclass(frozen=True)
 class Viewer:
-    """Shows images to whoever measures something of them."""
+    """Shows images to what measures them."""
 
     size: int  # pixels, square
     device: torch.device
@@ -49,7 +55,7 @@ class Viewer:
     progress: Progress
 
     def show(self, task: str, originals: Originals, see: See) -> Seen:
-        """Show each readable image once, to one rank. Raises SourceError if there is none."""
+        """Show each readable image once, to one rank. Raises SourceError if no image can be used."""
         seen = Seen(*torch.zeros(2, len(originals.rows), dtype=torch.int64))
         rank, world_size = distributed.rank(), distributed.world_size()
         batches = list(_batches(originals.rows, self.batch_size))
@@ -64,7 +70,8 @@ class Viewer:
                 if len(where):
                     see(where, batch.images[0][batch.slots()][good].to(self.device, non_blocking=True))
                 hashes = torch.from_numpy(batch.content_hashes[batch.slots()].view(np.int64))
-                seen.good[where], seen.content_hashes[where] = 1, hashes[good]
+                seen.good[where] = 1
+                seen.content_hashes[where] = hashes[good]
                 together = batches[number * world_size : (number + 1) * world_size]  # what all ranks do meanwhile
                 self.progress.advance(sum(len(other.asked()) for other in together), failed=int((~good).sum()))
         add_over_ranks([seen.good, seen.content_hashes])
@@ -72,6 +79,16 @@ class Viewer:
             found = f"none of the {len(originals.rows):,} images can be used"
             raise SourceError(f"{originals.name}: {found}; name others with --data")
         return seen
+
+    def failures(self, originals: Originals, seen: Seen) -> list[dict[str, str]]:
+        """Return the first few images that were not seen, and why: they are read once more."""
+        found = []
+        for position in torch.nonzero(seen.good == 0).flatten()[:_FAILURES_SHOWN].tolist():
+            row = int(originals.rows[position])
+            _, _, problems = load_rows(originals.source, [row], self.size, originals.resize)
+            reason = problems[row][1] if row in problems else "not the image that the store was made from"
+            found.append({"path": originals.source.key(row), "reason": reason})
+        return found
 
     def _load(self, originals: Originals, batches: Sequence[BatchRows]) -> Generator[ImageBatch, None, None]:
         return load_batches(
@@ -86,7 +103,7 @@ class Viewer:
 
 
 def _batches(rows: np.ndarray, batch_size: int) -> Iterator[BatchRows]:
-    """Batches of neighbouring rows, among them those asked for."""
+    """Yield batches of neighbouring rows, with those of them that were asked for."""
     for span in batches_of_rows(0, int(rows[-1]) + 1 if len(rows) else 0, batch_size):
         first, last = np.searchsorted(rows, (span.start, span.stop))
         if first < last:
@@ -104,7 +121,7 @@ def _refuse_other_sizes(batch: ImageBatch, originals: Originals, size: int) -> N
 
 
 def _are_good(batch: ImageBatch, originals: Originals, positions: np.ndarray) -> Tensor:
-    """Of each image that was read, [b], bool: whether it could be, and has the bytes a store was made from."""
+    """Return whether each image, [b], bool, could be read and has the bytes that a store was made from."""
     good = np.array([row not in batch.failures for row in batch.todo])
     if originals.content_hashes is not None:
         good &= batch.content_hashes[batch.slots()] == originals.content_hashes[positions]

@@ -1,14 +1,15 @@
-"""What `tcae eval` shows: the figures side by side, and all that is needed to judge them."""
+"""The tables of `tcae eval`: the figures side by side, and all that is needed to judge them."""
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tcae_cli.reports.evaluation import EvalReport, by_reason, figure_words
+from tcae_cli.evaluation.metrics.registry import figure_of
+from tcae_cli.reports.evaluation import EvalReport, by_reason
 
 
 def show_evaluation(console: Console, report: EvalReport) -> None:
-    """Print the figures, a row each and a column a model, how they were taken, and what is missing."""
+    """Print the figures, a row each and a column a model, how they were taken, and which could not be."""
     console.print(Text(_title(report)))
     console.print(_figures(report, as_wide_as_needed=not console.is_terminal))
     console.print(_protocol(report))
@@ -42,8 +43,8 @@ def _figures(report: EvalReport, as_wide_as_needed: bool) -> Table:
         heading = Text("value" if alone else each.name)
         table.add_column(heading, min_width=heading.cell_len if as_wide_as_needed else None)
     for name in dict.fromkeys(name for each in report.evaluations for name in each.values):
-        words = (figure_words(name, each.values[name]) if name in each.values else "-" for each in report.evaluations)
-        table.add_row(name, *words)
+        figure = figure_of(name)
+        table.add_row(name, *(figure.in_words(e.values[name]) if name in e.values else "-" for e in report.evaluations))
     return table
 
 

@@ -12,8 +12,9 @@ import pytest
 from PIL import Image
 
 from tcae_cli.errors import DiskError, UsageError
+from tcae_cli.evaluation.metrics.registry import figure_of
 from tcae_cli.evaluation.page.write import Example, prepare_folder, write_page
-from tcae_cli.reports.evaluation import EvalReport, Evaluation, figure_words
+from tcae_cli.reports.evaluation import EvalReport, Evaluation
 
 SIZE = 64
 HOSTILE = "\"><script>alert(1)</script>/é猫\udcff&amp;$x_$'/<b>.png"
@@ -125,7 +126,7 @@ def test_the_page_has_every_figure_and_every_line_of_how_it_was_taken(tmp_path, 
     assert any(words.startswith("1,200 images, 3 failed") for words in page.words)
     for name, value in FIGURES.items():
         place = page.words.index(name)
-        assert page.words[place + 1] == figure_words(name, value)
+        assert page.words[place + 1] == figure_of(name).in_words(value)
     for words in ("crop", "centre 64 px", "mean over <all> images", "rfid is of few images", "photos has no labels"):
         assert words in page.words
 

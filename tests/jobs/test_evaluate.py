@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.errors import NotFoundError, SourceError, StoreError, UsageError, WeightsError
-from tcae_cli.evaluation import plan as eval_plan
+from tcae_cli.evaluation.networks import NETWORKS
+from tcae_cli.features.inception import load_inception
 from tcae_cli.images.image_file import decode_image
 from tcae_cli.images.transform import resize_and_crop, to_float, to_uint8
 from tcae_cli.jobs.decode import decode_store
@@ -63,11 +65,12 @@ def as_arrays(images):
 
 
 @pytest.fixture
-def inception(monkeypatch) -> SeededInception:
+def inception() -> Iterator[SeededInception]:
     """A small network in the Inception's place."""
     network = SeededInception()
-    monkeypatch.setattr(eval_plan, "load_inception", lambda _path: network)
-    return network
+    NETWORKS.add("inception", lambda _path: network)
+    yield network
+    NETWORKS.add("inception", load_inception)
 
 
 @pytest.fixture(scope="module")
@@ -445,7 +448,7 @@ def test_generated_images_are_compared_with_statistics_of_real_ones(photos, samp
         (("psnr",), {"data": "."}, UsageError, "psnr compares images with their originals, and --samples have none"),
         (("probe",), {"data": "."}, UsageError, "probe is of a model or its latents, and images alone are given"),
         (("gfid",), {}, UsageError, "gfid needs real images or statistics of them; give --data or --reference"),
-        (("gfid",), {"models": ("tcae-tiny",)}, UsageError, "so tcae-tiny has nothing to do"),
+        (("gfid",), {"models": ("tcae-tiny",)}, UsageError, "so no model is used; omit tcae-tiny"),
     ],
 )
 def test_what_generated_images_do_not_have_is_refused(samples, photos, inception, metrics, options, error, sentence):

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tcae_cli.reports.evaluation import EvalReport, Evaluation, figure_words
+from tcae_cli.evaluation.metrics.registry import figure_of
+from tcae_cli.reports.evaluation import EvalReport, Evaluation
 from tcae_cli.terminal.show import show_report
 
 LONG = "hf://an-organisation-of-many-words/" + "a-model-whose-name-goes-on/" * 8
@@ -132,4 +133,4 @@ def test_the_first_rank_speaks_for_all(shown):
     ],
 )
 def test_a_figure_has_the_digits_and_the_unit_people_expect(name, value, words):
-    assert figure_words(name, value) == words
+    assert figure_of(name).in_words(value) == words

@@ -1,4 +1,4 @@
-"""What encoding and decoding cost: parameters, multiply-accumulates, time and memory.
+"""The cost of encoding and decoding: parameters, multiply-accumulates, time and memory.
 
 Axes: b batch, h w pixels, c latent channels, f pixels a latent position covers along a side.
 """
@@ -8,6 +8,7 @@ import ctypes
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +21,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from tcae_cli.autoencoders.by_name import Autoencoder, ModelCard
-from tcae_cli.recipe.choices import Precision
+from tcae_cli.evaluation.candidates import ModelCandidate
+from tcae_cli.evaluation.metrics.figure import Figure, in_bytes, in_thousands
+from tcae_cli.evaluation.metrics.metric import MODEL, Metric
 from tcae_cli.runtime.device import autocast, naming_the_batch_size
 
 _ENOUGH_S = 0.3
@@ -30,25 +33,54 @@ _PROCESS = Path("/proc/self")
 Run = Callable[[], Tensor]
 
 
+class Cost(Metric):
+    """Parameters, multiply-accumulates, peak memory and throughput of each direction; needs no image."""
+
+    name = "cost"
+    figures = (
+        Figure("encoder-parameters", format=in_thousands),
+        Figure("decoder-parameters", format=in_thousands),
+        Figure("encode-macs", unit="multiply-accumulates an image", format=in_thousands),
+        Figure("decode-macs", unit="multiply-accumulates an image", format=in_thousands),
+        Figure("encode-peak-bytes", unit="bytes", format=in_bytes),
+        Figure("encode-images-per-s", unit="images/s", format="{:,.1f}".format),
+        Figure("decode-peak-bytes", unit="bytes", format=in_bytes),
+        Figure("decode-images-per-s", unit="images/s", format="{:,.1f}".format),
+    )
+    needs = (MODEL,)
+    protocol = "batches of noise that is on the device already, at the precision and the batch size asked for"
+    looks_at_images = False
+    counts_batches = False
+
+    def protocol_here(self) -> str:
+        device, request = self.setting.device, self.setting.request
+        name = torch.cuda.get_device_name(device) if device.type == "cuda" else "the CPU"
+        return f"on {name}, {request.precision}, batches of {request.batch_size}"
+
+    def values(self, number: int) -> dict[str, float]:
+        subject = self.setting.subject
+        batch_size = self.setting.request.batch_size
+        return cost_figures(subject.models[number], subject.cards[number], subject.size, batch_size)
+
+
 @torch.no_grad()
-def cost_figures(
-    model: Autoencoder, card: ModelCard, size: int, device: torch.device, precision: Precision, batch_size: int
-) -> dict[str, float]:
-    """What `model`, on `device`, costs at `size` px, square; the figures of counted_cost, and for each direction
+def cost_figures(runner: ModelCandidate, card: ModelCard, size: int, batch_size: int) -> dict[str, float]:
+    """Return the figures of counted_cost at `size` px, and for each direction those that are measured.
 
     *-peak-bytes: the most that a batch takes at once, beyond what was held before: weights, the batch, other networks.
-    On a GPU of tensors, by torch's allocator; on the CPU of Linux of the process, good to a few MiB; elsewhere left
-    out.
-    *-images-per-s: of the median of at least three batches. Of noise that is on the device already: neither reading
-    nor copying counts. One batch before warms up.
+    On a GPU these are bytes of tensors, by torch's allocator; on the CPU of Linux bytes of the process, good to a few
+    MiB; elsewhere they are omitted.
+    *-images-per-s: of the median of at least three batches, after one that warms up. The images are noise that is on
+    the device already: neither reading nor copying counts.
     Raises DeviceError where the batch does not fit.
     """
+    model, device = runner.model, runner.device
     generator, side = torch.Generator().manual_seed(0), size // card.downsampling
     images = (2 * torch.rand(batch_size, 3, size, size, generator=generator) - 1).to(device)
     latents = torch.randn(batch_size, card.latent_channels, side, side, generator=generator).to(device)
 
     figures = counted_cost(model, card, size)
-    with naming_the_batch_size(batch_size), autocast(device, precision):
+    with naming_the_batch_size(batch_size), autocast(device, runner.precision):
         for name, run in (("encode", lambda: model.encode(images)), ("decode", lambda: model.decode(latents))):
             run()
             if (peak := _peak_bytes(run, device)) is not None:
@@ -59,11 +91,11 @@ def cost_figures(
 
 @torch.no_grad()
 def counted_cost(model: Autoencoder, card: ModelCard, size: int) -> dict[str, float]:
-    """What can be counted without computing: of the encoder and the decoder
+    """Return what can be counted without computing, of the encoder and of the decoder.
 
     *-parameters: the numbers in the weights that a pass reads, frozen ones too.
-    *-macs: multiply-accumulates of matrix products and convolutions for an image of `size` px, square; attention as the
-    matrix products it is made of.
+    *-macs: multiply-accumulates of matrix products and convolutions for an image of `size` px, square; attention counts
+    as the matrix products that it is made of.
     """
     twin, side = _without_values(model), size // card.downsampling
     images = torch.empty(1, 3, size, size, device="meta")
@@ -79,14 +111,12 @@ def counted_cost(model: Autoencoder, card: ModelCard, size: int) -> dict[str, fl
 
 
 def _without_values(model: Autoencoder) -> Autoencoder:
-    """The same model on the meta device; no weight is copied on the way."""
+    """Return the same model on the meta device; no weight is copied."""
     assert isinstance(model, nn.Module)
-    weights = {id(each): nn.Parameter(_shape_of(each), requires_grad=False) for each in model.parameters()}
-    return copy.deepcopy(model, memo={**weights, **{id(each): _shape_of(each) for each in model.buffers()}})
-
-
-def _shape_of(tensor: Tensor) -> Tensor:
-    return torch.empty_like(tensor, device="meta")
+    memo: dict[int, Tensor] = {id(each): torch.empty_like(each, device="meta") for each in model.buffers()}
+    for each in model.parameters():
+        memo[id(each)] = nn.Parameter(torch.empty_like(each, device="meta"), requires_grad=False)
+    return copy.deepcopy(model, memo=memo)
 
 
 class _Parameters(TorchDispatchMode):
@@ -105,30 +135,27 @@ class _Parameters(TorchDispatchMode):
 
 
 def _count(run: Run) -> tuple[int, float]:
-    """Parameters read and multiply-accumulates made."""
+    """Return the number of parameters that are read and of multiply-accumulates that are made."""
     with _Parameters() as parameters, FlopCounterMode(display=False) as flops, sdpa_kernel(SDPBackend.MATH):
         run()
     return parameters.count(), flops.get_total_flops() / 2
 
 
 def _seconds(run: Run, device: torch.device) -> float:
-    """Of a run, in the median."""
+    """Return the median time of a run."""
+    wait = partial(torch.cuda.synchronize, device) if device.type == "cuda" else lambda: None
     times: list[float] = []
     while len(times) < _ENOUGH_TIMES or sum(times) < _ENOUGH_S:
-        _wait_for(device)
+        wait()
         started = time.perf_counter()
         run()
-        _wait_for(device)
+        wait()
         times.append(time.perf_counter() - started)
     return median(times)
 
 
-def _wait_for(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _peak_bytes(run: Run, device: torch.device) -> int | None:
+    """Return the most bytes that a run takes at once; None where that cannot be measured."""
     if device.type == "cuda":
         held = torch.cuda.memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
@@ -138,9 +165,9 @@ def _peak_bytes(run: Run, device: torch.device) -> int | None:
 
 
 def _peak_bytes_of_process(run: Run) -> int | None:
-    """None where the system does not let a process forget its peak so far, as some containers."""
+    """Return None where the system does not let a process reset its peak, as in some containers."""
     try:
-        # Memory that is free but kept would be used unseen.
+        # The allocator would serve the run from memory that is free but still held, which no figure would show.
         ctypes.CDLL(None).malloc_trim(0)
         (_PROCESS / "clear_refs").write_text("5")
         held = _memory_bytes("VmRSS")

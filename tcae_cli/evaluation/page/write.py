@@ -1,4 +1,4 @@
-"""The page of an evaluation: a folder with index.html, the pictures and plots it shows, and report.json."""
+"""The page of an evaluation: a folder with index.html, the pictures and plots that it shows, and report.json."""
 
 import json
 import math
@@ -11,30 +11,34 @@ from string import Template
 from typing import Any, Literal
 
 from tcae_cli.errors import UsageError
+from tcae_cli.evaluation.metrics.registry import figure_of
 from tcae_cli.evaluation.page.plots import PLOTS, contact_sheet, draw_channels
-from tcae_cli.reports.evaluation import EvalReport, by_reason, figure_words, finite
+from tcae_cli.reports.evaluation import EvalReport, by_reason, finite
 from tcae_cli.runtime.files import disk_errors, make_folder, write_atomic
 
-_INDEX, _REPORT, _SHEET = "index.html", "report.json", "reconstructions.png"
-_PICTURES, _PLOTS = "images", "plots"  # folders
+RANKED_BY = "psnr"  # the metric whose worst and best images are shown
+
+_INDEX = "index.html"
+_REPORT = "report.json"
+_SHEET = "reconstructions.png"
+_PICTURES = "images"  # a folder
+_PLOTS = "plots"  # a folder
 _LISTS = ("evaluations", "examples")  # by which a report.json is known as ours
-_HIGHER_IS_BETTER = ("psnr", "ssim", "is", "effective-rank", "probe-")  # names, or with a dash how they begin
-_LOWER_IS_BETTER = ("rfid", "ifid", "fd-dinov2", "structural-loss", "lpips-")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One image, and what became of it."""
+    """One image and its reconstructions."""
 
     key: str
-    kind: Literal["even", "worst", "best"]  # spread evenly over the source, or by PSNR of the first evaluation
+    kind: Literal["even", "worst", "best"]  # spread evenly over the source, or by RANKED_BY of the first evaluation
     original: bytes  # PNG
     decoded: dict[str, bytes]  # PNG of each evaluation, by its name; of the original's size, as all examples are
     values: dict[str, dict[str, float]]  # of each evaluation: figures of this image
 
 
 def prepare_folder(folder: Path) -> None:
-    """Make the folder; it may be there if it is empty or has an earlier report. Raises UsageError, DiskError."""
+    """Make the folder, which may exist if it is empty or has an earlier report. Raises UsageError, DiskError."""
     if folder.is_dir():
         if any(folder.iterdir()) and _earlier(folder) is None:
             raise UsageError(f"--report {folder} has files and no earlier report of tcae eval; name a new folder")
@@ -44,9 +48,10 @@ def prepare_folder(folder: Path) -> None:
 
 
 def write_page(folder: Path, report: EvalReport, examples: Sequence[Example]) -> Path:
-    """FOLDER/index.html, which needs no server and no network; beside it report.json, report.as_dict() and examples.
+    """Write FOLDER/index.html, which needs no server and no network, and return its path.
 
-    An earlier report's files are replaced, all others left alone. Raises UsageError as prepare_folder does, DiskError.
+    Beside it stands report.json, which has report.as_dict() and the examples. The files of an earlier report are
+    replaced, and no others are touched. Raises UsageError as prepare_folder does, DiskError.
     """
     prepare_folder(folder)
     # The old page goes first, so that none ever shows figures beside another run's pictures.
@@ -63,7 +68,7 @@ def write_page(folder: Path, report: EvalReport, examples: Sequence[Example]) ->
 
 
 def _earlier(folder: Path) -> dict[str, Any] | None:
-    """What report.json says, if it is one of ours."""
+    """Return the contents of report.json; None if it does not exist or is none of ours."""
     try:
         found = json.loads((folder / _REPORT).read_bytes())
     except (OSError, ValueError):
@@ -82,7 +87,7 @@ def _remove_earlier(folder: Path) -> None:
 
 
 def _picture(row: int, column: int) -> str:
-    """Where the picture of an example is; column: 0 for the original, then the evaluations."""
+    """Return the file of an example's picture; column: 0 for the original, then the evaluations."""
     return f"{_PICTURES}/{row}-{column}.png"
 
 
@@ -96,7 +101,7 @@ def _as_json(report: EvalReport, examples: Sequence[Example]) -> bytes:
 
 
 def _pngs(report: EvalReport, examples: Sequence[Example]) -> dict[str, bytes]:
-    """All pictures and plots, by file name."""
+    """Return all pictures and plots, by file name."""
     names = [each.name for each in report.evaluations]
     columns = [("original", [each.original for each in examples])]
     columns += [(name, [each.decoded[name] for each in examples]) for name in names]
@@ -133,35 +138,29 @@ def _section(title: str, body: str) -> str:
 
 
 def _figures(report: EvalReport) -> str:
-    """A row a metric, a column an evaluation."""
+    """Return the table of figures: a row a figure, a column an evaluation."""
     rows = []
-    for metric in dict.fromkeys(name for each in report.evaluations for name in each.values):
-        values = [each.values.get(metric) for each in report.evaluations]
-        best = _best(metric, [value for value in values if value is not None])
-        cells = "".join(f"<td>{_cell(metric, value, value == best)}</td>" for value in values)
-        rows.append(f'<tr><th scope="row">{escape(metric)}</th>{cells}</tr>')
+    for name in dict.fromkeys(name for each in report.evaluations for name in each.values):
+        values = [each.values.get(name) for each in report.evaluations]
+        best = _best(name, [value for value in values if value is not None])
+        cells = []
+        for value in values:
+            words = "-" if value is None else escape(figure_of(name).in_words(value))
+            cells.append(f"<td><strong>{words}</strong></td>" if value == best is not None else f"<td>{words}</td>")
+        rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     heads = "".join(f'<th scope="col"><bdi>{escape(each.name)}</bdi></th>' for each in report.evaluations)
     table = f"<thead><tr><td></td>{heads}</tr></thead><tbody>\n{''.join(rows)}\n</tbody>"
     note = '<p class="quiet">Bold: the best of a row.</p>' if len(report.evaluations) > 1 else ""
     return f'<div class="wide"><table>{table}</table></div>{note}'
 
 
-def _best(metric: str, values: list[float]) -> float | None:
-    """The value that is better than another; None where all are equal, or nobody knows what is better."""
+def _best(name: str, values: list[float]) -> float | None:
+    """Return the value that is better than another; None where all are equal, or neither more nor less is better."""
     comparable = {value for value in values if not math.isnan(value)}
-    if len(comparable) < 2:
+    more_is_better = figure_of(name).more_is_better
+    if len(comparable) < 2 or more_is_better is None:
         return None
-    for better, names in ((max, _HIGHER_IS_BETTER), (min, _LOWER_IS_BETTER)):
-        if any(metric == name or (name.endswith("-") and metric.startswith(name)) for name in names):
-            return better(comparable)
-    return None
-
-
-def _cell(metric: str, value: float | None, is_best: bool) -> str:
-    if value is None:
-        return "-"
-    words = escape(figure_words(metric, value))
-    return f"<strong>{words}</strong>" if is_best else words
+    return max(comparable) if more_is_better else min(comparable)
 
 
 def _items(sentences: Sequence[str]) -> str:
@@ -176,7 +175,7 @@ def _terms(terms: Mapping[str, str]) -> str:
 def _reconstructions(report: EvalReport, examples: Sequence[Example]) -> str:
     if not examples:
         return ""
-    first = f"PSNR of <bdi>{escape(report.evaluations[0].name)}</bdi>"
+    first = f"{RANKED_BY.upper()} of <bdi>{escape(report.evaluations[0].name)}</bdi>"
     groups = {
         "worst": ("Worst", f"lowest {first}"),
         "best": ("Best", f"highest {first}"),
@@ -191,7 +190,7 @@ def _reconstructions(report: EvalReport, examples: Sequence[Example]) -> str:
 
 
 def _controls(report: EvalReport) -> str:
-    """How to compare; shown by the script, without which all pictures are side by side."""
+    """Return the controls that choose a view; a script shows them, without which all pictures are side by side."""
     views = {"slider": "slider", "side": "side by side", "difference": "difference &times; 5"}
     radios = "".join(
         f'<label><input type="radio" name="view" value="{v}"> {words}</label>' for v, words in views.items()
@@ -216,7 +215,8 @@ def _example(report: EvalReport, row: int, example: Example) -> str:
     lines = []
     for column, name in enumerate(names[1:], start=1):
         heading = f"<bdi>{escape(name)}</bdi>: " if len(names) > 2 else ""
-        figures = ", ".join(f"{metric} {figure_words(metric, value)}" for metric, value in example.values[name].items())
+        values = example.values[name].items()
+        figures = ", ".join(f"{figure} {figure_of(figure).in_words(value)}" for figure, value in values)
         lines.append(f'<div class="values" data-column="{column}">{heading}{escape(figures)}</div>')
     caption = f'<figcaption><bdi class="key">{key}</bdi>{"".join(lines)}</figcaption>'
     return f'<figure><div class="pictures">{pictures}{slider}</div>{caption}</figure>'

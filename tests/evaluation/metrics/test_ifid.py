@@ -14,7 +14,7 @@ from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.autoencoders.checkpoint import LatentStatistics, ModelDescription, save_checkpoint
 from tcae_cli.errors import StoreError
 from tcae_cli.evaluation.metrics import ifid as eval_ifid
-from tcae_cli.evaluation.metrics.ifid import interpolated_latents
+from tcae_cli.evaluation.metrics.ifid import Interpolation
 from tcae_cli.images.transform import to_uint8
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
 from tcae_cli.model.tcae import TCAE
@@ -71,9 +71,8 @@ def path(windows, encode, model) -> Path:
 
 
 def interpolated(store, queries, rank=0, world_size=1, batch_size=32, seed=0, progress=None) -> list[torch.Tensor]:
-    places = {"rank": rank, "world_size": world_size}
-    options = {"batch_size": batch_size, "device": torch.device("cpu"), "seed": seed}
-    return list(interpolated_latents(store, queries, **places, **options, progress=progress or Silent()))
+    interpolation = Interpolation(store, torch.device("cpu"), batch_size, progress or Silent(), seed)
+    return list(interpolation.batches(queries, rank, world_size))
 
 
 def plain_interpolations(store, queries, seed=0, num_neighbours=10) -> np.ndarray:
