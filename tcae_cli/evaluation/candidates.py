@@ -12,13 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tcae_cli.autoencoders.by_name import Autoencoder
-from tcae_cli.errors import ImageError, SourceError, TcaeError
+from tcae_cli.autoencoders.runner import Runner
+from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.images.image_file import decode_image
-from tcae_cli.images.transform import to_float, to_uint8
-from tcae_cli.model.tcae import TCAE
-from tcae_cli.recipe.choices import Precision
-from tcae_cli.runtime.device import autocast, naming_the_batch_size
 from tcae_cli.sources.source import Source
 from tcae_cli.store.reader import LatentStore
 
@@ -55,33 +51,17 @@ class Candidate(Protocol):
 
 @dataclass(frozen=True)
 class ModelCandidate:
-    """A model that encodes and decodes, on a device at a precision."""
+    """A model that encodes and decodes."""
 
-    name: str
-    model: Autoencoder
-    device: torch.device
-    precision: Precision
+    model: Runner
 
-    def encode(self, originals: Tensor) -> Encoded:
-        """Return latents, and the tokens they were made of; originals: [b, 3, h, w], uint8."""
-        images = to_float(originals)
-        with naming_the_batch_size(len(originals)), autocast(self.device, self.precision):
-            if isinstance(self.model, TCAE):
-                latents, tokens = self.model.encode_with_tokens(images)
-                return Encoded(latents.float(), tokens.float().mean(dim=(1, 2)))
-            return Encoded(self.model.encode(images).float(), None)
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return images, uint8, of latents [b, c, h, w], float32. Raises TcaeError if a value is not finite."""
-        with naming_the_batch_size(len(latents)), autocast(self.device, self.precision):
-            images = self.model.decode(latents)
-        if not images.isfinite().all():
-            raise TcaeError(f"{self.name} decodes to what is not a number; try --precision fp32, or mend the model")
-        return to_uint8(images)
+    @property
+    def name(self) -> str:
+        return self.model.name
 
     def pairs(self, positions: Tensor, originals: Tensor) -> Pairs:
-        encoded = self.encode(originals)
-        return Pairs(positions, originals, self.decode(encoded.latents), encoded)
+        encoded = Encoded(*self.model.encode_with_tokens(originals))
+        return Pairs(positions, originals, self.model.decode(encoded.latents, refuse_non_finite=True), encoded)
 
 
 @dataclass(frozen=True)
@@ -91,12 +71,12 @@ class StoreCandidate:
     name: str
     store: LatentStore
     rows: np.ndarray  # [n], int64, of the store: one for each image that is evaluated
-    decoder: ModelCandidate
+    decoder: Runner
 
     def pairs(self, positions: Tensor, originals: Tensor) -> Pairs:
         stored = self.store.latents(self.rows[positions.numpy()].tolist())
         latents = torch.from_numpy(stored).float().to(originals.device)
-        return Pairs(positions, originals, self.decoder.decode(latents), Encoded(latents, None))
+        return Pairs(positions, originals, self.decoder.decode(latents, refuse_non_finite=True), Encoded(latents, None))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from tcae_cli.autoencoders.by_name import ModelCard, load_autoencoder, read_card
+from tcae_cli.autoencoders.by_name import ModelCard, read_card
+from tcae_cli.autoencoders.runner import Runner, load_runner
 from tcae_cli.errors import SourceError, StoreError, UsageError
 from tcae_cli.evaluation.candidates import (
     Candidate,
@@ -50,7 +51,7 @@ class Subject:
     size: int  # pixels, square
     originals: Originals | None  # the images that are looked at; None where no metric looks at any
     candidates: list[Candidate]
-    models: list[ModelCandidate]  # one a candidate; none where images alone are evaluated
+    models: list[Runner]  # one a candidate; none where images alone are evaluated
     cards: list[ModelCard]  # of the models
     store: LatentStore | None = None
     store_rows: np.ndarray | None = None  # [n], int64, of the store: one for each of the originals
@@ -84,8 +85,8 @@ def _open_models(request: EvalRequest, device: torch.device, scratch: Path, with
     probe_data = None
     if request.probe_data:
         probe_data = _all_of(open_source(request.probe_data, scratch / "probe"), request.probe_data, request)
-    models = [_load(card, request, device) for card in cards]
-    return Subject(size, originals, list(models), models, cards, probe_data=probe_data)
+    models = [load_runner(card.name, device, request.precision) for card in cards]
+    return Subject(size, originals, [ModelCandidate(model) for model in models], models, cards, probe_data=probe_data)
 
 
 def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: Path) -> Subject:
@@ -104,7 +105,7 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
         found.append(f"{len(store.ok_rows):,} of {len(store):,} rows of {uri} are ok; the others are left out")
     if missing := len(store.ok_rows) - len(rows):
         found.append(f"{missing:,} rows of {uri} have no image in {source.uri}; they are left out")
-    models = [_load(card, request, device) for card in cards]
+    models = [load_runner(card.name, device, request.precision) for card in cards]
     names = [uri] if len(models) == 1 else [f"{uri}, decoded by {model.name}" for model in models]
     return Subject(
         store.spec.views[store.view].size,
@@ -156,10 +157,6 @@ def _size_of(images: Source, row: int) -> int:
     if height != width:
         raise SourceError(f"{images.uri}: {images.key(row)} is {height}x{width} pixels, and not a square")
     return int(height)
-
-
-def _load(card: ModelCard, request: EvalRequest, device: torch.device) -> ModelCandidate:
-    return ModelCandidate(card.name, load_autoencoder(card.name, device), device, request.precision)
 
 
 def _common_size(asked: int | None, cards: Sequence[ModelCard]) -> int:

@@ -86,7 +86,7 @@ class Viewer:
         for position in torch.nonzero(seen.good == 0).flatten()[:_FAILURES_SHOWN].tolist():
             row = int(originals.rows[position])
             _, _, problems = load_rows(originals.source, [row], self.size, originals.resize)
-            reason = problems[row][1] if row in problems else "not the image that the store was made from"
+            reason = problems[row].error if row in problems else "not the image that the store was made from"
             found.append({"path": originals.source.key(row), "reason": reason})
         return found
 

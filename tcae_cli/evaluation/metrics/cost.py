@@ -21,10 +21,9 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from tcae_cli.autoencoders.by_name import Autoencoder, ModelCard
-from tcae_cli.evaluation.candidates import ModelCandidate
+from tcae_cli.autoencoders.runner import Runner
 from tcae_cli.evaluation.metrics.figure import Figure, in_bytes, in_thousands
 from tcae_cli.evaluation.metrics.metric import MODEL, Metric
-from tcae_cli.runtime.device import autocast, naming_the_batch_size
 
 _ENOUGH_S = 0.3
 _ENOUGH_TIMES = 3
@@ -63,8 +62,7 @@ class Cost(Metric):
         return cost_figures(subject.models[number], subject.cards[number], subject.size, batch_size)
 
 
-@torch.no_grad()
-def cost_figures(runner: ModelCandidate, card: ModelCard, size: int, batch_size: int) -> dict[str, float]:
+def cost_figures(runner: Runner, card: ModelCard, size: int, batch_size: int) -> dict[str, float]:
     """Return the figures of counted_cost at `size` px, and for each direction those that are measured.
 
     *-peak-bytes: the most that a batch takes at once, beyond what was held before: weights, the batch, other networks.
@@ -80,7 +78,7 @@ def cost_figures(runner: ModelCandidate, card: ModelCard, size: int, batch_size:
     latents = torch.randn(batch_size, card.latent_channels, side, side, generator=generator).to(device)
 
     figures = counted_cost(model, card, size)
-    with naming_the_batch_size(batch_size), autocast(device, runner.precision):
+    with runner.computing(batch_size):
         for name, run in (("encode", lambda: model.encode(images)), ("decode", lambda: model.decode(latents))):
             run()
             if (peak := _peak_bytes(run, device)) is not None:

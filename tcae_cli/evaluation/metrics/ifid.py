@@ -58,7 +58,7 @@ class IFid(FeatureDistance):
         network = self.setting.network(self.network)
         for latents in interpolation.batches(queries, distributed.rank(), distributed.world_size()):
             for model, sums in zip(subject.models, self._sums, strict=True):
-                sums.add(network(model.decode(latents)))
+                sums.add(network(model.decode(latents, refuse_non_finite=True)))
         add_over_ranks(self.tensors())
 
 

@@ -73,8 +73,7 @@ class Probe(Metric):
 
         def see(positions: Tensor, images: Tensor) -> None:
             for model, features in zip(subject.models, self._train_features, strict=True):
-                encoded = model.encode(images)
-                features.add(positions, encoded.latents, encoded.tokens)
+                features.add(positions, *model.encode_with_tokens(images))
 
         viewer.show("encode probe data", subject.probe_data, see)
         for features in self._train_features:

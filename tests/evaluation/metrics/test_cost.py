@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tcae_cli.autoencoders.by_name import ModelCard, load_autoencoder, read_card
-from tcae_cli.evaluation.candidates import ModelCandidate
+from tcae_cli.autoencoders.runner import Runner
 from tcae_cli.evaluation.metrics.cost import cost_figures, counted_cost
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import ModelSpec
@@ -88,7 +88,7 @@ def test_counting_leaves_the_model_as_it_is():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_time_and_memory_are_measured_on_top_of_what_is_counted(small_checkpoint, precision):
     model, known = load_autoencoder(str(small_checkpoint)), read_card(str(small_checkpoint))
-    figures = cost_figures(ModelCandidate("small", model, CPU, precision), known, 64, 2)
+    figures = cost_figures(Runner("small", model, CPU, precision), known, 64, 2)
 
     counted = counted_cost(model, known, 64)
     assert {name: figures[name] for name in counted} == counted
@@ -103,7 +103,7 @@ def test_the_peak_is_what_a_batch_takes_at_once_even_if_memory_of_before_is_at_h
                 torch.ones(2**24)  # 64 MiB, and gone again
             return super().encode(images)
 
-    figures = cost_figures(ModelCandidate("greedy", Greedy(), CPU, "fp32"), card(5, 4), 32, 1)
+    figures = cost_figures(Runner("greedy", Greedy(), CPU, "fp32"), card(5, 4), 32, 1)
 
     assert 0.9 * 2**26 <= figures["encode-peak-bytes"] < 2**27
     assert figures["decode-peak-bytes"] < 2**25
@@ -112,7 +112,7 @@ def test_the_peak_is_what_a_batch_takes_at_once_even_if_memory_of_before_is_at_h
 def test_where_memory_cannot_be_had_it_is_left_out(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
 
-    figures = cost_figures(ModelCandidate("other", ByOtherNames(), CPU, "fp32"), card(5, 4), 32, 1)
+    figures = cost_figures(Runner("other", ByOtherNames(), CPU, "fp32"), card(5, 4), 32, 1)
 
     assert not [name for name in figures if name.endswith("-peak-bytes")]
     assert {"encode-images-per-s", "decode-images-per-s"} <= figures.keys()
