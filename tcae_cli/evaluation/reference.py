@@ -92,7 +92,9 @@ def show_to_references(viewer: Viewer, originals: Originals, references: Sequenc
 
     seen = viewer.show("evaluate", originals, see_all)
     for key, reference, found in zip(keys, unknown, kept, strict=True):
-        if found is not None and _is_of_other_images(found, seen):
+        # Every rank does what the first one finds, which alone has read what was kept.
+        changed = found is not None and distributed.rank() == 0 and found.digest != _digest(seen)
+        if found is not None and sum_over_ranks(int(changed)):
             _measure_again(viewer, originals, reference)
         if reference.known is None:
             _add_up_and_keep(viewer, key, reference, seen)
@@ -116,11 +118,6 @@ def _recall(key: str, reference: Reference) -> _Kept | None:
     add_over_ranks([known.mean, known.covariance])
     reference.known = known
     return kept or _Kept(known, "")
-
-
-def _is_of_other_images(kept: _Kept, seen: Seen) -> bool:
-    """Return, on all ranks, whether the first rank finds that the digests differ."""
-    return bool(sum_over_ranks(int(distributed.rank() == 0 and kept.digest != _digest(seen))))
 
 
 def _measure_again(viewer: Viewer, originals: Originals, reference: Reference) -> None:

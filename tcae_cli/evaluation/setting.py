@@ -26,9 +26,9 @@ class Setting:
     subject: Subject
     device: torch.device
     progress: Progress
-    references: dict[str, Reference] = field(default_factory=dict)  # of the originals, by network
-    _networks: dict[str, Any] = field(default_factory=dict)
-    _latent_sums: list[LatentSums] = field(default_factory=list)  # of each candidate; none while no metric asks
+    references: dict[str, Reference] = field(default_factory=dict, init=False)  # of the originals, by network
+    _networks: dict[str, Any] = field(default_factory=dict, init=False)
+    _latent_sums: list[LatentSums] = field(default_factory=list, init=False)  # of each candidate, once asked for
 
     @property
     def num_images(self) -> int:
@@ -62,7 +62,7 @@ class Setting:
         return Reference(module, read_statistics(path, module.width))
 
     def latent_sums(self) -> list[LatentSums]:
-        """Return the sums over each candidate's latents; those who ask before the first batch find all of them."""
+        """Return the sums over each candidate's latents, which count every batch once a metric has asked for them."""
         if not self._latent_sums:
             self._latent_sums.extend(LatentSums.zero(card.latent_channels) for card in self.subject.cards)
         return self._latent_sums

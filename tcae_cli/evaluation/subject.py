@@ -1,7 +1,7 @@
 """The subject of an evaluation: the originals, how they are cropped, and what makes reconstructions of them."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -40,7 +40,7 @@ class Originals:
     as_they_are: bool = False  # no image may need a crop
 
     def labels(self) -> np.ndarray:
-        """Class numbers, [n], int64; -1 where there is none."""
+        """Return class numbers, [n], int64; -1 where there is none."""
         return self.source.labels(0, len(self.source))[self.rows]
 
 
@@ -98,7 +98,10 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
     cards = [read_card(name) for name in request.models or (store.spec.encoder.name,)]
     for card in cards:
         store.refuse_other_encoder(card.encoder_hash, card.name, "omit it, or name the first")
-    source = _source_of_store(store, request.data, scratch)
+    if request.data is None:
+        source = load_source(store.folder.fetch(index_folder(store.spec), scratch))
+    else:
+        source = open_source(request.data, scratch / "index")
     rows, store_rows = _rows_in_common(source, store)
     found = []
     if len(store.ok_rows) < len(store):
@@ -153,6 +156,7 @@ def _all_of(source: Source, name: str, request: EvalRequest) -> Originals:
 
 
 def _size_of(images: Source, row: int) -> int:
+    """Return the side, in pixels, of the image of a row. Raises SourceError if it is not a square."""
     height, width = read_picture(images, row).shape[:2]
     if height != width:
         raise SourceError(f"{images.uri}: {images.key(row)} is {height}x{width} pixels, and not a square")
@@ -160,6 +164,7 @@ def _size_of(images: Source, row: int) -> int:
 
 
 def _common_size(asked: int | None, cards: Sequence[ModelCard]) -> int:
+    """Return the size in pixels that all models are evaluated at. Raises UsageError if none suits them all."""
     sizes = [card.image_size for card in cards]
     if asked is None and len(set(sizes)) > 1:
         found = ", ".join(f"{card.name} for {card.image_size}" for card in cards)
@@ -182,12 +187,6 @@ def _open_data(uri: str | None, scratch: Path) -> tuple[Source, str]:
     return open_source(str(scratch / "samples"), scratch / "index"), f"the sample images ({count}; no --data was given)"
 
 
-def _source_of_store(store: LatentStore, uri: str | None, scratch: Path) -> Source:
-    if uri is not None:
-        return open_source(uri, scratch / "index")
-    return load_source(store.folder.fetch(index_folder(store.spec), scratch))
-
-
 def _rows_in_common(source: Source, store: LatentStore) -> tuple[np.ndarray, np.ndarray]:
     """Return rows of the source, ascending, and for each the store's row of that name.
 
@@ -206,27 +205,24 @@ def _rows_in_common(source: Source, store: LatentStore) -> tuple[np.ndarray, np.
 def _match_names(originals: Source, images: Source) -> dict[int, int]:
     """Return the row of each original that has a reconstruction, with the row of the reconstruction.
 
+    A reconstruction is named as `tcae decode` names it, or like the original, or like it except for the suffix.
     Raises SourceError if two originals would share one.
     """
     by_name = {images.key(row): row for row in range(len(images))}
     by_stem = {_stem(key): row for key, row in by_name.items()}
-    found = {
-        row: image
-        for row in range(len(originals))
-        if (image := _match_name(originals.key(row), by_name, by_stem)) is not None
-    }
+    found = {}
+    for row in range(len(originals)):
+        key = originals.key(row)
+        choices = (by_stem.get(str(file_name(key))), by_name.get(key), by_stem.get(_stem(key)))
+        matches = [image for image in choices if image is not None]
+        if matches:
+            found[row] = matches[0]
     if len(set(found.values())) < len(found):
         raise SourceError(
             f"{images.uri}: some images are named after two of {originals.uri}, which differ in suffix only; "
             f"name each after the whole name, as tcae decode does: a.jpg.png"
         )
     return found
-
-
-def _match_name(key: str, by_name: Mapping[str, int], by_stem: Mapping[str, int]) -> int | None:
-    """Return the image named as `tcae decode` names it, or like the original, or like it except for the suffix."""
-    choices = (by_stem.get(str(file_name(key))), by_name.get(key), by_stem.get(_stem(key)))
-    return next((row for row in choices if row is not None), None)
 
 
 def _stem(key: str) -> str:

@@ -3,7 +3,7 @@
 Axes: b images, n all that are looked at.
 """
 
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -60,7 +60,16 @@ class Viewer:
         rank, world_size = distributed.rank(), distributed.world_size()
         batches = list(_batches(originals.rows, self.batch_size))
         self.progress.start(task, len(originals.rows))
-        with closing(self._load(originals, batches[rank::world_size])) as loaded:
+        loading = load_batches(
+            originals.source,
+            batches[rank::world_size],
+            batch_size=self.batch_size,
+            sizes=[self.size],
+            resize=originals.resize,
+            num_workers=self.num_workers,
+            pin_memory=self.device.type == "cuda",
+        )
+        with closing(loading) as loaded:
             for number, batch in enumerate(loaded):
                 if originals.as_they_are:
                     _refuse_other_sizes(batch, originals, self.size)
@@ -89,17 +98,6 @@ class Viewer:
             reason = problems[row].error if row in problems else "not the image that the store was made from"
             found.append({"path": originals.source.key(row), "reason": reason})
         return found
-
-    def _load(self, originals: Originals, batches: Sequence[BatchRows]) -> Generator[ImageBatch, None, None]:
-        return load_batches(
-            originals.source,
-            batches,
-            batch_size=self.batch_size,
-            sizes=[self.size],
-            resize=originals.resize,
-            num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
-        )
 
 
 def _batches(rows: np.ndarray, batch_size: int) -> Iterator[BatchRows]:

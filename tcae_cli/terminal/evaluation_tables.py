@@ -12,7 +12,10 @@ def show_evaluation(console: Console, report: EvalReport) -> None:
     """Print the figures, a row each and a column a model, how they were taken, and which could not be."""
     console.print(Text(_title(report)))
     console.print(_figures(report, as_wide_as_needed=not console.is_terminal))
-    console.print(_protocol(report))
+    protocol = Table.grid(padding=(0, 2))
+    for name, rule in report.protocol.items():
+        protocol.add_row(f"{name}:", Text(rule))
+    console.print(protocol)
     for sentence in report.warnings:
         console.print(Text(f"warning: {sentence}"))
     for reason, names in by_reason(report.skipped).items():
@@ -46,10 +49,3 @@ def _figures(report: EvalReport, as_wide_as_needed: bool) -> Table:
         figure = figure_of(name)
         table.add_row(name, *(figure.in_words(e.values[name]) if name in e.values else "-" for e in report.evaluations))
     return table
-
-
-def _protocol(report: EvalReport) -> Table:
-    grid = Table.grid(padding=(0, 2))
-    for name, rule in report.protocol.items():
-        grid.add_row(f"{name}:", Text(rule))
-    return grid

@@ -1,4 +1,4 @@
-"""The pictures of a report: curves over latent channels, and reconstructions on one sheet. PNG, light."""
+"""The pictures of a report, as PNG on white: curves over latent channels, and reconstructions on one sheet."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ _SHEET_DPI = 100
 
 
 def draw_channels(evaluations: Sequence[tuple[str, Mapping[str, Sequence[float]]]]) -> dict[str, bytes]:
-    """The plots of PLOTS that there are values for, all evaluations in each.
+    """Return those plots of PLOTS that there are values for, with all evaluations in each.
 
     evaluations: their names and, by "std", "spectrum", "spatial_correlation" and "mean", a value a channel; those
     that are not finite are left out, and of the spectrum, which is logarithmic, those that are not positive.
@@ -86,7 +86,7 @@ def _draw(title: str, lines: Sequence[tuple[str, np.ndarray]], logarithmic: bool
 
 
 def contact_sheet(rows: Sequence[tuple[str, Sequence[bytes]]]) -> bytes:
-    """Rows of pictures below one another, each under its name; after eight columns they go on further down.
+    """Return a picture with rows of pictures, each row under its name; after eight columns the rows continue below.
 
     rows: names and PNGs, as many in each row, all of one size. No picture is scaled.
     """
@@ -113,12 +113,12 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[bytes]]]) -> bytes:
 
 
 def _read(png: bytes) -> np.ndarray:
-    """[h, w, 3], uint8."""
+    """Return the pixels of a PNG, [h, w, 3], uint8."""
     return np.rint(imread(BytesIO(png), format="png")[..., :3] * 255).astype(np.uint8)
 
 
 def _write(text: Text, name: str) -> None:
-    """A name as it is, dollars and all; of a long one its end, which tells more."""
+    """Write a name verbatim, dollar signs too; of a long name the end, which says more than its beginning."""
     shown = name.encode("utf-8", "backslashreplace").decode()
     text.set(text=shown if len(shown) <= _LETTERS else "…" + shown[1 - _LETTERS :], parse_math=False, color=_INK)
 

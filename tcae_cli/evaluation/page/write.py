@@ -59,7 +59,9 @@ def write_page(folder: Path, report: EvalReport, examples: Sequence[Example]) ->
     for name in ("", _PICTURES, _PLOTS):
         make_folder(folder / name)
     index = folder / _INDEX
-    write_atomic(folder / _REPORT, _as_json(replace(report, page=index), examples))
+    shown = [{"key": each.key, "kind": each.kind, "values": each.values} for each in examples]
+    contents = finite({**replace(report, page=index).as_dict(), "examples": shown})
+    write_atomic(folder / _REPORT, json.dumps(contents, indent=2, allow_nan=False).encode())
     pngs = _pngs(report, examples)
     for name, png in pngs.items():
         write_atomic(folder / name, png)
@@ -95,11 +97,6 @@ def _plot(name: str) -> str:
     return f"{_PLOTS}/{name}.png"
 
 
-def _as_json(report: EvalReport, examples: Sequence[Example]) -> bytes:
-    shown = [{"key": each.key, "kind": each.kind, "values": each.values} for each in examples]
-    return json.dumps(finite({**report.as_dict(), "examples": shown}), indent=2, allow_nan=False).encode()
-
-
 def _pngs(report: EvalReport, examples: Sequence[Example]) -> dict[str, bytes]:
     """Return all pictures and plots, by file name."""
     names = [each.name for each in report.evaluations]
@@ -116,13 +113,17 @@ def _as_html(report: EvalReport, examples: Sequence[Example], pngs: Mapping[str,
     names = ", ".join(each.name for each in report.evaluations)
     images = "1 image" if report.num_images == 1 else f"{report.num_images:,} images"
     failed = f", {report.num_failed:,} failed" if report.num_failed else ""
+    warnings = "".join(f"<li>{escape(each)}</li>" for each in report.warnings)
+    plots = "".join(
+        f'<img src="{_plot(name)}" alt="{escape(title)}">' for name, title in PLOTS.items() if _plot(name) in pngs
+    )
     sections = (
         _section("Figures", _figures(report)),
-        _section("Warnings", _items(report.warnings)),
+        _section("Warnings", f"<ul>{warnings}</ul>" if warnings else ""),
         _section("Protocol", _terms(report.protocol)),
         _section("Not computed", _terms({names: reason for reason, names in by_reason(report.skipped).items()})),
         _reconstructions(report, examples),
-        _section("Latent channels", _plots(pngs)),
+        _section("Latent channels", f'<div class="plots">{plots}</div>' if plots else ""),
     )
     page = Template((files("tcae_cli.evaluation.page") / "page.html").read_text("utf-8"))
     return page.substitute(
@@ -134,6 +135,7 @@ def _as_html(report: EvalReport, examples: Sequence[Example], pngs: Mapping[str,
 
 
 def _section(title: str, body: str) -> str:
+    """Return a section of the page; nothing where its body is empty."""
     return f'<section id="{title.lower().replace(" ", "-")}">\n<h2>{title}</h2>\n{body}\n</section>' if body else ""
 
 
@@ -146,7 +148,8 @@ def _figures(report: EvalReport) -> str:
         cells = []
         for value in values:
             words = "-" if value is None else escape(figure_of(name).in_words(value))
-            cells.append(f"<td><strong>{words}</strong></td>" if value == best is not None else f"<td>{words}</td>")
+            is_best = best is not None and value == best
+            cells.append(f"<td><strong>{words}</strong></td>" if is_best else f"<td>{words}</td>")
         rows.append(f'<tr><th scope="row">{escape(name)}</th>{"".join(cells)}</tr>')
     heads = "".join(f'<th scope="col"><bdi>{escape(each.name)}</bdi></th>' for each in report.evaluations)
     table = f"<thead><tr><td></td>{heads}</tr></thead><tbody>\n{''.join(rows)}\n</tbody>"
@@ -161,10 +164,6 @@ def _best(name: str, values: list[float]) -> float | None:
     if len(comparable) < 2 or more_is_better is None:
         return None
     return max(comparable) if more_is_better else min(comparable)
-
-
-def _items(sentences: Sequence[str]) -> str:
-    return "<ul>" + "".join(f"<li>{escape(each)}</li>" for each in sentences) + "</ul>" if sentences else ""
 
 
 def _terms(terms: Mapping[str, str]) -> str:
@@ -220,9 +219,3 @@ def _example(report: EvalReport, row: int, example: Example) -> str:
         lines.append(f'<div class="values" data-column="{column}">{heading}{escape(figures)}</div>')
     caption = f'<figcaption><bdi class="key">{key}</bdi>{"".join(lines)}</figcaption>'
     return f'<figure><div class="pictures">{pictures}{slider}</div>{caption}</figure>'
-
-
-def _plots(pngs: Mapping[str, bytes]) -> str:
-    shown = [(_plot(name), title) for name, title in PLOTS.items() if _plot(name) in pngs]
-    images = "".join(f'<img src="{source}" alt="{escape(title)}">' for source, title in shown)
-    return f'<div class="plots">{images}</div>' if images else ""
