@@ -9,7 +9,7 @@ from tcae_cli import __version__
 
 project = "tcae"
 release = __version__
-extensions = ["myst_parser", "sphinx.ext.autodoc", "command_reference"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "generated"]
 exclude_patterns = ["_ext"]
 myst_enable_extensions = ["deflist", "colon_fence"]
 myst_heading_anchors = 3

@@ -1,0 +1,89 @@
+"""Fills in what pages generate from the code: a line `<!-- generated: NAME -->` becomes the Markdown of that name.
+
+The command reference is made from click's own commands, so any subclass of click's works, lazy groups included; the
+lists are made from the registries.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import click
+from sphinx.application import Sphinx
+
+_PLACE = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register with Sphinx."""
+    app.connect("source-read", _fill_in)
+    return {"parallel_read_safe": True}
+
+
+def _fill_in(_app: Sphinx, _page: str, source: list[str]) -> None:
+    source[0] = _PLACE.sub(lambda found: "\n".join(_GENERATORS[found[1]]()), source[0])
+
+
+def _commands() -> Iterator[str]:
+    from tcae_cli.cli import tcae
+
+    context = click.Context(tcae, info_name=tcae.name)
+    yield from _command(tcae, context)
+    for name in tcae.list_commands(context):
+        command = tcae.get_command(context, name)
+        assert command, name
+        yield from _command(command, click.Context(command, info_name=name, parent=context))
+
+
+def _command(command: click.Command, context: click.Context) -> Iterator[str]:
+    path = context.command_path
+    usage = " ".join(command.collect_usage_pieces(context))
+    yield f"\n({path.replace(' ', '-')})=\n## {path}\n"
+    yield f"```text\n{path} {usage}\n```\n"
+    yield _escaped(inspect.cleandoc(command.help or "")) + "\n"
+    panels: dict[str, list[tuple[str, str]]] = {}
+    for parameter in command.get_params(context):
+        panel = getattr(parameter, "panel", None)  # where rich-click's --help shows it
+        if record := parameter.get_help_record(context):
+            panels.setdefault(panel if isinstance(panel, str) else "Options", []).append(record)
+    for title, options in panels.items():
+        yield f"**{_escaped(title)}**\n"
+        for names, explanation in options:
+            yield f"`{names}`\n: {_escaped(explanation) or '&nbsp;'}\n"
+
+
+def _metrics() -> Iterator[str]:
+    from tcae_cli.evaluation.metrics.registry import METRICS, describe_metrics
+
+    for metric in describe_metrics():
+        yield f"`{metric.name}`"
+        yield f": {_linked(inspect.getdoc(METRICS[metric.name]) or '')}\n"
+        yield f"  *Protocol:* {_linked(metric.protocol)}. *Needs:* {_with_network(metric)}."
+        figures = [f"`{each.name}`{_unit(each.unit)}{_better(each.more_is_better)}" for each in metric.figures]
+        yield f"  *Figures:* {', '.join(figures)}.\n"
+
+
+def _with_network(metric: Any) -> str:
+    network = [f"the weights `{metric.network}`"] if metric.network else []
+    return ", ".join((*metric.needs, *network)) or "nothing"
+
+
+def _unit(unit: str) -> str:
+    return f" in {unit}" if unit else ""
+
+
+def _better(more_is_better: bool | None) -> str:
+    return {True: " (more is better)", False: " (less is better)", None: ""}[more_is_better]
+
+
+def _linked(text: str) -> str:
+    """Escape Markdown, and link papers."""
+    return re.sub(r"arXiv:(\d{4}\.\d{5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", _escaped(" ".join(text.split())))
+
+
+def _escaped(text: str) -> str:
+    return re.sub(r"([\\`*_{}\[\]<>|#$])", r"\\\1", text)
+
+
+_GENERATORS: dict[str, Callable[[], Iterator[str]]] = {"commands": _commands, "metrics": _metrics}
