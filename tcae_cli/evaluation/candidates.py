@@ -88,7 +88,10 @@ class FolderCandidate:
     rows: np.ndarray  # [n], int64, of the source: one for each image that is evaluated
 
     def pairs(self, positions: Tensor, originals: Tensor) -> Pairs:
-        """Raises SourceError for a reconstruction that cannot be read, or is of another size than the originals."""
+        """Read the reconstructions of these images.
+
+        Raises SourceError if one cannot be read, or is of another size than the originals.
+        """
         rows = self.rows[positions.numpy()].tolist()
         with ThreadPoolExecutor() as readers:
             decoded = torch.stack(list(readers.map(lambda row: self._read(row, originals.shape[-2:]), rows)))

@@ -30,7 +30,7 @@ _FAILURES_SHOWN = 10
 class Seen:
     """Which images were seen, by all ranks together."""
 
-    good: Tensor  # [n], int64: 1 where the image could be read and is the one meant, else 0
+    good: Tensor  # [n], int64: 1 where the image could be read and is the right one, else 0
     content_hashes: Tensor  # [n], int64: the bits of BLAKE2b of the file's bytes
 
     @property
@@ -40,7 +40,7 @@ class Seen:
 
     @property
     def num_failed(self) -> int:
-        """How many images could not be read, or are not those that are meant."""
+        """How many images could not be read, or are not those that a store was made from."""
         return len(self.good) - self.num_good
 
 
@@ -81,7 +81,7 @@ class Viewer:
                 hashes = torch.from_numpy(batch.content_hashes[batch.slots()].view(np.int64))
                 seen.good[where] = 1
                 seen.content_hashes[where] = hashes[good]
-                together = batches[number * world_size : (number + 1) * world_size]  # what all ranks do meanwhile
+                together = batches[number * world_size : (number + 1) * world_size]  # what all ranks do in the meantime
                 self.progress.advance(sum(len(other.asked()) for other in together), failed=int((~good).sum()))
         add_over_ranks([seen.good, seen.content_hashes])
         if not seen.num_good:

@@ -32,7 +32,8 @@ _MAXIMAL = "Mixed_7c"
 class InceptionFeatures(nn.Module):
     """Images [b, 3, h, w], uint8, to features [b, 2048], float32: the last average pool's, of images made 299 px.
 
-    Resized as TensorFlow 1 did. Source: EVAL.md 1; agrees with torch-fidelity's "inception-v3-compat".
+    They are resized as TensorFlow 1 did. Source: Heusel et al. (arXiv:1706.08500); agrees with "inception-v3-compat" of
+    github.com/toshas/torch-fidelity.
     """
 
     width = 2048  # of the features
@@ -59,7 +60,8 @@ class InceptionFeatures(nn.Module):
     def logits(self, features: Tensor) -> Tensor:
         """Logits [b, 1008] of features [b, 2048], without the classes' bias, as the Inception Score takes them.
 
-        Source: EVAL.md 1; agrees with torch-fidelity's "logits_unbiased".
+        Source: github.com/openai/improved-gan, inception_score; agrees with "logits_unbiased" of
+        github.com/toshas/torch-fidelity.
         """
         return F.linear(features, self._classes.weight)
 

@@ -1,4 +1,4 @@
-"""The Frechet distance between two sets of features, each seen as a Gaussian, from sums that add over ranks.
+"""The Frechet distance between two sets of features, each seen as a Gaussian, from sums that add up over ranks.
 
 Axes: n samples, d width.
 """
@@ -21,7 +21,7 @@ class Gaussian:
 
 @dataclass
 class FeatureSums:
-    """What mean and covariance follow from: on the CPU, float64, whatever device the features are on."""
+    """Sums that give mean and covariance: on the CPU, float64, whatever device the features are on."""
 
     count: Tensor  # [], int64
     total: Tensor  # [d]
@@ -29,31 +29,31 @@ class FeatureSums:
 
     @classmethod
     def zero(cls, width: int) -> "FeatureSums":
-        """The sums of no features of this width."""
+        """Return the sums of no features of this width."""
         zeros = torch.zeros(width + 1, width, dtype=torch.float64)
         return cls(torch.tensor(0), zeros[0], zeros[1:])
 
     @classmethod
     def of(cls, batches: Sequence[Tensor]) -> "FeatureSums":
-        """The sums of these features, [n, d] each."""
+        """Return the sums of these features, [n, d] each."""
         sums = cls.zero(batches[0].shape[1])
         for features in batches:
             sums.add(features)
         return sums
 
     def add(self, features: Tensor) -> None:
-        """Count features in; [n, d], float."""
+        """Count features, [n, d], float."""
         features = features.double().cpu()
         self.count += len(features)
         self.total += features.sum(dim=0)
         self.products += features.T @ features
 
     def tensors(self) -> list[Tensor]:
-        """All of it; those of several ranks add up."""
+        """Return all tensors; those of several ranks add up."""
         return [self.count, self.total, self.products]
 
     def gaussian(self) -> Gaussian:
-        """With the unbiased covariance. Raises ValueError if there are fewer than two samples."""
+        """Return mean and unbiased covariance. Raises ValueError if there are fewer than two samples."""
         if self.count < 2:
             raise ValueError(f"a covariance needs two samples, found {int(self.count)}")
         mean = self.total / self.count
@@ -61,12 +61,12 @@ class FeatureSums:
 
 
 def frechet_distance(one: Gaussian, other: Gaussian) -> float:
-    """|m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), at least 0: FID, where the features are the FID Inception's.
+    """Return |m1 - m2|^2 + tr(C1 + C2 - 2 (C1 C2)^(1/2)), at least 0: the FID, if the features are the FID Inception's.
 
-    NaN where features are not finite. Biased upwards in the number of samples, more so below d: compare at equal
-    numbers.
-    Source: Heusel et al. (arXiv:1706.08500). The root's trace is taken of (C1^(1/2) C2 C1^(1/2))^(1/2), which is
-    symmetric, so that two symmetric eigenvalue problems do (EVAL.md 1).
+    It is NaN where features are not finite. Few samples bias it upwards, more so if they are fewer than d: compare at
+    equal numbers.
+    Source: Heusel et al. (arXiv:1706.08500). The root's trace is taken of (C1^(1/2) C2 C1^(1/2))^(1/2),
+    which has the same eigenvalues and is symmetric, so that two symmetric eigenvalue problems suffice.
     """
     first, second = one.covariance, other.covariance
     if not (first.isfinite().all() and second.isfinite().all()):
@@ -83,5 +83,8 @@ def _square_root(covariance: Tensor) -> Tensor:
 
 
 def _without_noise(values: Tensor) -> Tensor:
-    """Eigenvalues [d] with those that are rounding at 0: of fewer samples than d most are, and their roots add up."""
+    """Return eigenvalues [d] with 0 for those that are rounding errors.
+
+    Of fewer samples than d most are, and their roots would add up.
+    """
     return torch.where(values < len(values) * torch.finfo(values.dtype).eps * values.max(), 0, values)

@@ -10,9 +10,9 @@ _BORDER = 5  # half of SSIM's 11-pixel window: positions whose window leaves the
 
 
 def psnr(original: Tensor, decoded: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image, in dB; infinite where the two are equal.
+    """Return the peak signal-to-noise ratio of each image, in dB; infinite where the two are equal.
 
-    original, decoded: [b, 3, h, w], float, in [0, 1]. Returns [b], float32.
+    original, decoded: [b, 3, h, w], float, in [0, 1]. The result is [b], float32.
     Raises ValueError if the shapes differ. Source: averaged over images as in DC-AE (arXiv:2410.10733).
     """
     _check_shapes(original, decoded)
@@ -21,9 +21,9 @@ def psnr(original: Tensor, decoded: Tensor) -> Tensor:
 
 
 def ssim(original: Tensor, decoded: Tensor) -> Tensor:
-    """Structural similarity of each image, 11-pixel Gaussian of sigma 1.5, over the valid region, mean of RGB.
+    """Return the structural similarity of each image: 11-pixel Gaussian of sigma 1.5, valid region, mean of RGB.
 
-    original, decoded: [b, 3, h, w], float, in [0, 1], h and w over 10. Returns [b], float32.
+    original, decoded: [b, 3, h, w], float, in [0, 1], h and w over 10. The result is [b], float32.
     Raises ValueError if the shapes differ. Source: Wang et al. 2004; equals scikit-image with Gaussian weights.
     """
     _check_shapes(original, decoded)

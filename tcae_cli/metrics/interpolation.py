@@ -19,7 +19,7 @@ class NearestNeighbours:
     """
 
     def __init__(self, queries: Tensor, rows: Tensor, num_neighbours: int) -> None:
-        """queries: [q, d], float32; rows: [q], int64, what each is called among the references, on the same device."""
+        """queries: [q, d], float32; rows: [q], int64, each query's own among the references, on the same device."""
         self.queries, self._query_rows = queries, rows
         self._query_norms = torch.linalg.vector_norm(queries, dim=1)[:, None]
         shape = (len(queries), num_neighbours)
@@ -28,7 +28,7 @@ class NearestNeighbours:
         self._distances = queries.new_full(shape, torch.inf)
 
     def add(self, references: Tensor, rows: Tensor) -> None:
-        """Look at more references: [m, d], float32; rows: [m], int64, not negative, each given once."""
+        """Compare with more references: [m, d], float32; rows: [m], int64, not negative, each given once."""
         products = self.queries @ references.T
         norms = torch.linalg.vector_norm(references, dim=1)
         lengths = self._query_norms * norms
@@ -52,19 +52,19 @@ class NearestNeighbours:
         self._rows, self._distances = rows.gather(1, best), distances.gather(1, best)
 
     def rows(self) -> Tensor:
-        """The neighbours' rows, ascending, [q, k], int64; first -1 for each that others are fewer than k.
+        """Return the neighbours' rows, ascending, [q, k], int64; -1 first for each that is lacking to k.
 
-        Not in the order of similarity: what is drawn from them should not hang on the last bit of one.
+        They are not in the order of similarity: what is drawn from them should not depend on the last bit of one.
         """
         return self._rows.sort(dim=1).values
 
     def distances(self) -> Tensor:
-        """Their mean squared distances over d, [q, k], float32, in the same order; infinite for those of -1."""
+        """Return their mean squared distances over d, [q, k], float32, in the same order; infinite for rows of -1."""
         return self._distances.gather(1, self._rows.argsort(dim=1))
 
 
 def draw(distances: Tensor, uniform: Tensor) -> Tensor:
-    """Which neighbour each query gets, [q], int64 in [0, k): with probability softmax(-distance).
+    """Return the neighbour that each query gets, [q], int64 in [0, k): with probability softmax(-distance).
 
     distances: [q, k], mean squared distances, one finite; uniform: [q], numbers in [0, 1) that decide.
     """
@@ -74,10 +74,11 @@ def draw(distances: Tensor, uniform: Tensor) -> Tensor:
 
 
 def slerp(one: Tensor, other: Tensor, alpha: float) -> Tensor:
-    """A share alpha of the way from one to the other along the arc between their directions, not normalised.
+    """Return the point a share alpha of the way along the arc from one direction to the other, not normalised.
 
-    one, other: [..., d], float. Straight where they are parallel, opposite, or one of them is zero. Computed in
-    float64, returned in the dtype of `one`. Source: Shoemake, "Animating rotation with quaternion curves", 1985.
+    one, other: [..., d], float. The way is straight where they are parallel, opposite, or one of them is zero. The
+    computation is in float64, the result in the dtype of `one`. Source: Shoemake, "Animating rotation with quaternion
+    curves", 1985.
     """
     first, second = one.double(), other.double()
     norms = first.norm(dim=-1, keepdim=True) * second.norm(dim=-1, keepdim=True)

@@ -1,4 +1,4 @@
-"""What latents are like: how many dimensions they really use, and what their channels do.
+"""Statistics of latents: how many dimensions they really use, and how their channels are distributed.
 
 Axes: n samples, b images, c channels, h w positions.
 """
@@ -16,9 +16,9 @@ _SMALLEST_SHARE = 1e-12  # of the mean square: a variance below it is what round
 
 
 def effective_rank(values: Tensor) -> float:
-    """exp of the entropy of the singular values' shares, of the centred matrix: 0 where nothing varies, to c.
+    """Return exp of the entropy of the singular values' shares, of the centred matrix: 0 where nothing varies, to c.
 
-    values: [n, c], a row a sample. State what a row is: every position of every latent, [b*h*w, c], finds dead
+    values: [n, c], a row a vector. State what a row is: every position of every latent, [b*h*w, c], finds dead
     channels; a whole latent, [b, c*h*w], counts dimensions of the images, up to b - 1.
     Source: Roy & Vetterli, "The effective rank", EUSIPCO 2007.
     """
@@ -27,7 +27,7 @@ def effective_rank(values: Tensor) -> float:
 
 
 def effective_rank_of_covariance(covariance: Tensor) -> float:
-    """effective_rank of the samples that have this covariance; its scale does not matter. covariance: [c, c]."""
+    """Return effective_rank of vectors that have this covariance, whatever its scale. covariance: [c, c]."""
     sigma = torch.linalg.eigvalsh(covariance.double()).clamp_min(0).sqrt()
     if sigma.sum() == 0:
         return 0.0
@@ -37,22 +37,22 @@ def effective_rank_of_covariance(covariance: Tensor) -> float:
 
 @dataclass
 class LatentSums:
-    """What is said of latents follows from these: on the CPU, float64, whatever device the latents are on.
+    """Sums that give every statistic here: on the CPU, float64, whatever device the latents are on.
 
-    Figures and curves need one latent at least; what does not vary, or has no neighbours, correlates by 0.
+    Figures and curves need at least one latent. The correlation of what does not vary, or has no neighbours, is 0.
     """
 
-    positions: FeatureSums  # a sample is a position of a latent
+    positions: FeatureSums  # over all positions of all latents
     num_pairs: Tensor  # [], int64, of positions beside or above one another
     pairs: Tensor  # [3, c]: sums over pairs of both values, of both squares, and of their products
 
     @classmethod
     def zero(cls, channels: int) -> "LatentSums":
-        """The sums of no latents of so many channels."""
+        """Return the sums of no latents of so many channels."""
         return cls(FeatureSums.zero(channels), torch.tensor(0), torch.zeros(3, channels, dtype=torch.float64))
 
     def add(self, latents: Tensor) -> None:
-        """Count latents in; [b, c, h, w], float."""
+        """Count latents, [b, c, h, w], float."""
         latents = latents.double().cpu()
         self.positions.add(latents.movedim(1, -1).flatten(0, 2))
         for axis in (2, 3):
@@ -65,19 +65,19 @@ class LatentSums:
                 total += values.sum(dim=(0, 2, 3))
 
     def tensors(self) -> list[Tensor]:
-        """All of it; those of several ranks add up."""
+        """Return all tensors; those of several ranks add up."""
         return [*self.positions.tensors(), self.num_pairs, self.pairs]
 
     def effective_rank(self) -> float:
-        """effective_rank of every position of every latent; 0 to c."""
+        """Return effective_rank of every position of every latent; 0 to c."""
         return effective_rank_of_covariance(self._covariance())
 
     def figures(self) -> dict[str, float]:
-        """Counts of channels, their standard deviations, and the correlation of neighbouring positions.
+        """Return counts of channels, their standard deviations, and the correlation of neighbouring positions.
 
-        Dead is a channel with a hundredth of the median channel's deviation or less, dominant one with more than ten
-        times its variance: a rule that is the same for 4 channels as for 128, and where most are constant calls the
-        others dominant. The spatial correlation is the mean of those that are not dead.
+        A channel is dead if its deviation is a hundredth of the median channel's or less, and dominant if its variance
+        is more than ten times the median's. The rule is the same for 4 channels as for 128; where most channels are
+        constant, it calls the others dominant. The spatial correlation is the mean over channels that are not dead.
         """
         std = self._std()
         median = std.quantile(0.5)
@@ -93,9 +93,9 @@ class LatentSums:
         }
 
     def curves(self) -> dict[str, list[float]]:
-        """A value a channel: "mean", "std", "spatial_correlation" in [-1, 1], and "spectrum".
+        """Return lists of a value a channel: "mean", "std", "spatial_correlation" in [-1, 1], and "spectrum".
 
-        The last are shares of the variance, of the principal components of the positions, descending.
+        The spectrum is the share of the variance of each principal component of the positions, descending.
         """
         variances = torch.linalg.eigvalsh(self._covariance()).clamp_min(0).flip(0)
         return {
@@ -106,7 +106,7 @@ class LatentSums:
         }
 
     def _covariance(self) -> Tensor:
-        """[c, c], over the count: one position has one, of zeros."""
+        """Return the covariance [c, c], divided by the count; that of a single position is zero."""
         mean = self.positions.total / self.positions.count
         squares = self.positions.products / self.positions.count
         covariance = squares - torch.outer(mean, mean)
@@ -117,7 +117,7 @@ class LatentSums:
         return self._covariance().diagonal().sqrt()
 
     def _spatial_correlation(self) -> Tensor:
-        """Of each channel, [c]: Pearson's, of all pairs of neighbours, each taken in both orders."""
+        """Return Pearson's correlation in each channel, [c], of all pairs of neighbours, each taken in both orders."""
         count = self.num_pairs.clamp_min(1)
         both, squares, products = self.pairs / torch.stack([2 * count, 2 * count, count])[:, None]
         variance = squares - both.square()
@@ -126,5 +126,5 @@ class LatentSums:
 
 
 def _ratio(part: Tensor, whole: Tensor) -> Tensor:
-    """part / whole, and 0 where whole is 0."""
+    """Return part / whole, and 0 where whole is 0."""
     return torch.where(whole > 0, part / whole.where(whole > 0, 1), 0)

@@ -16,12 +16,13 @@ _MOMENTUM = 0.9
 def probe_accuracy(
     train_features: Tensor, train_labels: Tensor, val_features: Tensor, val_labels: Tensor, *, seed: int = 0
 ) -> float:
-    """Share of the validation images that the best of 13 linear probes puts into their class, in [0, 1].
+    """Return the share of the validation images that the best of 13 linear probes classifies correctly, in [0, 1].
 
     features: [n, d], float; labels: [n], int64, from 0. Batch norm without affine, then one linear layer a learning
     rate, by SGD of momentum 0.9 with cosine decay, on the features' device. The rate is chosen on the validation
     images, so probes that learn nothing score a little above chance.
-    Source: DINOv2 (arXiv:2304.07193), EVAL.md 5.
+    Source: DINOv2 (arXiv:2304.07193), with the 13 learning rates of github.com/facebookresearch/dinov2,
+    dinov2/eval/linear.py.
     """
     num_classes = int(torch.cat([train_labels, val_labels]).max()) + 1
     norm = nn.BatchNorm1d(train_features.shape[1], affine=False).to(train_features.device)
@@ -32,7 +33,7 @@ def probe_accuracy(
 
 
 def structural_loss(before: float, after: float) -> float:
-    """The share of the probe's accuracy that the bottleneck costs, (A1 - A2) / A1.
+    """Return the share of the probe's accuracy that the bottleneck costs, (A1 - A2) / A1.
 
     before, after: probe_accuracy of mean patch tokens (A1) and of mean latents (A2). Raises ZeroDivisionError if A1 is
     0. Source: TC-AE (arXiv:2604.07340).
@@ -41,7 +42,7 @@ def structural_loss(before: float, after: float) -> float:
 
 
 def _train(norm: nn.Module, features: Tensor, labels: Tensor, num_classes: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Weights [k, d, c] and biases [k, 1, c], a head for each rate, all trained side by side."""
+    """Return weights [k, d, c] and biases [k, 1, c]: a head for each rate, all trained side by side."""
     generator = torch.Generator().manual_seed(seed)
     device, rates = features.device, torch.tensor(_RATES, device=features.device)
     first = 0.01 * torch.randn(features.shape[1], num_classes, generator=generator)

@@ -48,7 +48,7 @@ class Probe(Metric):
             raise UsageError("--probe-data is encoded by a model, and --store evaluates existing latents; omit it")
         self._train, self._val = _sides(subject)
         check_classes(self._train, self._val)
-        self._val_features = _no_features(subject, setting.num_images)
+        self._val_features = _empty_features(subject, setting.num_images)
         self._train_features = self._val_features
 
     def protocol_here(self) -> str:
@@ -69,7 +69,7 @@ class Probe(Metric):
         subject = self.setting.subject
         if subject.probe_data is None:
             return
-        self._train_features = _no_features(subject, len(subject.probe_data.rows))
+        self._train_features = _empty_features(subject, len(subject.probe_data.rows))
 
         def see(positions: Tensor, images: Tensor) -> None:
             for model, features in zip(subject.models, self._train_features, strict=True):
@@ -230,8 +230,8 @@ def _labelled_rows(images: Originals, rows: np.ndarray) -> LabelledRows:
     return LabelledRows(data=images.name, labels=images.labels(), class_names=images.source.class_names, rows=rows)
 
 
-def _no_features(subject: Subject, num_images: int) -> list[ProbeFeatures]:
-    """Return room for the features of so many images, of each candidate.
+def _empty_features(subject: Subject, num_images: int) -> list[ProbeFeatures]:
+    """Return, for each candidate, features of so many images that are still to be added.
 
     Only models of our own have tokens, and a store has none of any model's.
     """
