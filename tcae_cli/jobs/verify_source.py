@@ -1,7 +1,7 @@
-"""The images of a store as they are now: which are new, which have changed or are gone, down to their bytes."""
+"""The images of a store as they are now: which are new, which have changed or are missing, down to their bytes."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,24 +11,21 @@ import numpy as np
 from tcae_cli.errors import ImageError
 from tcae_cli.images.batch import content_hash
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
-from tcae_cli.reports.progress import Progress
-from tcae_cli.runtime.folder import Folder
+from tcae_cli.jobs.verification import Verification
 from tcae_cli.sources.index import SUMMARY_FILE
 from tcae_cli.sources.index_update import index_source_apart
 from tcae_cli.sources.source import Source, load_source
-from tcae_cli.store.layout import index_folder, read_spec
+from tcae_cli.store.layout import index_folder
 
 _BATCH_ROWS = 64
 
 
-def open_compared_source(
-    uri: str, folder: Folder, scratch: Path, add: Callable[[str], None], progress: Progress
-) -> Source | None:
-    """The source at `uri` in the rows of the store, what differs told to `add`; None if its rows are not known.
+def open_compared_source(verification: Verification, uri: str, scratch: Path) -> Source | None:
+    """Open the source at `uri` in the rows of the store; how it differs is a problem. None if its rows are not known.
 
     Raises NotFoundError if nothing is at `uri`, SourceError if it cannot be used.
     """
-    spec = read_spec(folder)
+    folder, spec = verification.folder, verification.spec
     name, previous = index_folder(spec), None
     if f"{name}/{SUMMARY_FILE}" in folder.sizes(name):
         previous = folder.fetch(name, scratch)
@@ -37,11 +34,11 @@ def open_compared_source(
         scratch / "index",
         previous,
         append=True,
-        progress=lambda count: progress.say(f"looking through {uri}: {count:,} images so far"),
+        progress=lambda count: verification.progress.say(f"looking through {uri}: {count:,} images so far"),
     )
     source = load_source(scratch / "index")
     if previous is None and source.fingerprint != spec.source.fingerprint:
-        add(
+        verification.add_problem(
             f"{uri} holds other images than the {spec.source.count:,} the store was made from (fingerprint "
             f"{source.fingerprint[:12]}, not {spec.source.fingerprint[:12]}), and {name}, which lists those, is missing"
         )
@@ -52,29 +49,31 @@ def open_compared_source(
         (changes.num_vanished, changes.vanished, "vanished: put them back, or encode a new store"),
     ):
         if count:
-            add(f"{uri}: {count:,} {words} ({', '.join(names)}{', ...' if count > len(names) else ''})")
+            more = ", ..." if count > len(names) else ""
+            verification.add_problem(f"{uri}: {count:,} {words} ({', '.join(names)}{more})")
     return source
 
 
-def compare_source(
-    source: Source, rows: np.ndarray, hashes: np.ndarray, add: Callable[[str], None], progress: Progress
-) -> int:
-    """Read the images of these rows, [k], and tell `add` whose bytes are others; returns how many could be read.
+def compare_source(verification: Verification, source: Source, rows: np.ndarray, hashes: np.ndarray) -> int:
+    """Read the images of these rows, [k], and return how many could be read; one with other bytes is a problem.
 
     hashes: of the bytes when they were encoded, [k], uint64. Images that the scan has named are not named again.
     """
-    progress.start("compare with the source", len(rows))
+    num_read = 0
+
+    def take(images: list[_Image]) -> None:
+        nonlocal num_read
+        num_read += sum(image.error is None for image in images)
+        for image in images:
+            if problem := _problem(source, image):
+                verification.add_problem(problem)
+        verification.progress.advance(len(images), failed=sum(not image.is_same for image in images))
+
+    verification.progress.start("compare with the source", len(rows))
     batches = [slice(start, start + _BATCH_ROWS) for start in range(0, len(rows), _BATCH_ROWS)]
-    counted = _Counted()
-    take = partial(_take, source=source, counted=counted, add=add, progress=progress)
-    compare = partial(_read, source, rows, hashes)
-    run_pipeline(batches, [Stage(compare, len(os.sched_getaffinity(0)))], take)
-    return counted.num_read
-
-
-@dataclass
-class _Counted:
-    num_read: int = 0
+    read = partial(_read, source, rows, hashes)
+    run_pipeline(batches, [Stage(read, len(os.sched_getaffinity(0)))], take)
+    return num_read
 
 
 @dataclass(frozen=True)
@@ -98,18 +97,14 @@ def _read(source: Source, rows: np.ndarray, hashes: np.ndarray, batch: slice) ->
     return images
 
 
-def _take(
-    images: list[_Image], *, source: Source, counted: _Counted, add: Callable[[str], None], progress: Progress
-) -> None:
-    for image in images:
-        counted.num_read += image.error is None
-        if image.is_same:
-            continue
-        where = f"{source.key(image.row)} (row {image.row})"
-        if image.error is not None:
-            # Of those the scan has named there is nothing to read.
-            if image.error.stage != "index" and not isinstance(image.error.__cause__, FileNotFoundError):
-                add(f"{where} cannot be read: {image.error}")
-        elif source.size_bytes(image.row) in (0, image.num_bytes):  # 0: not known
-            add(f"{where} has other bytes than when it was encoded, though as many ({image.num_bytes:,})")
-    progress.advance(len(images), failed=sum(not image.is_same for image in images))
+def _problem(source: Source, image: _Image) -> str | None:
+    """Return a sentence if the image is not as it was encoded and the scan cannot have named it."""
+    if image.is_same:
+        return None
+    where = f"{source.key(image.row)} (row {image.row})"
+    if image.error is not None:
+        named = image.error.stage == "index" or isinstance(image.error.__cause__, FileNotFoundError)
+        return None if named else f"{where} cannot be read: {image.error}"
+    if source.size_bytes(image.row) in (0, image.num_bytes):  # 0: not known
+        return f"{where} has other bytes than when it was encoded, though as many ({image.num_bytes:,})"
+    return None

@@ -95,7 +95,7 @@ def test_the_grid_says_when_originals_are_gone(photos, tmp_path, encode):
             said.append(sentence)
 
     assert decode(tmp_path / "store.zarr", tmp_path / "out", Listening(), rows="0:4", grid=4).grid
-    assert said == ["2 originals have changed or are gone; the picture leaves them blank"]
+    assert said == ["2 originals have changed or are missing; the picture leaves them blank"]
 
 
 def test_failed_rows_are_counted_and_not_drawn(photos, tmp_path, encode):

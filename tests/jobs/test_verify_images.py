@@ -95,7 +95,7 @@ def test_images_that_are_gone_are_no_problem_of_the_store(store, source, tmp_pat
     report = verify(store, 4)
     assert (report.num_problems, report.sample, report.picture) == (0, [], None)
     assert report.not_checked == [
-        "4 of the 4 rows of the sample: their images have changed or are gone; --source says where images are now"
+        "4 of the 4 rows of the sample: their images have changed or are missing; --source says where images are now"
     ]
     found = verify(store, 4, source=str(tmp_path / "moved"), picture=tmp_path / "a.png")
     assert (found.problems, found.not_checked, len(found.sample)) == ([], [], 8)

@@ -1,0 +1,48 @@
+"""Pictures for people to look at: originals above their reconstructions, in a PNG file.
+
+Axes: b batch, h w pixels.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from tcae_cli.images.image_file import draw_grid, encode_image
+from tcae_cli.runtime.files import make_folder, write_atomic
+
+_COLUMNS = 8
+
+
+def write_pairs(
+    path: Path, originals: Sequence[np.ndarray], decoded: Sequence[np.ndarray], *, replace: bool = False
+) -> Path:
+    """Write a PNG file with lines of up to eight originals, each above its reconstruction, and return its path.
+
+    originals, decoded: images of one size, each [h, w, 3], uint8. Where a file exists already, path-2, path-3 and so
+    on are tried, unless `replace` is set. Raises DiskError if the file cannot be written.
+    """
+    lines = []
+    for start in range(0, len(originals), _COLUMNS):
+        columns = slice(start, start + _COLUMNS)
+        lines += [originals[columns], decoded[columns]]
+    target = path if replace else _free_path(path)
+    make_folder(target.parent)
+    write_atomic(target, encode_image(draw_grid(lines), "png"))
+    return target
+
+
+def to_pixels(images: Tensor) -> np.ndarray:
+    """Return images [b, h, w, 3], uint8, on the host, of images [b, 3, h, w], uint8, on any device."""
+    pixels: np.ndarray = images.permute(0, 2, 3, 1).cpu().numpy()
+    return pixels
+
+
+def _free_path(path: Path) -> Path:
+    free = path
+    number = 2
+    while free.exists():
+        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        number += 1
+    return free

@@ -1,0 +1,32 @@
+"""A verification under way: the store, what has been found wrong so far, and what could not be checked."""
+
+import time
+from dataclasses import dataclass, field
+
+from tcae_cli.reports.progress import Progress
+from tcae_cli.reports.store import VerifyRequest
+from tcae_cli.runtime.folder import Folder
+from tcae_cli.store.spec import StoreSpec
+
+_MOST_PROBLEMS = 100  # sentences kept; all are counted
+
+
+@dataclass
+class Verification:
+    """What every check is given: where to look, and where to report problems and progress."""
+
+    request: VerifyRequest
+    folder: Folder
+    spec: StoreSpec
+    complete: bool  # when the verification began
+    progress: Progress
+    problems: list[str] = field(default_factory=list)  # the first of them, a sentence each
+    num_problems: int = 0
+    not_checked: list[str] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    def add_problem(self, sentence: str) -> None:
+        """Count a problem, and keep its sentence if it is among the first."""
+        self.num_problems += 1
+        if len(self.problems) < _MOST_PROBLEMS:
+            self.problems.append(sentence)
