@@ -127,8 +127,8 @@ def some_latents(*shape: int) -> torch.Tensor:
 
 
 def encode_nothing(self: LatentEncoder, batch) -> Encoded:
-    num_images, views = len(batch.images[0]), self._spec.views
-    latents = {name: some_latents(num_images, *self._spec.sample_shape(name)).clone() for name in views}
+    num_images, views = len(batch.images[0]), self.spec.views
+    latents = {name: some_latents(num_images, *self.spec.sample_shape(name)).clone() for name in views}
     return Encoded(batch, latents, 0.0, 0.0)
 
 

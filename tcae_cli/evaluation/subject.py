@@ -8,7 +8,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import torch
 
-from tcae_cli.autoencoders.by_name import ModelCard, read_card
+from tcae_cli.autoencoders.by_name import read_card
+from tcae_cli.autoencoders.families import ModelCard
 from tcae_cli.autoencoders.runner import Runner, load_runner
 from tcae_cli.errors import SourceError, StoreError, UsageError
 from tcae_cli.evaluation.candidates import (

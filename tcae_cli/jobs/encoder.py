@@ -1,4 +1,4 @@
-"""Image batches to rows of a store: encoded on one device, checked, rounded and counted.
+"""Turns batches of images into rows of a store: encoded on one device, checked, rounded and counted.
 
 Axes: k rows of a batch, c latent channels, h w latent positions.
 """
@@ -21,7 +21,7 @@ from tcae_cli.store.writer import EncodedRows
 
 @dataclass(frozen=True)
 class Encoded:
-    """Latents of a batch; on a GPU they may still be under way, until `wait` returns."""
+    """Latents of a batch, which a GPU may still be computing until `wait` returns."""
 
     batch: ImageBatch
     latents: dict[str, Tensor]  # of each view, [batch_size, c, h, w], float32, on the host
@@ -29,7 +29,7 @@ class Encoded:
     done: torch.cuda.Event | float
 
     def wait(self) -> float:
-        """Seconds the device spent, once the latents are there."""
+        """Wait until the latents are on the host, and return the seconds the device spent."""
         if isinstance(self.started, torch.cuda.Event) and isinstance(self.done, torch.cuda.Event):
             self.done.synchronize()
             return self.started.elapsed_time(self.done) / 1000
@@ -42,12 +42,12 @@ class LatentEncoder:
 
     def __init__(self, runner: Runner, spec: StoreSpec) -> None:
         self._runner = runner
-        self._spec = spec
+        self.spec = spec
         self._on_gpu = runner.device.type == "cuda"
 
     @torch.inference_mode()
     def __call__(self, batch: ImageBatch) -> Encoded:
-        """Start on a batch. On a GPU this returns at once: copies in and out are asynchronous, from pinned memory."""
+        """Start to encode a batch. On a GPU this returns at once: copies from and to pinned memory are asynchronous."""
         if self._on_gpu:
             torch.cuda.set_device(self._runner.device)  # of this thread
         started = self._now()
@@ -55,7 +55,7 @@ class LatentEncoder:
         with self._runner.computing(len(batch.images[0])):
             # Each size is copied to the device once, not once for each of its views.
             images = [each.to(self._runner.device, non_blocking=True) for each in batch.images]
-            for name in self._spec.views:
+            for name in self.spec.views:
                 on_device = self._runner.encode(self._view(name, images))
                 latents[name] = torch.empty(on_device.shape, pin_memory=self._on_gpu)
                 latents[name].copy_(on_device, non_blocking=True)
@@ -69,8 +69,8 @@ class LatentEncoder:
         return latents[0]
 
     def _view(self, name: str, images_of_sizes: list[Tensor]) -> Tensor:
-        view = self._spec.views[name]
-        images = images_of_sizes[self._spec.sizes.index(view.size)]
+        view = self.spec.views[name]
+        images = images_of_sizes[self.spec.sizes.index(view.size)]
         return images.flip(-1) if view.flip else images
 
     def _now(self) -> torch.cuda.Event | float:
@@ -82,19 +82,21 @@ class LatentEncoder:
 
 
 def pack_rows(encoded: Encoded, encoder: LatentEncoder, spec: StoreSpec) -> EncodedRows:
-    """The rows a batch gives: latents in the store's dtype, their moments, and what failed.
+    """Return the rows of a batch: latents in the store's dtype, their moments, and the rows that failed.
 
-    Rows with a value that is not finite, or beyond the dtype, are encoded once more in float32; what is then not
-    finite, or still beyond, has failed.
+    Rows with a value that is not finite, or beyond the dtype, are encoded once more in float32; those with a value
+    that is then not finite, or still beyond, have failed.
     """
-    batch, failures = encoded.batch, dict(encoded.batch.failures)
+    batch = encoded.batch
     slots = batch.slots()
+    failures = dict(batch.failures)
     values = {name: latents[slots].numpy() for name, latents in encoded.latents.items()}
     again: set[int] = set()
     for name in spec.views:
-        again |= _encode_again(values[name], name, batch, encoder, spec.dtype, failures)
-    stored, moments, clipped = {}, {}, {}
+        again |= _encode_again(values[name], name, batch, encoder, failures)
     ok = [k for k, row in enumerate(batch.todo) if row not in failures]
+
+    stored, moments, clipped = {}, {}, {}
     for name in spec.views:
         stored[name], as_read, num_clipped = _round(values[name], spec, name)
         moments[name] = Moments.of(as_read[ok]) if ok else None
@@ -114,13 +116,17 @@ def pack_rows(encoded: Encoded, encoder: LatentEncoder, spec: StoreSpec) -> Enco
 
 
 def _encode_again(
-    values: np.ndarray, name: str, batch: ImageBatch, encoder: LatentEncoder, dtype: str, failures: dict[int, Failure]
+    values: np.ndarray, name: str, batch: ImageBatch, encoder: LatentEncoder, failures: dict[int, Failure]
 ) -> set[int]:
-    """Put right what is not finite in the latents [k, c, h, w] of a view; gives those rows, and fails what stays so."""
+    """Replace the latents [k, c, h, w] of a view that do not fit by float32 ones, and return the rows they are of.
+
+    Rows whose float32 latents do not fit either are added to the failures.
+    """
+    dtype = encoder.spec.dtype
     largest = float(np.finfo(np.float32 if dtype == "int8" else dtype).max)
     again = set()
     for k, (row, slot) in enumerate(zip(batch.todo, batch.slots(), strict=True)):
-        if row in failures or np.abs(values[k]).max() <= largest:  # not so for a NaN
+        if row in failures or np.abs(values[k]).max() <= largest:  # False for a NaN
             continue
         again.add(row)
         values[k] = encoder.again_in_float32(batch, name, slot)
@@ -133,7 +139,7 @@ def _encode_again(
 
 
 def _round(values: np.ndarray, spec: StoreSpec, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Latents as stored, as a reader gets them in float32, and of each row the values clipped, [k]."""
+    """Return latents as stored, as a reader gets them in float32, and the number of clipped values of each row, [k]."""
     not_clipped = np.zeros(len(values), np.int64)
     scale = scale_of(spec, name)
     if scale is not None:

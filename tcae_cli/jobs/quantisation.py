@@ -1,4 +1,4 @@
-"""Scales of an int8 store, from a sample of its images, and what rounding to them costs.
+"""Measures the scales of an int8 store on a sample of its images, and what rounding to them costs.
 
 Axes: k images, c latent channels, h w latent positions.
 """
@@ -25,38 +25,21 @@ _SEED = 0
 def measure_quantisation(
     request: EncodeRequest, spec: StoreSpec, source: Source, device: torch.device, progress: Progress
 ) -> StoreSpec:
-    """The store's spec with the scales of its views, measured on a sample of rows that is the same every time.
+    """Return the store's spec with the scales of its views, measured on a sample of rows that is the same every time.
 
     Raises SourceError if no image of the sample can be read.
     """
     runner = load_runner(request.model, device, spec.compute.dtype)
-    batch_size = spec.compute.batch_size
-    rows = np.random.default_rng(_SEED).choice(len(source), min(_MOST_IMAGES, len(source)), replace=False)
-    rows.sort()
-    latents: dict[str, list[np.ndarray]] = {name: [] for name in spec.views}
-    originals: list[Tensor] = []
-    progress.start("calibrate int8", len(rows))
-    for start in range(0, len(rows), batch_size):
-        chosen = rows[start : start + batch_size].tolist()
-        images = {size: _good_images(source, chosen, size, spec) for size in spec.sizes}
-        for name, view in spec.views.items():
-            pixels = images[view.size].flip(-1) if view.flip else images[view.size]
-            if len(pixels):
-                latents[name].append(runner.encode(pixels).cpu().numpy())
-        originals.append(images[spec.sizes[0]])
-        progress.advance(len(chosen))
-    if not sum(map(len, originals)):
-        raise SourceError(f"{source.uri}: none of the {len(rows)} images of the calibration sample can be read")
-
-    values = {name: np.concatenate(parts) for name, parts in latents.items()}
-    scales = {name: channel_scales(each, _QUANTILE) for name, each in values.items()}
-    rounded = {name: dequantise(quantise(each, scales[name])[0], scales[name]) for name, each in values.items()}
-    before, after = (_mean_psnr(runner, originals, each[MAIN_VIEW]) for each in (values, rounded))
+    originals, latents = _encode_sample(runner, spec, source, progress)
+    scales = {name: channel_scales(each, _QUANTILE) for name, each in latents.items()}
+    rounded = {name: dequantise(quantise(each, scales[name])[0], scales[name]) for name, each in latents.items()}
+    before = _mean_psnr(runner, originals, latents[MAIN_VIEW])
+    after = _mean_psnr(runner, originals, rounded[MAIN_VIEW])
     quantisation = Quantisation(
-        num_images=len(values[MAIN_VIEW]),
+        num_images=len(latents[MAIN_VIEW]),
         quantile=_QUANTILE,
         scale={name: scale.tolist() for name, scale in scales.items()},
-        relative_rmse={name: _relative_rmse(values[name], rounded[name]) for name in values},
+        relative_rmse={name: _relative_rmse(latents[name], rounded[name]) for name in latents},
         psnr_float32=before,
         psnr_int8=after,
     )
@@ -67,22 +50,46 @@ def measure_quantisation(
     return spec.model_copy(update={"quantisation": quantisation})
 
 
-def _good_images(source: Source, rows: list[int], size: int, spec: StoreSpec) -> Tensor:
+def _encode_sample(
+    runner: Runner, spec: StoreSpec, source: Source, progress: Progress
+) -> tuple[list[Tensor], dict[str, np.ndarray]]:
+    """Return batches of readable images of the main size, [k, 3, h, w], uint8, and each view's latents of them all."""
+    rows = np.random.default_rng(_SEED).choice(len(source), min(_MOST_IMAGES, len(source)), replace=False)
+    rows.sort()
+    originals: list[Tensor] = []
+    latents: dict[str, list[np.ndarray]] = {name: [] for name in spec.views}
+    progress.start("calibrate int8", len(rows))
+    for start in range(0, len(rows), spec.compute.batch_size):
+        chosen = rows[start : start + spec.compute.batch_size].tolist()
+        images = {size: _readable_images(source, chosen, size, spec) for size in spec.sizes}
+        if len(images[spec.sizes[0]]):
+            originals.append(images[spec.sizes[0]])
+        for name, view in spec.views.items():
+            pixels = images[view.size].flip(-1) if view.flip else images[view.size]
+            if len(pixels):
+                latents[name].append(runner.encode(pixels).cpu().numpy())
+        progress.advance(len(chosen))
+    if not originals:
+        raise SourceError(f"{source.uri}: none of the {len(rows)} images of the calibration sample can be read")
+    return originals, {name: np.concatenate(batches) for name, batches in latents.items()}
+
+
+def _readable_images(source: Source, rows: list[int], size: int, spec: StoreSpec) -> Tensor:
     images, _, failures = load_rows(source, rows, size, spec.transform.resize)
     return images[[slot for slot, row in enumerate(rows) if row not in failures]]
 
 
 def _relative_rmse(latents: np.ndarray, rounded: np.ndarray) -> float:
-    error, size = (np.sqrt(np.square(each, dtype=np.float64).mean()) for each in (rounded - latents, latents))
+    error = np.sqrt(np.square(rounded - latents, dtype=np.float64).mean())
+    size = np.sqrt(np.square(latents, dtype=np.float64).mean())
     return float(error / size)
 
 
 def _mean_psnr(runner: Runner, originals: list[Tensor], latents: np.ndarray) -> float:
     """Return the PSNR after a uint8 round trip, mean over images, in dB."""
-    total, start = 0.0, 0
+    total = 0.0
+    start = 0
     for images in originals:
-        if not len(images):
-            continue
         part = torch.from_numpy(latents[start : start + len(images)])
         decoded = runner.at("fp32").decode(part).cpu()
         total += float(psnr(images / 255, decoded / 255).double().sum())

@@ -20,7 +20,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
-from tcae_cli.autoencoders.by_name import Autoencoder, ModelCard
+from tcae_cli.autoencoders.families import Autoencoder, ModelCard
 from tcae_cli.autoencoders.runner import Runner
 from tcae_cli.evaluation.metrics.figure import Figure, in_bytes, in_thousands
 from tcae_cli.evaluation.metrics.metric import MODEL, Metric
