@@ -46,7 +46,8 @@ class Block(NamedTuple):
     @property
     def lines(self) -> list[str]:
         """Its command lines, without their comments."""
-        return [line for each in self.text.splitlines() if (line := each.partition(" #")[0].strip())]
+        lines = self.text.replace("\\\n", " ").splitlines()
+        return [line for each in lines if (line := each.partition("# ")[0].strip())]
 
 
 def blocks(page: Path, language: str) -> list[Block]:

@@ -18,6 +18,7 @@ _PLACE = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register with Sphinx."""
     app.connect("source-read", _fill_in)
+    app.connect("autodoc-process-docstring", _set_apart)
     return {"parallel_read_safe": True}
 
 
@@ -25,15 +26,29 @@ def _fill_in(_app: Sphinx, _page: str, source: list[str]) -> None:
     source[0] = _PLACE.sub(lambda found: "\n".join(_GENERATORS[found[1]]()), source[0])
 
 
+def _set_apart(_app: Sphinx, _kind: str, _name: str, thing: Any, _options: Any, lines: list[str]) -> None:
+    """Begin a paragraph with each parameter that a docstring explains, and with the errors that it names."""
+    try:
+        parameters = inspect.signature(thing).parameters if callable(thing) else {}
+    except ValueError:  # of a builtin
+        return
+    for number in reversed(range(len(lines))):
+        names = re.match(r"([\w, ]+): ", lines[number])
+        if names and set(names[1].split(", ")) <= set(parameters):
+            lines[number : number + 1] = ["", f"**{names[1]}**: {lines[number][names.end() :]}"]
+        elif lines[number].startswith("Raises "):
+            lines.insert(number, "")
+
+
 def _commands() -> Iterator[str]:
     from tcae_cli.cli import tcae
 
-    context = click.Context(tcae, info_name=tcae.name)
+    context = click.Context(tcae, info_name=tcae.name, **tcae.context_settings)
     yield from _command(tcae, context)
     for name in tcae.list_commands(context):
         command = tcae.get_command(context, name)
         assert command, name
-        yield from _command(command, click.Context(command, info_name=name, parent=context))
+        yield from _command(command, click.Context(command, context, name, **command.context_settings))
 
 
 def _command(command: click.Command, context: click.Context) -> Iterator[str]:
@@ -42,15 +57,21 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     yield f"\n({path.replace(' ', '-')})=\n## {path}\n"
     yield f"```text\n{path} {usage}\n```\n"
     yield _escaped(inspect.cleandoc(command.help or "")) + "\n"
-    panels: dict[str, list[tuple[str, str]]] = {}
-    for parameter in command.get_params(context):
-        panel = getattr(parameter, "panel", None)  # where rich-click's --help shows it
-        if record := parameter.get_help_record(context):
-            panels.setdefault(panel if isinstance(panel, str) else "Options", []).append(record)
-    for title, options in panels.items():
+    for title, options in _panels(command, context).items():
         yield f"**{_escaped(title)}**\n"
         for names, explanation in options:
             yield f"`{names}`\n: {_escaped(explanation) or '&nbsp;'}\n"
+
+
+def _panels(command: click.Command, context: click.Context) -> dict[str, list[tuple[str, str]]]:
+    """Return names and help of what a command takes, by the panel in which --help shows them."""
+    panels: dict[str, list[tuple[str, str]]] = {}
+    for parameter in command.get_params(context):
+        panel = getattr(parameter, "panel", None)  # rich-click's
+        record = parameter.get_help_record(context)
+        if record and any(record[1:]):  # of an argument, usage and text say enough
+            panels.setdefault(panel if isinstance(panel, str) else "Options", []).append(record)
+    return panels
 
 
 def _metrics() -> Iterator[str]:
