@@ -1,4 +1,4 @@
-"""`tcae train` and `tcae finetune`: a recipe and a source of images in, a run folder with a model out."""
+"""`tcae train` and `tcae finetune`: train a recipe's model on a source of images, and write a run folder."""
 
 import math
 import time
@@ -17,21 +17,21 @@ from tcae_cli.recipe.schema import Recipe
 from tcae_cli.reports.progress import Progress, Silent
 from tcae_cli.reports.train import TrainReport, TrainRequest
 from tcae_cli.runtime import distributed
-from tcae_cli.runtime.device import choose_device, naming_the_batch_size, peak_flops
+from tcae_cli.runtime.device import choose_device, naming_the_batch_size
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.process_group import process_group
 from tcae_cli.sources.source import Source, open_source
 from tcae_cli.tracking.log import MetricsLog, draw_curves
 from tcae_cli.training.collapse import CollapseWatch
-from tcae_cli.training.cost import training_flops
+from tcae_cli.training.cost import peak_images_per_s
 from tcae_cli.training.interval import Interval, note
-from tcae_cli.training.run import Run, start
-from tcae_cli.training.save import averaged, save
+from tcae_cli.training.run import Run, averaged, save, start
 from tcae_cli.training.sharding import is_sharded
 from tcae_cli.training.step import training_step
 from tcae_cli.training.validation import Validation
-from tcae_cli.training.views.crops import TrainingBatch, TrainingViews, load_training_batches
-from tcae_cli.training.views.stream import stream_training_batches
+from tcae_cli.training.views.batches import TrainingViews, load_training_batches
+from tcae_cli.training.views.crops import TrainingBatch
+from tcae_cli.training.views.stream import TrainingStream, stream_training_batches
 from tcae_cli.training.views.tar_stream import is_stream
 
 
@@ -39,7 +39,7 @@ def train(request: TrainRequest, progress: Progress) -> TrainReport:
     """Train the recipe's model on the source; resumable from its last checkpoint, on one rank of a CPU to the bit.
 
     Started on several ranks, they share each batch. Raises a TcaeError for a source, recipe, run folder or weights that
-    cannot work, for a loss that is not a number, a full disk or a lost rank; the last checkpoint stands.
+    cannot work, for a loss that is not finite, a full disk or a lost rank; the last checkpoint stays valid.
     """
     device = choose_device(request.device, distributed.local_rank())
     with process_group(device):
@@ -48,36 +48,36 @@ def train(request: TrainRequest, progress: Progress) -> TrainReport:
 
 def _train(request: TrainRequest, device: torch.device, progress: Progress) -> TrainReport:
     recipe, run_folder = request.recipe, request.out
-    _check_shares(recipe)
-    if distributed.rank() == 0:
+    is_first_rank = distributed.rank() == 0
+    _check_batch_size(recipe)
+    if is_first_rank:
         _prepare_folder(run_folder, request.resume)
         _index_sources(request)
     if dist.is_initialized():
-        dist.barrier()  # the index has to be there
+        dist.barrier()  # until the first rank has written the index
+
     images, validation_images = _load_sources(request)
     run = start(request, images, device, progress)
-    validation = _validation(run, validation_images)
-    log = MetricsLog(run_folder, run.state.step) if distributed.rank() == 0 else None
-    if distributed.rank() == 0:
+    validation = _validation(run, validation_images) if is_first_rank else None
+    log = MetricsLog(run_folder, run.state.step) if is_first_rank else None
+    if is_first_rank:
         write_atomic(run_folder / "recipe.yaml", dump_recipe(recipe).encode())
 
     steps = range(run.state.step, recipe.train.steps)
     progress.start("train", recipe.train.steps, done=run.state.step, unit="steps")
-    started = time.perf_counter()
-    interval = Interval(_peak_images_per_s(recipe, device))
+    started_at = time.perf_counter()
+    interval = Interval(peak_images_per_s(recipe, device))
     num_prototypes = recipe.loss.self_distillation.num_prototypes if recipe.loss.self_distillation else None
     watch = CollapseWatch(num_prototypes) if num_prototypes else None
     figures: dict[str, float] = {}
 
-    # Batches come from worker processes while the device works on the one before.
+    # Batches come from worker processes while the device works on the previous one.
     with closing(_batches(run, steps)) as batches:
         for _ in steps:
             batch = interval.next(batches)
             step = run.state.step + 1
-            evaluates, saves = (
-                _due(recipe, step, recipe.train.sample_every),
-                _due(recipe, step, recipe.train.checkpoint_every),
-            )
+            evaluates = _due(recipe, step, recipe.train.sample_every)
+            saves = _due(recipe, step, recipe.train.checkpoint_every)
             logs = saves or _due(recipe, step, recipe.train.log_every)
 
             with naming_the_batch_size(recipe.train.batch_size, "--set train.batch_size="):
@@ -88,8 +88,8 @@ def _train(request: TrainRequest, device: torch.device, progress: Progress) -> T
             if logs:
                 line = figures = interval.figures(terms, run.state.optimizers[0].param_groups[0]["lr"])
                 _check_finite(figures, step)
-                if watch and (sentence := watch.look(step, figures)):
-                    progress.say(sentence)
+                if watch and (warning := watch.look(step, figures)):
+                    progress.say(warning)
             if evaluates:
                 model = averaged(run)
                 if validation is not None:
@@ -111,36 +111,17 @@ def _train(request: TrainRequest, device: torch.device, progress: Progress) -> T
         run=run_folder,
         checkpoint=run_folder / MODEL_FILE,
         steps=run.state.step,
-        elapsed_s=time.perf_counter() - started,
+        elapsed_s=time.perf_counter() - started_at,
         figures=figures,
     )
 
 
-def _peak_images_per_s(recipe: Recipe, device: torch.device) -> float | None:
-    """What a GPU would train on if it did nothing else at its bf16 peak; None where that is not known."""
-    peak = peak_flops(device) if recipe.train.precision == "bf16" else None
-    return peak / training_flops(recipe) if peak else None
-
-
-def _due(recipe: Recipe, step: int, every: int) -> bool:
-    return step % every == 0 or step == recipe.train.steps
-
-
-def _check_finite(figures: dict[str, float], step: int) -> None:
-    for name, value in figures.items():
-        if not math.isfinite(value):
-            raise TcaeError(
-                f"{name} is {value} at step {step}; the last checkpoint stands: "
-                f"lower optimizer.lr, or train in fp32, and start again"
-            )
-
-
-def _check_shares(recipe: Recipe) -> None:
+def _check_batch_size(recipe: Recipe) -> None:
     ranks, batch_size, accumulate = distributed.world_size(), recipe.train.batch_size, recipe.train.accumulate
     if batch_size % (ranks * accumulate):
         raise UsageError(
             f"train.batch_size {batch_size} cannot be shared among {ranks} ranks"
-            + (f" in {accumulate} parts each" if accumulate > 1 else "")
+            + (f" in {accumulate} micro-batches each" if accumulate > 1 else "")
             + f"; use a multiple of {ranks * accumulate}"
         )
 
@@ -154,7 +135,7 @@ def _prepare_folder(run: Path, resume: bool) -> None:
 
 
 def _index_sources(request: TrainRequest) -> None:
-    """Scan what is to be trained and measured on; one rank does it for all."""
+    """Index the training and the validation images; one rank does it for all."""
     if not is_stream(request.data):
         source = open_source(request.data, request.out / "index")
         if len(source) < request.recipe.train.batch_size:
@@ -163,26 +144,32 @@ def _index_sources(request: TrainRequest) -> None:
                 f"{request.recipe.train.batch_size}; use more images, or --set train.batch_size={len(source)}"
             )
     elif request.val is None:
-        raise UsageError(f"{request.data} is a stream, so nothing in it can be measured on; give images with --val")
+        raise UsageError(f"{request.data} is a stream, which cannot serve for validation; give images with --val")
     if request.val is not None:
         open_source(request.val, request.out / "index-val")
 
 
 def _load_sources(request: TrainRequest) -> tuple[Source, Source]:
-    """What latents are measured on, and what reconstructions are."""
+    """Return the images that latents' statistics are measured on, and those that are reconstructed for validation."""
     validation = None if request.val is None else Source(request.out / "index-val")
     images = validation if is_stream(request.data) else Source(request.out / "index")
     assert images is not None
     return images, validation or images
 
 
+def _validation(run: Run, images: Source) -> Validation:
+    path = find_inception(run.request.weights)
+    inception = None if path is None else load_inception(path).to(run.device)
+    return Validation(images, run.recipe, run.device, inception, "train" if run.request.val is None else "val")
+
+
 def _batches(run: Run, steps: range) -> Generator[TrainingBatch, None, None]:
-    """This rank's share of the batches, by index, or of a stream without end; for a GPU in pinned memory."""
+    """Yield this rank's share of the batches, by index or from an endless stream; in pinned memory for a GPU."""
     request, recipe = run.request, run.recipe
     rank, world_size = distributed.rank(), distributed.world_size()
     if is_stream(request.data) or recipe.data.shuffle_buffer is not None:
-        first_unit = run.state.first_unit or 0
-        batches = stream_training_batches(request.data, recipe, rank, world_size, request.num_workers, first_unit)
+        stream = TrainingStream(request.data, recipe, rank, world_size)
+        batches = stream_training_batches(stream, request.num_workers, run.state.first_unit or 0)
     else:
         views = TrainingViews(run.images, recipe, rank, world_size)
         batches = load_training_batches(views, steps, request.num_workers)
@@ -191,9 +178,15 @@ def _batches(run: Run, steps: range) -> Generator[TrainingBatch, None, None]:
             yield batch.pin_memory() if run.device.type == "cuda" else batch
 
 
-def _validation(run: Run, images: Source) -> Validation | None:
-    if distributed.rank():
-        return None
-    path = find_inception(run.request.weights)
-    inception = None if path is None else load_inception(path).to(run.device)
-    return Validation(images, run.recipe, run.device, inception, "train" if run.request.val is None else "val")
+def _due(recipe: Recipe, step: int, every: int) -> bool:
+    """Whether an action of every so many steps falls on this step, as all do on the last."""
+    return step % every == 0 or step == recipe.train.steps
+
+
+def _check_finite(figures: dict[str, float], step: int) -> None:
+    for name, value in figures.items():
+        if not math.isfinite(value):
+            raise TcaeError(
+                f"{name} is {value} at step {step}; the last checkpoint remains: "
+                f"lower optimizer.lr or train in fp32, and start again"
+            )

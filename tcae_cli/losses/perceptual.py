@@ -1,29 +1,35 @@
-"""Perceptual distance: how far apart two images are in the features of a frozen network."""
+"""Perceptual distance: how far apart two images are in the features of a frozen network.
+
+Axes: b images, h w pixels or positions of a map, c channels.
+"""
 
 from typing import Protocol
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tcae_cli.losses.reconstruction import LoadNetwork, Term
+from tcae_cli.recipe.schema import PerceptualSpec
+
 
 class WeightedFeatures(Protocol):
-    """A frozen network that gives feature maps."""
+    """A frozen network that returns feature maps."""
 
-    channel_weights: list[Tensor] | None  # a [1, c, 1, 1] a map
+    channel_weights: list[Tensor] | None  # [1, c, 1, 1] for each map
 
     def __call__(self, images: Tensor) -> list[Tensor]:
-        """Maps [b, c, h, w] of images [b, 3, h, w] in [-1, 1]."""
+        """Return maps [b, c, h, w] of images [b, 3, h, w] in [-1, 1]."""
 
 
 class PerceptualDistance(nn.Module):
-    """LPIPS (arXiv:1801.03924) where `network` carries learnt channel weights; unweighted, and not LPIPS, otherwise."""
+    """LPIPS (arXiv:1801.03924) if `network` has learnt channel weights; otherwise unweighted, which is not LPIPS."""
 
-    def __init__(self, network: "WeightedFeatures") -> None:
+    def __init__(self, network: WeightedFeatures) -> None:
         super().__init__()
         self.network = network
 
     def forward(self, decoded: Tensor, original: Tensor) -> Tensor:
-        """Distance of each image, [b], of two batches [b, 3, h, w] in [-1, 1]."""
+        """Return the distance of each pair of images, [b], of two batches [b, 3, h, w] in [-1, 1]."""
         weights = self.network.channel_weights
         maps = zip(self.network(decoded), self.network(original), strict=True)
         total = decoded.new_zeros(len(decoded))
@@ -33,3 +39,18 @@ class PerceptualDistance(nn.Module):
                 squared = squared * weights[tap].to(squared.device)
             total = total + squared.sum(dim=1).mean(dim=(1, 2))
         return total
+
+
+class MeanPerceptualDistance(Term):
+    """The mean perceptual distance in the features of the network that the recipe names."""
+
+    def __init__(self, setting: PerceptualSpec, load_network: LoadNetwork) -> None:
+        self.weight = setting.weight
+        self._distance = PerceptualDistance(load_network(setting.network))
+
+    def __call__(self, decoded: Tensor, original: Tensor) -> Tensor:
+        distances: Tensor = self._distance(decoded, original)
+        return distances.mean()
+
+
+TERM = MeanPerceptualDistance

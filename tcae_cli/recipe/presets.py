@@ -1,4 +1,4 @@
-"""Named sizes of the model (TCAE.md section 2)."""
+"""Named sizes of the model; B is the paper's (arXiv:2604.07340), S, L and tiny are ours."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Every knob of a recipe: unit, default and check. Unknown keys are refused; a key that does nothing does not exist."""
+"""Every key of a recipe with its unit, default and check. Unknown keys are refused; every key has an effect."""
 
 from typing import Annotated, Any, Literal, Self
 
@@ -23,7 +23,7 @@ Range = Annotated[tuple[Share, Share], Field(strict=False), AfterValidator(_orde
 
 
 class Section(BaseModel):
-    """A part of a recipe; frozen, and it knows its keys."""
+    """A section of a recipe; frozen, and it refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -36,10 +36,10 @@ class ModelSpec(Section):
     downsampling: Count = 32  # pixels a latent position covers along a side: f
     latent_channels: Count = 128
     width: Count = 768
-    depths: Annotated[tuple[Count, Count], Field(strict=False)] = (8, 4)  # blocks on the fine grid, on the coarse grid
+    depths: Annotated[tuple[Count, Count], Field(strict=False)] = (8, 4)  # blocks on the fine and on the coarse grid
     num_heads: Count = 12
-    staged: bool = True  # staged token compression; off for the single-stage ablation
-    pixel_shortcut: bool = False  # a linear path from pixel blocks to latents and back; the transformer adds to it
+    staged: bool = True  # staged token compression; false for the single-stage ablation
+    pixel_shortcut: bool = False  # a linear path from pixel blocks to latents and back, which the transformer adds to
 
     @model_validator(mode="before")
     @classmethod
@@ -67,45 +67,57 @@ class ModelSpec(Section):
 
     @property
     def fine_grid(self) -> int:
-        """Tokens along a side before compression, at image_size."""
+        """The number of tokens along a side before compression, at image_size."""
         return self.image_size // self.patch_size
 
     @property
     def coarse_grid(self) -> int:
-        """Tokens along a side after compression, at image_size."""
+        """The number of tokens along a side after compression, at image_size."""
         return self.fine_grid // 2 if self.staged else self.fine_grid
 
     @property
     def fold(self) -> int:
-        """Coarse tokens along a side that the bottleneck folds into one latent position: r."""
+        """The number of coarse tokens along a side that the bottleneck folds into one latent position: r."""
         return self.coarse_grid * self.downsampling // self.image_size
 
 
 class DataSpec(Section):
-    """How images are shuffled, and how one becomes a view: short side resized, random crop, random mirror."""
+    """How images are shuffled, and how an image becomes a view: short side resized, random crop, random flip."""
 
     resize_min: Count = 256  # pixels, of the short side
     resize_max: Count = 384  # pixels
     flip: Share = 0.5  # probability
-    shuffle_buffer: Count | None = None  # images, of each worker, while tars stream by; none: an exact shuffle by index
+    shuffle_buffer: Count | None = None  # images of each worker while tars stream; none: an exact shuffle by index
 
 
 class PerceptualSpec(Section):
-    """Distance between features of a frozen network."""
+    """The distance between the features of a frozen network."""
 
     network: Literal["lpips-vgg", "squeezenet1_1"] = "lpips-vgg"
     weight: Positive = 1.0
 
 
-class AdversarialSpec(Section):
-    """A discriminator's judgement of the reconstructions, weighed against the rest by their gradients (RAE's setup)."""
+class ReconstructionSpec(Section):
+    """The terms of the reconstruction loss; losses/NAME.py computes the term NAME, and `none` switches it off."""
 
-    discriminator: Literal["dino-s8", "dino-s16", "squeezenet1_1", "patchgan"] = "dino-s8"  # all but patchgan: frozen
+    l1: Annotated[float, Field(ge=0)] = 1.0  # weight of the mean absolute error of pixels in [0, 1]
+    perceptual: PerceptualSpec | None = PerceptualSpec()
+
+
+FrozenFeatures = Literal["dino-s8", "dino-s16", "squeezenet1_1"]  # discriminators that train heads on these features
+OwnNetwork = Literal["patchgan"]  # discriminators that train as a whole; losses/NAME.py has each
+_LEAST_IMAGE_SIZES = {"squeezenet1_1": 33, "patchgan": 24}  # pixels, of a discriminator; DINO resizes its input
+
+
+class AdversarialSpec(Section):
+    """A discriminator's judgement of the reconstructions, balanced with L_rec by their gradients, as in RAE."""
+
+    discriminator: Literal[FrozenFeatures, OwnNetwork] = "dino-s8"
     weight: Positive = 0.75  # times the adaptive weight
-    scope: Literal["all", "decoder"] = "all"  # what its gradient reaches
-    discriminator_start: Share = 0.375  # share of training from which the discriminator learns
-    generator_start: Share = 0.5  # share of training from which the autoencoder sees it
-    lr: Positive = 2e-4  # peak, of the discriminator; its warm-up and decay are the optimizer's, from its start on
+    scope: Literal["all", "decoder"] = "all"  # the part of the autoencoder that its gradient reaches
+    discriminator_start: Share = 0.375  # share of training after which the discriminator begins to learn
+    generator_start: Share = 0.5  # share of training after which the autoencoder learns from it
+    lr: Positive = 2e-4  # peak of the discriminator's; warm-up and decay are the optimizer's, counted from its start
     augment: Share = 1.0  # probability of DiffAug's shifts and colours
 
     @model_validator(mode="after")
@@ -118,9 +130,9 @@ class AdversarialSpec(Section):
 
 
 class SelfDistillationSpec(Section):
-    """iBOT beside reconstruction: crops, masks, heads, temperatures (arXiv:2111.07832; TCAE.md section 3)."""
+    """iBOT beside reconstruction: crops, masks, heads, temperatures (arXiv:2111.07832; arXiv:2604.07340, section 3)."""
 
-    alpha: Positive = 0.1  # weight of the reconstruction loss beside this one
+    alpha: Positive = 0.1  # weight of the reconstruction loss relative to this one
     global_size: Count = 224  # pixels, of the two global crops
     global_scale: Range = (0.32, 1.0)  # share of the image's area
     num_local_crops: Annotated[int, Field(ge=0)] = 8
@@ -128,29 +140,30 @@ class SelfDistillationSpec(Section):
     local_scale: Range = (0.05, 0.32)
     mask_share: Share = 0.5  # of global crops that are masked
     mask_ratio: Range = (0.1, 0.5)  # share of a masked crop's tokens
-    drop_path: BelowOne = 0.1  # of the student's last block; less in those before
+    drop_path: BelowOne = 0.1  # rate in the student's last block; it falls linearly to 0 in the first
     num_prototypes: Count = 8192
     head_width: Count = 2048  # of the projection head's hidden layers
     head_bottleneck: Count = 256
     student_temp: Positive = 0.1
-    teacher_temp: Annotated[tuple[Positive, Positive], Field(strict=False)] = (0.04, 0.07)  # first, and after warm-up
+    teacher_temp: Annotated[tuple[Positive, Positive], Field(strict=False)] = (
+        0.04,
+        0.07,
+    )  # at first, and after warm-up
     teacher_temp_warmup: Share = 0.3  # share of training
     center_momentum: Share = 0.9
-    teacher_momentum: Share = 0.996  # at first; rises to 1 by a cosine. 0.9995 for batches up to 256
-    frozen_last_layer: Share = 0.01  # share of training; an epoch of a hundred
+    teacher_momentum: Share = 0.996  # at first; rises to 1 by a cosine. Use 0.9995 for batches of up to 256
+    frozen_last_layer: Share = 0.01  # share of training; one epoch of a hundred
 
 
-class LossSpec(Section):
-    """l1 * mean absolute error in [0, 1] pixels + perceptual distance + adversarial term, beside self-distillation."""
+class LossSpec(ReconstructionSpec):
+    """The terms of the reconstruction loss and the adversarial term, beside self-distillation."""
 
-    l1: Annotated[float, Field(ge=0)] = 1.0
-    perceptual: PerceptualSpec | None = PerceptualSpec()  # `none` for none
     adversarial: AdversarialSpec | None = None
     self_distillation: SelfDistillationSpec | None = None
 
 
 class OptimizerSpec(Section):
-    """The optimiser, with linear warm-up and cosine decay."""
+    """The optimiser, and a learning rate with linear warm-up and cosine decay."""
 
     name: Literal["adamw", "muon"] = "adamw"  # muon: for weight matrices, with AdamW for everything else
     lr: Positive = 2e-4  # peak
@@ -158,21 +171,21 @@ class OptimizerSpec(Section):
     warmup: Share = 0.05  # share of all steps
     betas: Annotated[tuple[BelowOne, BelowOne], Field(strict=False)] = (0.9, 0.95)
     weight_decay: Annotated[float, Field(ge=0)] = 0.04  # on matrices; none on vectors and the pixel shortcut
-    clip_norm: Positive = 3.0  # of the gradient of encoder and heads
-    decoder_clip_norm: Positive = 1.0  # of the decoder's
+    clip_norm: Positive = 3.0  # largest norm of the gradient of encoder and heads
+    decoder_clip_norm: Positive = 1.0  # largest norm of the decoder's gradient
 
 
 class TrainSpec(Section):
-    """Length, batch and what is written when."""
+    """The length of training, its batches, and how often it writes."""
 
     steps: Count
-    batch_size: Count = 512  # images a step, over all ranks
-    accumulate: Count = 1  # parts a rank's share of the batch is computed in, one after the other
-    ema_decay: Share = 0.9999  # the average is what ships
+    batch_size: Count = 512  # images in a step, over all ranks
+    accumulate: Count = 1  # micro-batches that a rank's share of a batch is computed in, one after the other
+    ema_decay: Share = 0.9999  # of the averaged weights, which are the ones that ship
     precision: Precision = "bf16"  # of matrix products; weights and losses stay float32
     compile: bool = False  # transformer blocks through torch.compile: faster on a GPU after a slow start
-    checkpointing: bool = False  # blocks computed again in the backward pass: a third slower, far less memory
-    sharded: bool | None = None  # parameters spread over ranks (FSDP2) and not copied (DDP); by default from L on
+    checkpointing: bool = False  # blocks recomputed in the backward pass: a third slower, far less memory
+    sharded: bool | None = None  # parameters sharded over ranks (FSDP2) instead of copied (DDP); default: from L on
     seed: Annotated[int, Field(ge=0)] = 0
     log_every: Count = 50  # steps
     checkpoint_every: Count = 1000  # steps
@@ -180,11 +193,8 @@ class TrainSpec(Section):
     weights_dtype: Literal["float32", "float16"] = "float32"  # of the shipped file
 
 
-_LEAST_IMAGE_SIZES = {"squeezenet1_1": 33, "patchgan": 24}  # pixels; a DINO resizes what it is given
-
-
 class Recipe(Section):
-    """A training run without its paths."""
+    """A training run without its paths: everything that decides what it computes."""
 
     model: ModelSpec = ModelSpec()
     data: DataSpec = DataSpec()
@@ -212,6 +222,6 @@ class Recipe(Section):
         if name and size < (least := _LEAST_IMAGE_SIZES.get(name, 0)):
             raise ValueError(
                 f"model.image_size {size} is less than the {least} pixels that loss.adversarial.discriminator {name} "
-                "needs; take larger images or another discriminator"
+                "needs; use larger images or another discriminator"
             )
         return self

@@ -1,4 +1,4 @@
-"""What one image costs in a step of training: the numerator of model FLOPs utilisation (MFU)."""
+"""The cost of one image in a step of training, against which model FLOPs utilisation (MFU) is measured."""
 
 import torch
 from torch import Tensor, nn
@@ -8,16 +8,23 @@ from torch.utils.flop_counter import FlopCounterMode
 from tcae_cli.model.projection_head import ProjectionHead
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import Recipe, SelfDistillationSpec
+from tcae_cli.runtime.device import peak_flops
 
 _FORWARD_AND_BACKWARD = 3  # times a forward: the backward pass makes two products of each
 
 
-def training_flops(recipe: Recipe) -> float:
-    """Floating-point operations of matrix products and convolutions, 2 a multiply-accumulate, that an image needs.
+def peak_images_per_s(recipe: Recipe, device: torch.device) -> float | None:
+    """Return the images a second that a GPU at its bf16 peak would train on; None where the peak is unknown."""
+    peak = peak_flops(device) if recipe.train.precision == "bf16" else None
+    return peak / training_flops(recipe) if peak else None
 
-    Forward and backward of the reconstruction and of the student's crops, forward of the teacher's. As MFU is defined
-    (PaLM, arXiv:2204.02311, appendix B), what checkpointing computes again does not count. Nor do frozen loss networks
-    and the adversarial game, nor that a frozen encoder needs no backward pass.
+
+def training_flops(recipe: Recipe) -> float:
+    """Return the floating-point operations of an image's matrix products and convolutions, 2 a multiply-accumulate.
+
+    Counted are forward and backward of the reconstruction and of the student's crops, and forward of the teacher's. As
+    MFU is defined (PaLM, arXiv:2204.02311, appendix B), recomputation by checkpointing does not count. Frozen loss
+    networks and the adversarial game are left out, and a frozen encoder is counted as if it were trained.
     """
     with torch.device("meta"):
         model = TCAE(recipe.model)
@@ -36,7 +43,7 @@ def _distillation_flops(model: TCAE, spec: SelfDistillationSpec) -> float:
 
     # The teacher's head reads every patch token of the global crops, the student's those that are masked.
     patches = 2 * (spec.global_size * model.spec.coarse_grid // model.spec.image_size) ** 2
-    masked = patches * spec.mask_share * sum(spec.mask_ratio) / 2  # in the mean
+    masked = patches * spec.mask_share * sum(spec.mask_ratio) / 2  # on average
     student = global_crops + local_crops + (2 + spec.num_local_crops + masked) * token
     teacher = global_crops + (2 + patches) * token
     return _FORWARD_AND_BACKWARD * student + teacher
@@ -47,7 +54,7 @@ def _image(size: int) -> Tensor:
 
 
 def _forward_flops(module: nn.Module, example: Tensor) -> float:
-    """Of a module on the meta device, where nothing is computed; attention as the matrix products it is made of."""
+    """Count operations of a module on the meta device, where nothing is computed; attention as matrix products."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         module(example)
     return counter.get_total_flops()

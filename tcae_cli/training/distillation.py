@@ -1,11 +1,12 @@
-"""The self-distillation part of a step: what the student is to match, its losses, and the teacher's own changes.
+"""The self-distillation part of a step: its crops, the student's losses, and the updates of teacher and centres.
 
-Axes: b images, q global crops (2), d width, k prototypes.
+Axes: b images, q global crops (2), v views, d width, k prototypes.
 """
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -21,15 +22,16 @@ from tcae_cli.losses.self_distillation import (
 from tcae_cli.model.joint import Crops, StudentLogits, TeacherLogits, on_grid
 from tcae_cli.recipe.schema import Recipe, SelfDistillationSpec
 from tcae_cli.runtime.process_group import mean_over_ranks
-from tcae_cli.training.drop_path import draw_keep
 from tcae_cli.training.ema import update_average
 from tcae_cli.training.schedule import teacher_momentum, teacher_temp
 from tcae_cli.training.state import TrainingState
 from tcae_cli.training.views.crops import TrainingBatch
 
+_STREAM = 7  # keeps drop path's draws apart from others of the same sample
+
 
 class TeacherSums(NamedTuple):
-    """What a part of a step leaves behind for the centres and the monitors: means over its images."""
+    """Means over the images of one micro-batch, which update the centres and the monitors after the step."""
 
     class_logits: Tensor  # [k]
     patch_logits: Tensor  # [k], over all patch tokens, masked or not
@@ -38,7 +40,7 @@ class TeacherSums(NamedTuple):
 
 
 def crops_of(batch: TrainingBatch, recipe: Recipe, device: torch.device) -> Crops | None:
-    """What self-distillation looks at; None where the recipe has none."""
+    """Return the crops of a batch in [-1, 1] with their masks and drop path's draws; None without self-distillation."""
     spec = recipe.loss.self_distillation
     if spec is None:
         return None
@@ -56,10 +58,22 @@ def crops_of(batch: TrainingBatch, recipe: Recipe, device: torch.device) -> Crop
     )
 
 
+def draw_keep(seed: int, samples: Sequence[int], num_views: int, num_blocks: int, rate: float) -> Tensor:
+    """Return drop path's factors [b, v, blocks, 2], float32, of the blocks' two branches: 0, or 1 / (1 - its rate).
+
+    Drawn from the seed and the sample's number alone. rate: the chance that a branch of the last block is dropped; it
+    falls linearly to 0 in the first block (arXiv:1603.09382).
+    """
+    rates = np.linspace(0.0, rate, num_blocks)[None, :, None]
+    shape = num_views, num_blocks, 2
+    draws = [np.random.default_rng((seed, _STREAM, sample)).random(shape) for sample in samples]
+    return torch.from_numpy(((np.stack(draws) >= rates) / (1 - rates)).astype(np.float32))
+
+
 def distillation_terms(
     student: StudentLogits, teacher: TeacherLogits, masks: Tensor, state: TrainingState, recipe: Recipe
 ) -> tuple[dict[str, Tensor], TeacherSums]:
-    """The terms `class_token` and `masked_patch`, and `teacher_entropy`, scalars; and what the teacher leaves behind.
+    """Return the terms `class_token` and `masked_patch` and the monitor `teacher_entropy`, scalars; and the sums.
 
     masks: [b, 2, g, g] bool, of the global crops.
     """
@@ -76,25 +90,25 @@ def distillation_terms(
         "teacher_entropy": entropy(class_targets),
     }
     features = F.normalize(teacher.features.float(), dim=-1)
-    left = TeacherSums(
+    sums = TeacherSums(
         teacher.class_tokens.mean(dim=(0, 1), dtype=torch.float32),
         teacher.patches.mean(dim=(0, 1, 2), dtype=torch.float32),  # without a float32 copy of them
         features.mean(dim=(0, 1)),
         features.square().mean(dim=(0, 1)),
     )
-    return terms, left
+    return terms, sums
 
 
 def drop_frozen_gradients(state: TrainingState, spec: SelfDistillationSpec, steps: int) -> None:
-    """At first the prototypes stay as they are, so that the features settle on them."""
+    """Drop the prototypes' gradient in the first steps, so that the features settle on fixed prototypes."""
     if state.model.head is not None and state.step < spec.frozen_last_layer * steps:
         state.model.head.prototypes.grad = None
 
 
-def follow_student(state: TrainingState, left: Sequence[TeacherSums], recipe: Recipe) -> Tensor:
-    """After the student's update: move teacher and centres; the spread of the teacher's features, a scalar.
+def follow_student(state: TrainingState, parts: Sequence[TeacherSums], recipe: Recipe) -> Tensor:
+    """Update teacher and centres after the student; return the spread of the teacher's features, a scalar.
 
-    left: of each part of the step. The spread is the standard deviation of unit vectors, a mean over their dimensions.
+    parts: the sums of each micro-batch. The spread is the standard deviation of unit vectors, averaged over dimensions.
     """
     spec, centers, model = recipe.loss.self_distillation, state.centers, state.model
     assert spec is not None and centers is not None and state.teacher is not None and model.head is not None
@@ -102,9 +116,9 @@ def follow_student(state: TrainingState, left: Sequence[TeacherSums], recipe: Re
     update_average(state.teacher.encoder, model.autoencoder.encoder, momentum)
     update_average(state.teacher.head, model.head, momentum)
 
-    # One message for all four.
-    sizes = [value.numel() for value in left[0]]
-    together = torch.stack([torch.cat(part) for part in left]).mean(dim=0)
+    # One message between ranks carries all four means.
+    sizes = [value.numel() for value in parts[0]]
+    together = torch.stack([torch.cat(part) for part in parts]).mean(dim=0)
     means = TeacherSums(*mean_over_ranks(together).split(sizes))
     centers.class_token = center_after(centers.class_token, means.class_logits, spec.center_momentum)
     centers.patch = center_after(centers.patch, means.patch_logits, spec.center_momentum)

@@ -1,4 +1,4 @@
-"""Moving averages of weights: the autoencoder's, which ships, and the teacher's."""
+"""Moving averages of weights: the autoencoder's, which is what ships, and the teacher's."""
 
 import copy
 from typing import TypeVar
@@ -12,12 +12,12 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def averaged_copy(model: Model) -> Model:
-    """A copy of the model to average into; it needs no gradients."""
+    """Return a copy of the model to average into; it needs no gradients."""
     return copy.deepcopy(model).requires_grad_(False).eval()
 
 
 def warmed_up(decay: float, step: int) -> float:
-    """The decay, lower in the first steps, so that the start is forgotten."""
+    """Return the decay, lower in the first steps so that the initial weights are forgotten."""
     return min(decay, (1 + step) / (10 + step))
 
 

@@ -1,4 +1,4 @@
-"""What happened between two lines of a training run's log."""
+"""The figures of a training run between two lines of its log."""
 
 import time
 from collections.abc import Iterator
@@ -12,29 +12,34 @@ from tcae_cli.training.views.crops import TrainingBatch
 
 
 class Interval:
-    """Counts images, failures and the time spent waiting for the loader, since the last line."""
+    """Counts images, failures and the time spent waiting for the loader since the last line."""
 
     def __init__(self, peak_images_per_s: float | None) -> None:
-        """peak_images_per_s: of one device, what MFU is measured against; None where it is not known."""
+        """peak_images_per_s: the rate of one device at its peak, against which MFU is measured; None if unknown."""
         self._peak_images_per_s = peak_images_per_s
         self._reset()
 
     def _reset(self) -> None:
-        self._since, self._waited_s, self._images, self._failed = time.perf_counter(), 0.0, 0, 0
+        self._since = time.perf_counter()
+        self._waited_s = 0.0
+        self._images = 0
+        self._failed = 0
 
     def next(self, batches: Iterator[TrainingBatch]) -> TrainingBatch:
-        """The next batch; the time spent waiting for it is counted."""
-        asked = time.perf_counter()
+        """Return the next batch, and count the time spent waiting for it."""
+        asked_at = time.perf_counter()
         batch = next(batches)
-        self._waited_s += time.perf_counter() - asked
+        self._waited_s += time.perf_counter() - asked_at
         self._images += len(batch.images)
         self._failed += batch.num_failed
         return batch
 
     def figures(self, terms: dict[str, Tensor], lr: float) -> dict[str, float]:
-        """The log's line, means and sums over every rank, and a fresh start; every rank has to ask."""
+        """Return the log's line, means and sums over every rank, and start counting anew; every rank must call this."""
         means = mean_over_ranks(torch.stack([term.float() for term in terms.values()])).tolist()
-        elapsed_s = time.perf_counter() - self._since  # after the device has done its work
+        elapsed_s = (
+            time.perf_counter() - self._since
+        )  # after the device has finished, which reading the means waits for
         images_per_s = self._images / elapsed_s  # of this rank
         line = dict(zip(terms, means, strict=True)) | {
             "lr": lr,
@@ -49,7 +54,7 @@ class Interval:
 
 
 def note(figures: dict[str, float]) -> str:
-    """What the progress line says of the last line of the log."""
+    """Return the text of the progress line from the last line of the log."""
     shown = {
         name: f"{figures[name]:.4g}"
         for name in ("loss", "l1", "perceptual", "class_token", "masked_patch", "generator")

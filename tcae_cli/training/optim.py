@@ -1,4 +1,4 @@
-"""The optimisers of a recipe."""
+"""The optimisers of a recipe, their learning rate and the clipping of gradients."""
 
 from collections.abc import Iterable
 
@@ -14,10 +14,10 @@ _DECODER = ("autoencoder.decoder.", "autoencoder.from_latents.")
 
 
 def build_optimizers(model: nn.Module, spec: OptimizerSpec) -> list[Optimizer]:
-    """AdamW over the parameters that need gradients; with `muon`, Muon takes the weight matrices from it.
+    """Return AdamW over the parameters that need gradients; with `muon`, Muon takes the weight matrices from it.
 
-    Weight decay falls on matrices and kernels only. Muon's updates are scaled to AdamW's, so that one
-    learning rate serves both (Liu et al., arXiv:2502.16982, section 2.2).
+    Weight decay applies to matrices and kernels only. Muon's updates are scaled to AdamW's, so that one learning rate
+    serves both (Liu et al., arXiv:2502.16982, section 2.2).
     """
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     matrices = (
@@ -37,31 +37,31 @@ def build_optimizers(model: nn.Module, spec: OptimizerSpec) -> list[Optimizer]:
 
 
 def build_discriminator_optimizer(discriminator: nn.Module, spec: OptimizerSpec, lr: float) -> Optimizer:
-    """AdamW without weight decay over the discriminator's heads (RAE; TRAINING.md 2.1)."""
+    """Return AdamW without weight decay over what the discriminator trains, as in RAE (arXiv:2510.11690)."""
     trained = [p for p in discriminator.parameters() if p.requires_grad]
     return torch.optim.AdamW(trained, lr=lr, betas=spec.betas, weight_decay=0.0, fused=True)
 
 
 def discriminator_schedule(spec: OptimizerSpec, adversarial: AdversarialSpec) -> OptimizerSpec:
-    """The optimiser's schedule, scaled to the discriminator's own peak."""
+    """Return the optimiser's schedule, scaled to the discriminator's own peak."""
     min_lr = spec.min_lr * adversarial.lr / spec.lr
     return spec.model_copy(update={"lr": adversarial.lr, "min_lr": min_lr})
 
 
 def set_learning_rate(optimizers: Iterable[Optimizer], rate: float) -> None:
-    """Give every parameter group the rate."""
+    """Set the learning rate of every parameter group."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = rate
 
 
 def clip_gradients(model: JointModel, spec: OptimizerSpec) -> Tensor:
-    """Clip encoder and heads to one norm and the decoder to another; the norm of all before that, a scalar."""
+    """Clip encoder and heads to one norm and the decoder to another; return the norm of all before that, a scalar."""
     decoder = [p for name, p in model.named_parameters() if name.startswith(_DECODER)]
     others = [p for name, p in model.named_parameters() if not name.startswith(_DECODER)]
     norms = [
         whole(torch.nn.utils.clip_grad_norm_(parameters, norm))
         for parameters, norm in ((others, spec.clip_norm), (decoder, spec.decoder_clip_norm))
-        if any(p.requires_grad for p in parameters)  # of a frozen encoder there is none, on no device
+        if any(p.requires_grad for p in parameters)  # a frozen encoder has no gradients
     ]
     return torch.stack(norms).norm()

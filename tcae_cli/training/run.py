@@ -1,4 +1,4 @@
-"""How a training run begins, or goes on: its networks, weights and state, on every rank alike."""
+"""A training run: how it starts or resumes, on every rank alike, and what it saves."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -6,71 +6,73 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tcae_cli.autoencoders.checkpoint import Parent
-from tcae_cli.autoencoders.tcae import load_parent
+from tcae_cli.autoencoders.checkpoint import MODEL_FILE, LatentStatistics, ModelDescription, Parent, save_checkpoint
+from tcae_cli.autoencoders.tcae import fill_autoencoder, load_parent
 from tcae_cli.features.backbone import load_discriminator_features, load_feature_network
 from tcae_cli.images.loader import load_rows
 from tcae_cli.images.transform import to_float
-from tcae_cli.losses.discriminator import FeatureDiscriminator, PatchGan
-from tcae_cli.losses.perceptual import PerceptualDistance
+from tcae_cli.losses.reconstruction import ReconstructionLoss
+from tcae_cli.losses.registry import DISCRIMINATORS
 from tcae_cli.model.joint import JointModel, Teacher
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.train import TrainRequest
 from tcae_cli.runtime import distributed
-from tcae_cli.runtime.process_group import take_from_first_rank
+from tcae_cli.runtime.device import autocast
+from tcae_cli.runtime.process_group import least_of_ranks, take_from_first_rank
 from tcae_cli.sources.source import Source
 from tcae_cli.training.ema import averaged_copy
 from tcae_cli.training.optim import build_discriminator_optimizer, build_optimizers
-from tcae_cli.training.sharding import copied, is_sharded, prepare_blocks, shard
+from tcae_cli.training.sharding import copied, is_sharded, prepare_blocks, shard, whole
 from tcae_cli.training.shortcut import fit_block_pca, start_from_pca
-from tcae_cli.training.state import Centers, TrainingState, restore_state
+from tcae_cli.training.state import Centers, TrainingState, restore_state, save_state
 from tcae_cli.training.step import Trainer
 from tcae_cli.training.views.tar_stream import is_stream
 
-_FREE = {
-    "accumulate",
-    "compile",
-    "checkpointing",
-    "sharded",
-    "log_every",
-    "checkpoint_every",
-    "sample_every",
-}  # to change
+# Keys of `train` that a resumed run may change: they say how it computes and writes, not what it computes.
+_FREE = {"accumulate", "compile", "checkpointing", "sharded", "log_every", "checkpoint_every", "sample_every"}
 _MEASURED_IMAGES = 2048  # at most, for the PCA and for the latents' statistics
+_BATCH_SIZE = 32  # of those images
 
 
 @dataclass(frozen=True)
 class Run:
-    """A training run under way."""
+    """A training run in progress."""
 
     request: TrainRequest
-    images: Source  # what is measured on: the source, or for a stream the validation images
+    images: Source  # measured on: the source itself, or the validation images of a stream
     trainer: Trainer
     state: TrainingState
-    identity: dict[str, object]  # what a resumed run must have in common with the one it continues
+    identity: dict[str, object]  # what a resumed run must have in common with the one that it continues
     parent: Parent | None
-    kept: dict[str, Tensor]  # tensors of a frozen encoder, as their file has them
+    kept: dict[str, Tensor]  # tensors of a frozen encoder, exactly as its file holds them
 
     @property
     def recipe(self) -> Recipe:
+        """The recipe that the run follows."""
         return self.request.recipe
 
     @property
     def device(self) -> torch.device:
+        """The device of this rank."""
         return self.trainer.device
 
 
 def start(request: TrainRequest, images: Source, device: torch.device, progress: Progress) -> Run:
-    """Everything in place for the next step, of a new run or of one that goes on.
+    """Return a run that is ready for its next step, new or resumed.
 
-    Raises a TcaeError where weights are missing, or the run to go on with is another.
+    Raises a TcaeError if weights are missing, or if the run to resume was started differently.
     """
-    recipe = request.recipe
-    trainer = Trainer(recipe, device, _perceptual_distance(request, device))
+    recipe, weights = request.recipe, request.weights
+    loss = ReconstructionLoss(recipe.loss, lambda name: load_feature_network(name, weights.get(name)).to(device))
+    trainer = Trainer(recipe, device, loss)
     torch.manual_seed(recipe.train.seed)
-    discriminator = _discriminator(request, device)
+    discriminator = None
+    if (adversarial := recipe.loss.adversarial) is not None:
+        kind = DISCRIMINATORS[adversarial.discriminator]
+        fresh = kind.build(adversarial.discriminator, lambda name: load_discriminator_features(name, weights.get(name)))
+        discriminator = fresh.to(device).eval()
     autoencoder, parent, kept = _autoencoder(request, images, progress)
     state = _state(recipe, autoencoder.to(device), discriminator, device)
     source = request.data if is_stream(request.data) else images.fingerprint
@@ -80,41 +82,36 @@ def start(request: TrainRequest, images: Source, device: torch.device, progress:
         restore_state(request.out, state, identity)
         progress.say(f"resuming {request.out} after step {state.step}")
         if state.first_unit is not None:
-            progress.say(f"the stream goes on with its unit {state.first_unit:,}; what was under way is read again")
+            progress.say(f"the stream resumes at its unit {state.first_unit:,}; units in progress are read again")
     return Run(request, images, trainer, state, identity, parent, kept)
-
-
-def centre_crops(source: Source, recipe: Recipe) -> Iterator[Tensor]:
-    """Batches [32, 3, h, w], uint8, of up to 2,048 images spread evenly over the source."""
-    rows = range(0, len(source), -(-len(source) // _MEASURED_IMAGES))
-    batches = [rows[start : start + 32] for start in range(0, len(rows), 32)]
-    for batch in batches:
-        images, _, failures = load_rows(source, batch, recipe.model.image_size, "torch")
-        yield images[[slot for slot, row in enumerate(batch) if row not in failures]]
 
 
 def _autoencoder(
     request: TrainRequest, images: Source, progress: Progress
 ) -> tuple[TCAE, Parent | None, dict[str, Tensor]]:
+    """Return the model to train, the parent that it was loaded from, and the tensors of a frozen encoder."""
     spec = request.recipe.model
     if request.parent is not None:
         return load_parent(request.parent, spec, freeze_encoder=request.freeze_encoder)
     model = TCAE(spec)
     if spec.pixel_shortcut and not request.resume and distributed.rank() == 0:
         progress.say("fitting the PCA that the pixel shortcut starts from")
-        blocks = (to_float(pixels) for pixels in centre_crops(images, request.recipe))
+        blocks = (to_float(pixels) for pixels in _centre_crops(images, request.recipe))
         start_from_pca(model, fit_block_pca(blocks, spec.downsampling, spec.latent_channels))
     return model, None, {}
 
 
 def _state(recipe: Recipe, autoencoder: TCAE, discriminator: nn.Module | None, device: torch.device) -> TrainingState:
+    """Return the state before the first step: the same weights on every rank, copied or sharded, and optimisers."""
     spec, adversarial = recipe.loss.self_distillation, recipe.loss.adversarial
     model = JointModel(autoencoder, spec).to(device)
     for module in filter(None, (model, discriminator)):
         take_from_first_rank([*module.parameters(), *module.buffers()])
-    average, teacher = averaged_copy(autoencoder), None
+    average = averaged_copy(autoencoder)
+    teacher = None
     if model.head is not None:
         teacher = Teacher(averaged_copy(autoencoder.encoder), averaged_copy(model.head))
+
     for module in filter(None, (model, teacher)):
         prepare_blocks(module, recipe)
     if is_sharded(recipe):
@@ -122,6 +119,7 @@ def _state(recipe: Recipe, autoencoder: TCAE, discriminator: nn.Module | None, d
         shard(average)
         if teacher is not None:
             shard(teacher)
+
     state = TrainingState(
         model=model,
         forward=model if is_sharded(recipe) else copied(model, device),
@@ -137,18 +135,62 @@ def _state(recipe: Recipe, autoencoder: TCAE, discriminator: nn.Module | None, d
     return state
 
 
-def _perceptual_distance(request: TrainRequest, device: torch.device) -> PerceptualDistance | None:
-    spec = request.recipe.loss.perceptual
-    if spec is None:
-        return None
-    return PerceptualDistance(load_feature_network(spec.network, request.weights.get(spec.network))).to(device)
+@torch.no_grad()
+def averaged(run: Run) -> TCAE:
+    """Return the model that ships, as it is now, with whole tensors; every rank must call this."""
+    average = run.state.average
+    if not is_sharded(run.recipe):
+        return average
+    model = TCAE(run.recipe.model)
+    fill_autoencoder(model, {name: whole(value) for name, value in average.state_dict().items()}, "")
+    return model.to(run.device).requires_grad_(False).eval()
 
 
-def _discriminator(request: TrainRequest, device: torch.device) -> nn.Module | None:
-    spec = request.recipe.loss.adversarial
-    if spec is None:
-        return None
-    if spec.discriminator == "patchgan":
-        return PatchGan().to(device).eval()
-    network, channels = load_discriminator_features(spec.discriminator, request.weights.get(spec.discriminator))
-    return FeatureDiscriminator(network, channels).to(device).eval()
+@torch.no_grad()
+def save(run: Run) -> None:
+    """Write the averaged model with its latents' statistics, then the state to resume from; each atomically.
+
+    Every rank must call this, and the first one writes. Raises DiskError if there is no room; the earlier files remain.
+    """
+    model = averaged(run)
+    dtype = getattr(torch, run.recipe.train.weights_dtype)
+    if distributed.rank() == 0:
+        tensors = {name: value.to(dtype) for name, value in model.state_dict().items()} | run.kept
+        description = ModelDescription(
+            spec=run.recipe.model,
+            statistics=_measure_latents(run, model),
+            recipe=run.recipe.model_dump(mode="json"),
+            step=run.state.step,
+            parent=run.parent,
+        )
+        save_checkpoint(run.request.out / MODEL_FILE, tensors, description)
+    if run.state.first_unit is not None:
+        run.state.first_unit = least_of_ranks(run.state.first_unit)
+    save_state(run.request.out, run.state, run.identity)
+
+
+def _measure_latents(run: Run, model: TCAE) -> LatentStatistics:
+    """Return mean and deviation of each channel over up to 2,048 images, summed in float64."""
+    num_images = count = 0
+    total = torch.zeros(1, dtype=torch.float64)
+    squares = torch.zeros(1, dtype=torch.float64)
+    for images in _centre_crops(run.images, run.recipe):
+        with autocast(run.device, run.recipe.train.precision):
+            latents = model.encode(to_float(images.to(run.device)))
+        values = latents.double().cpu().transpose(0, 1).flatten(1)
+        num_images += len(images)
+        count += values.shape[1]
+        total = total + values.sum(dim=1)
+        squares = squares + values.square().sum(dim=1)
+    mean = total / count
+    std = (squares / count - mean.square()).clamp_min(0).sqrt()
+    return LatentStatistics(mean=mean.tolist(), std=std.tolist(), num_images=num_images)
+
+
+def _centre_crops(source: Source, recipe: Recipe) -> Iterator[Tensor]:
+    """Yield batches [32, 3, h, w], uint8, of up to 2,048 images spread evenly over the source."""
+    rows = range(0, len(source), -(-len(source) // _MEASURED_IMAGES))
+    for start in range(0, len(rows), _BATCH_SIZE):
+        batch = rows[start : start + _BATCH_SIZE]
+        images, _, failures = load_rows(source, batch, recipe.model.image_size, "torch")
+        yield images[[slot for slot, row in enumerate(batch) if row not in failures]]

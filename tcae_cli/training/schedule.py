@@ -1,4 +1,4 @@
-"""What changes over a run: learning rate, the teacher's temperature and momentum, and who takes part."""
+"""The values that change over a run: learning rate, the teacher's temperature and momentum, and the starts of parts."""
 
 import math
 
@@ -6,7 +6,7 @@ from tcae_cli.recipe.schema import OptimizerSpec, SelfDistillationSpec
 
 
 def learning_rate(spec: OptimizerSpec, step: int, steps: int) -> float:
-    """Linear warm-up from 0 to spec.lr, then a cosine down to spec.min_lr at the last of `steps`."""
+    """Return the rate of a step: linear warm-up from 0 to spec.lr, then a cosine to spec.min_lr at the last step."""
     warmup = round(spec.warmup * steps)
     if step < warmup:
         return spec.lr * (step + 1) / warmup
@@ -14,13 +14,13 @@ def learning_rate(spec: OptimizerSpec, step: int, steps: int) -> float:
 
 
 def teacher_temp(spec: SelfDistillationSpec, step: int, steps: int) -> float:
-    """Linear from the first temperature to the last over the warm-up; of class and patch tokens alike."""
+    """Return the temperature for class and patch tokens: linear from the first to the last over the warm-up."""
     first, last = spec.teacher_temp
     return first + (last - first) * min(1.0, step / max(1.0, spec.teacher_temp_warmup * steps))
 
 
 def teacher_momentum(spec: SelfDistillationSpec, step: int, steps: int) -> float:
-    """A cosine from spec.teacher_momentum up to 1."""
+    """Return the teacher's momentum: a cosine from spec.teacher_momentum up to 1."""
     return _cosine(spec.teacher_momentum, 1.0, step / steps)
 
 

@@ -1,4 +1,4 @@
-"""One model on many ranks: copied (DDP) or spread over them (FSDP2), and its tensors whole again."""
+"""One model on many ranks: copied (DDP) or sharded over them (FSDP2), and its tensors gathered again."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -18,7 +18,7 @@ _SHARDED_FROM_WIDTH = 1024  # the L preset
 
 
 def prepare_blocks(module: nn.Module, recipe: Recipe) -> None:
-    """Checkpointing and compilation of every transformer block, as the recipe asks; before it is distributed."""
+    """Set checkpointing and compile every transformer block as the recipe asks; call it before distributing a model."""
     for stack in (part for part in module.modules() if isinstance(part, Blocks)):
         stack.checkpointing = recipe.train.checkpointing
         if recipe.train.compile:
@@ -28,25 +28,25 @@ def prepare_blocks(module: nn.Module, recipe: Recipe) -> None:
 
 
 def is_sharded(recipe: Recipe) -> bool:
-    """Whether parameters are to be spread over the ranks; False for a process that stands alone."""
+    """Whether parameters are sharded over the ranks; False for a single process."""
     wanted = recipe.train.sharded
     return dist.is_initialized() and (recipe.model.width >= _SHARDED_FROM_WIDTH if wanted is None else wanted)
 
 
 def shard(module: nn.Module, *methods: str) -> None:
-    """Spread a module's parameters over the ranks, block by block; `methods` may be called beside forward.
+    """Shard a module's parameters over the ranks, block by block; `methods` may be called beside forward.
 
-    They stay float32 on the way: autocast casts what needs it, as it does without sharding.
+    They stay float32 in communication: autocast casts what needs it, as it does without sharding.
     """
     for block in [part for part in module.modules() if isinstance(part, Block)]:
         fully_shard(block)
-    fully_shard(module, reshard_after_forward=True)  # so that averages always meet their own part
+    fully_shard(module, reshard_after_forward=True)  # so that averaging always sees this rank's part
     for method in methods:
         register_fsdp_forward_method(module, method)
 
 
 def copied(module: nn.Module, device: torch.device) -> nn.Module:
-    """The module to call in training: with ranks beside this one, its gradients are averaged over them."""
+    """Return the module to call in training; with other ranks, its gradients are averaged over all of them."""
     if not dist.is_initialized():
         return module
     return DistributedDataParallel(
@@ -58,7 +58,7 @@ def copied(module: nn.Module, device: torch.device) -> nn.Module:
 
 @contextmanager
 def gradients_stay_here(module: nn.Module, *, here: bool) -> Iterator[None]:
-    """Inside, backward leaves gradients on this rank: for all parts of a step but the last."""
+    """Keep the gradients of a backward pass on this rank while `here`: for all micro-batches but the last."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(not here)
     with module.no_sync() if here and isinstance(module, DistributedDataParallel) else nullcontext():
@@ -66,17 +66,17 @@ def gradients_stay_here(module: nn.Module, *, here: bool) -> Iterator[None]:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's part of a tensor, which shares its memory; the tensor where it is not spread."""
+    """Return this rank's part of a tensor, sharing its memory; the tensor itself where it is not sharded."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The whole of a tensor; every rank has to ask."""
+    """Return a whole tensor; every rank must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def spread_like(tensor: Tensor, example: Any) -> Tensor:
-    """A whole tensor, spread as the example is."""
+    """Return a whole tensor sharded as the example is."""
     if not isinstance(example, DTensor) or tensor.shape != example.shape:
         return tensor
     mesh = example.device_mesh
@@ -85,6 +85,6 @@ def spread_like(tensor: Tensor, example: Any) -> Tensor:
 
 @torch.no_grad()
 def fill(module: nn.Module, tensors: dict[str, Tensor]) -> None:
-    """load_state_dict of whole tensors into a module that may be spread."""
+    """Load a state dict of whole tensors into a module that may be sharded."""
     own = module.state_dict()
     module.load_state_dict({name: spread_like(value, own.get(name)) for name, value in tensors.items()})

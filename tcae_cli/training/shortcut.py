@@ -1,4 +1,4 @@
-"""The pixel shortcut's closed-form weights: a PCA of pixel blocks.
+"""The pixel shortcut's weights in closed form: a PCA of pixel blocks.
 
 Axes: b batch, c latent channels, f pixels a block has along a side, k = 3 f f values of a block.
 """
@@ -23,7 +23,7 @@ class BlockPca:
 
 
 def fit_block_pca(batches: Iterable[Tensor], block: int, num_components: int) -> BlockPca:
-    """PCA of the non-overlapping f x f blocks of image batches [b, 3, h, w] in [-1, 1], about each colour's mean."""
+    """Return the PCA of the f x f blocks of image batches [b, 3, h, w] in [-1, 1], about each colour's mean."""
     size = 3 * block * block
     second_moment = torch.zeros(size, size, dtype=torch.float64)
     total = torch.zeros(size, dtype=torch.float64)
@@ -39,16 +39,17 @@ def fit_block_pca(batches: Iterable[Tensor], block: int, num_components: int) ->
     about_mean += torch.outer(shift, shift) - torch.outer(shift, total) / count
     variances, vectors = torch.linalg.eigh(about_mean)
     largest = slice(-num_components, None)
-    components, std = vectors[:, largest].flip(1).T, variances[largest].flip(0).clamp_min(1e-12).sqrt()
+    components = vectors[:, largest].flip(1).T
+    std = variances[largest].flip(0).clamp_min(1e-12).sqrt()
     return BlockPca(mean.float(), components.float().contiguous(), std.float())
 
 
 @torch.no_grad()
 def start_from_pca(model: TCAE, pca: BlockPca) -> None:
-    """Set the pixel shortcut to the PCA and zero the transformer's two outputs, so that it adds to it.
+    """Set the pixel shortcut to the PCA and zero the transformer's two outputs, so that the transformer adds to it.
 
-    A component is divided by the root of its standard deviation on the way in and multiplied on the way out: latents
-    of full PCA range would drown the fine channels in the decoder, whitened ones would amplify their noise.
+    A component is divided by the root of its standard deviation on the way in and multiplied by it on the way out:
+    latents of full PCA range would drown the fine channels in the decoder, and whitened ones would amplify their noise.
     """
     shortcut_in, shortcut_out = model.shortcut_in, model.shortcut_out
     assert shortcut_in and shortcut_out and shortcut_in.bias is not None and shortcut_out.bias is not None

@@ -1,4 +1,4 @@
-"""The training state, and the same on disk: one safetensors file, written atomically, read back to the bit."""
+"""The state of training, in memory and on disk: one safetensors file, written atomically and restored to the bit."""
 
 import json
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ STATE_FILE = "state.safetensors"
 
 @dataclass
 class Centers:
-    """What is taken from the teacher's logits: their moving mean, [k] each."""
+    """The moving means that are subtracted from the teacher's logits, [k] each."""
 
     class_token: Tensor
     patch: Tensor
@@ -29,7 +29,7 @@ class Centers:
 
 @dataclass
 class RunState:
-    """Everything that a resumed run needs to go on as if it had never stopped, whatever it trains."""
+    """Everything that a run of any model needs to resume as if it had never stopped."""
 
     model: nn.Module
     forward: nn.Module  # the model as it is called in training
@@ -40,15 +40,15 @@ class RunState:
     discriminator: nn.Module | None = None
     discriminator_optimizer: Optimizer | None = None
     step: int = 0  # steps done
-    first_unit: int | None = None  # of a stream: the first that is not read to its end
+    first_unit: int | None = None  # of a stream: the first unit that has not been read to its end
 
     def modules(self) -> Iterator[tuple[str, nn.Module]]:
-        """Every module with weights of its own to keep, by name."""
+        """Return every module whose weights are saved, by name."""
         names = ("model", "average", "teacher", "discriminator")
         return ((name, part) for name in names if (part := getattr(self, name)) is not None)
 
     def all_optimizers(self) -> list[Optimizer]:
-        """Those of the model, then the discriminator's."""
+        """Return the model's optimisers, then the discriminator's."""
         return [*self.optimizers, *([self.discriminator_optimizer] if self.discriminator_optimizer else [])]
 
 
@@ -61,7 +61,7 @@ class TrainingState(RunState):
 
 
 def save_state(run: Path, state: RunState, identity: dict[str, object]) -> None:
-    """Write modules, centres, moments and the step into the run folder; every rank calls this, the first writes."""
+    """Write modules, centres, moments and the step; every rank must call this, and the first one writes."""
     tensors = {f"{name}.{key}": value for name, part in state.modules() for key, value in part.state_dict().items()}
     if state.centers is not None:
         tensors |= {"centers.class_token": state.centers.class_token, "centers.patch": state.centers.patch}
@@ -77,8 +77,8 @@ def save_state(run: Path, state: RunState, identity: dict[str, object]) -> None:
 def restore_state(run: Path, state: RunState, identity: dict[str, object]) -> None:
     """Fill a fresh state from the run folder, which any number of ranks may have written.
 
-    identity: what must not have changed, as save_state was given it.
-    Raises NotFoundError if the run has no state yet, CheckpointError naming what differs.
+    identity: the values that must not have changed since save_state wrote them.
+    Raises NotFoundError if the run has no state yet, and CheckpointError naming the first difference.
     """
     path = run / STATE_FILE
     if not path.is_file():

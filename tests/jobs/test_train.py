@@ -212,12 +212,12 @@ def test_a_stream_of_tars_trains_and_goes_on(photos, tmp_path, make_tar_of):
     train(request(tar, tmp_path / "run", streaming, resume=True), said)
 
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
-    assert any("the stream goes on with its unit" in sentence for sentence in said.said)
+    assert any("the stream resumes at its unit" in sentence for sentence in said.said)
 
 
 def test_a_piped_stream_needs_images_to_measure_on(photos, tmp_path, make_tar_of):
     pipe = f"pipe:cat {make_tar_of(photos, tmp_path / '0.tar')}"
-    with pytest.raises(UsageError, match="nothing in it can be measured on; give images with --val"):
+    with pytest.raises(UsageError, match="cannot serve for validation; give images with --val"):
         train(request(pipe, tmp_path / "run", recipe()), Silent())
 
     train(request(pipe, tmp_path / "piped", recipe(steps=2, data={"shuffle_buffer": 8}), val=str(photos)), Silent())

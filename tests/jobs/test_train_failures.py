@@ -25,7 +25,7 @@ def request(photos, run, recipe, **options) -> TrainRequest:
 
 def test_a_loss_that_is_not_a_number(photos, tmp_path):
     wild = recipe(optimizer={"lr": 1e30, "warmup": 0.0})
-    with pytest.raises(TcaeError, match=r"is (nan|inf) at step \d; the last checkpoint stands: lower optimizer.lr"):
+    with pytest.raises(TcaeError, match=r"is (nan|inf) at step \d; the last checkpoint remains: lower optimizer.lr"):
         train(request(photos, tmp_path / "run", wild), Silent())
     assert not (tmp_path / "run" / "model.safetensors").exists()  # none that is not a number
 

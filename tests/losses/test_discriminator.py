@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from tcae_cli.errors import RecipeError
 from tcae_cli.features.backbone import NETWORKS, FeatureNetwork, load_discriminator_features
 from tcae_cli.losses.adversarial import discriminator_loss, generator_loss
-from tcae_cli.losses.discriminator import FeatureDiscriminator, PatchGan, update_spectral_norms
+from tcae_cli.losses.discriminator import update_spectral_norms
+from tcae_cli.losses.feature_discriminator import FeatureDiscriminator
+from tcae_cli.losses.patchgan import PatchGan
 from tcae_cli.recipe.load import load_recipe
 from tcae_cli.recipe.schema import Recipe
 
@@ -87,7 +89,7 @@ def test_a_recipe_for_images_too_small_to_judge_is_refused(name, least, tmp_path
         load(least - 1)
     assert str(refused.value).endswith(
         f"model.image_size {least - 1} is less than the {least} pixels that loss.adversarial.discriminator {name} "
-        "needs; take larger images or another discriminator"
+        "needs; use larger images or another discriminator"
     )
 
 

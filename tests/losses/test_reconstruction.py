@@ -7,7 +7,7 @@ from torch import nn
 from tcae_cli.errors import WeightsError
 from tcae_cli.features.backbone import FeatureNetwork, load_feature_network
 from tcae_cli.losses.perceptual import PerceptualDistance
-from tcae_cli.losses.reconstruction import reconstruction_terms, weighted_sum
+from tcae_cli.losses.reconstruction import ReconstructionLoss
 from tcae_cli.recipe.schema import LossSpec, PerceptualSpec
 
 
@@ -19,6 +19,10 @@ def network() -> FeatureNetwork:
     return FeatureNetwork(layers, taps=(1, 3), channel_weights=weights)
 
 
+def no_network(name: str):
+    raise AssertionError(f"the recipe has no perceptual distance, yet it loads {name}")
+
+
 def images(seed: int) -> torch.Tensor:
     return torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
@@ -26,13 +30,14 @@ def images(seed: int) -> torch.Tensor:
 def test_l1_is_the_mean_absolute_error_of_pixels_in_0_to_1():
     black, white = -torch.ones(1, 3, 4, 4), torch.ones(1, 3, 4, 4)
 
-    assert reconstruction_terms(black, white, None) == {"l1": torch.tensor(1.0)}
+    loss = ReconstructionLoss(LossSpec(perceptual=None), no_network)
+    assert loss(black, white) == {"l1": torch.tensor(1.0), "loss": torch.tensor(1.0)}
 
 
-def test_the_total_weighs_each_term():
-    spec = LossSpec(l1=2.0, perceptual=PerceptualSpec(weight=0.5))
+def test_the_total_weighs_each_term(network):
+    loss = ReconstructionLoss(LossSpec(l1=2.0, perceptual=PerceptualSpec(weight=0.5)), lambda name: network)
 
-    assert weighted_sum({"l1": torch.tensor(3.0), "perceptual": torch.tensor(4.0)}, spec) == 8.0
+    assert loss.weighted_sum({"l1": torch.tensor(3.0), "perceptual": torch.tensor(4.0)}) == 8.0
 
 
 def test_perceptual_distance_equals_a_plain_reference(network):

@@ -21,7 +21,7 @@ def told(watch, steps, **figures) -> list[tuple[int, str]]:
     [
         (
             {"teacher_entropy": 0.99 * MOST},
-            ["teacher_entropy", "ln 8192 = 9.01", "8.92", "tells no images apart", "teacher_temp_warmup"],
+            ["teacher_entropy", "ln 8192 = 9.01", "8.92", "does not distinguish images", "teacher_temp_warmup"],
         ),
         ({"teacher_entropy": 0.01 * MOST}, ["teacher_entropy", "0.09", "one prototype", "teacher_temp"]),
         ({"feature_spread": 4e-4}, ["feature_spread", "0.0004", "the same class token", "teacher_temp_warmup"]),

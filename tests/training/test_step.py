@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tcae_cli.images.transform import to_float
-from tcae_cli.losses.discriminator import PatchGan
+from tcae_cli.losses.patchgan import PatchGan
+from tcae_cli.losses.reconstruction import ReconstructionLoss
 from tcae_cli.losses.self_distillation import class_token_loss, masked_patch_loss, teacher_probabilities
 from tcae_cli.model.joint import JointModel, Teacher
 from tcae_cli.model.tcae import TCAE
@@ -67,8 +68,12 @@ def batch() -> TrainingBatch:
     return TrainingBatch(samples, random(4, 3, 64, 64), random(4, 2, 3, 48, 48), random(4, 1, 3, 16, 16), masks)
 
 
+def no_network(name: str):
+    raise AssertionError(f"the recipe has no perceptual distance, yet it loads {name}")
+
+
 def step(recipe: Recipe, state: TrainingState, **options) -> dict[str, Tensor]:
-    return training_step(Trainer(recipe, CPU, None), state, batch(), **options)
+    return training_step(Trainer(recipe, CPU, ReconstructionLoss(recipe.loss, no_network)), state, batch(), **options)
 
 
 def plain_objectives(recipe: Recipe, state: TrainingState, seen: TrainingBatch) -> tuple[Tensor, Tensor]:

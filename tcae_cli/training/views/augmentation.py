@@ -1,6 +1,6 @@
-"""Parts of an image: the clean view of reconstruction, and crops in other colours, as iBOT's (arXiv:2111.07832).
+"""Draws views of an image: the clean view of reconstruction, and augmented crops as iBOT's (arXiv:2111.07832).
 
-Colours are float32 in [0, 255] until all is done, and rounded once. Axes: h w pixels.
+Colours are float32 in [0, 255] until the last step, and rounded once. Axes: h w pixels.
 """
 
 import math
@@ -14,20 +14,20 @@ from torch import Tensor
 
 from tcae_cli.recipe.schema import DataSpec
 
-_LONGEST = 8  # times the short side; what is farther from the middle never reaches a clean view
+_LONGEST = 8  # times the short side; a longer image is cut to its middle before its clean view is drawn
 _BOX_ATTEMPTS = 10
 _LARGEST_ASPECT = 4 / 3
-_FLIP_SHARE = 0.5  # of crops, as all shares here
+_FLIP_SHARE = 0.5  # of crops, as are all shares below
 _JITTER_SHARE, _GREY_SHARE = 0.8, 0.2
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = 0.4, 0.4, 0.2, 0.1
 _BLUR_RADIUS = (0.1, 2.0)  # pixels
-_KERNEL_RADII = 3  # of the blur that count, on each side
+_KERNEL_RADII = 3  # at which the blur's kernel ends, on each side
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
 @dataclass(frozen=True)
 class Distortion:
-    """How many crops of a kind are blurred and solarised; all else is the same for all kinds."""
+    """The shares of a kind of crop that are blurred and solarised; everything else is the same for all kinds."""
 
     blur: float
     solarise: float
@@ -39,7 +39,7 @@ LOCAL = Distortion(blur=0.5, solarise=0.0)
 
 
 def clean_view(image: np.ndarray, spec: DataSpec, size: int, random: np.random.Generator) -> Tensor:
-    """A view [3, size, size], uint8, of an image [h, w, 3]: short side resized, random crop, random mirror."""
+    """Return a view [3, size, size], uint8, of an image [h, w, 3]: short side resized, random crop, random flip."""
     image = _without_far_ends(image)
     short_side = int(random.integers(max(size, spec.resize_min), max(size, spec.resize_max), endpoint=True))
     height, width = (max(short_side, round(side * short_side / min(image.shape[:2]))) for side in image.shape[:2])
@@ -52,7 +52,7 @@ def clean_view(image: np.ndarray, spec: DataSpec, size: int, random: np.random.G
 def random_resized_crop(
     image: np.ndarray, size: int, scale: tuple[float, float], random: np.random.Generator
 ) -> Tensor:
-    """A part of an image, resized and perhaps mirrored: [h, w, 3] to [3, size, size], uint8; scale as in draw_box."""
+    """Return a random box of an image [h, w, 3], resized and perhaps flipped: [3, size, size]; see draw_box."""
     top, left, height, width = draw_box(image.shape[0], image.shape[1], scale, random)
     crop = resize(image[top : top + height, left : left + width], size, size)
     return crop.flip(-1) if random.random() < _FLIP_SHARE else crop
@@ -61,12 +61,13 @@ def random_resized_crop(
 def draw_box(
     height: int, width: int, scale: tuple[float, float], random: np.random.Generator
 ) -> tuple[int, int, int, int]:
-    """Top, left, height, width of a part of an image: its area a share within `scale`, its aspect 3:4 to 4:3.
+    """Return top, left, height and width of a box: its area is a share within `scale`, its aspect is 3:4 to 4:3.
 
-    If ten draws do not fit into the image: the largest box in its middle of an aspect as near as can be.
+    If ten draws do not fit into the image, the box is the largest one in its middle whose aspect is within that range.
     """
     for _ in range(_BOX_ATTEMPTS):
-        area, aspect = height * width * random.uniform(*scale), _LARGEST_ASPECT ** random.uniform(-1, 1)
+        area = height * width * random.uniform(*scale)
+        aspect = _LARGEST_ASPECT ** random.uniform(-1, 1)
         h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < h <= height and 0 < w <= width:
             top, left = random.integers(height - h, endpoint=True), random.integers(width - w, endpoint=True)
@@ -77,54 +78,54 @@ def draw_box(
 
 
 def resize(image: np.ndarray, height: int, width: int) -> Tensor:
-    """An image [h, w, 3] as [3, height, width], uint8; bicubic, antialiased."""
-    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # channels last in memory: the fast path
+    """Resize an image [h, w, 3] to [3, height, width], uint8; bicubic, antialiased."""
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # channels last in memory, which is the fast path
     return F.interpolate(pixels, (height, width), mode="bicubic", antialias=True)[0]
 
 
 def distort(crop: Tensor, distortion: Distortion, random: np.random.Generator) -> Tensor:
-    """A crop in other colours, perhaps grey, blurred or solarised; crop and result: [3, h, w], uint8."""
-    pixels = torch.empty(crop.shape).copy_(crop)  # planes, however the crop lies in memory
+    """Return a crop with random colours, perhaps grey, blurred or solarised; crop and result are [3, h, w], uint8."""
+    pixels = torch.empty(crop.shape).copy_(crop)  # channel planes, whatever the crop's layout in memory
     if random.random() < _JITTER_SHARE:
         pixels = _jitter(pixels, random)
     if random.random() < _GREY_SHARE:
         pixels = to_grey(pixels)
     if random.random() < distortion.blur:
         pixels = blur(pixels, random.uniform(*_BLUR_RADIUS))
-    rounded = (pixels + 0.5).to(torch.int32).to(torch.uint8)  # a third of the time of the direct way
+    rounded = (pixels + 0.5).to(torch.int32).to(torch.uint8)  # three times as fast as casting directly
     if random.random() < distortion.solarise:
         rounded = solarise(rounded)
     return rounded.expand(3, -1, -1)
 
 
 def scale_brightness(pixels: Tensor, factor: float) -> Tensor:
-    """Pixels times `factor`; [3, h, w], float32, in [0, 255], as all here."""
+    """Multiply pixels by `factor`; pixels here and below are [3, h, w], float32, in [0, 255]."""
     return (pixels * factor).clamp_(0, 255)
 
 
 def scale_contrast(pixels: Tensor, factor: float) -> Tensor:
-    """Distances from the mean grey times `factor`."""
-    mean = to_grey(pixels).mean(dtype=torch.float64)  # or how many threads add it up would show
+    """Multiply distances from the image's mean grey by `factor`."""
+    mean = to_grey(pixels).mean(dtype=torch.float64)  # in float32 the result would depend on the number of threads
     return torch.lerp(mean.float(), pixels, factor).clamp_(0, 255)
 
 
 def scale_saturation(pixels: Tensor, factor: float) -> Tensor:
-    """Distances from each pixel's own grey times `factor`."""
+    """Multiply distances from each pixel's own grey by `factor`."""
     return torch.lerp(to_grey(pixels), pixels, factor).clamp_(0, 255)
 
 
 def shift_hue(pixels: Tensor, turn: float) -> Tensor:
-    """Hues moved around the circle, value and saturation of HSV kept; turn: share of the circle."""
+    """Rotate hues by a share `turn` of the circle; value and saturation of HSV stay."""
     red, green, blue = pixels
     value = pixels.amax(0)
     chroma = value - pixels.amin(0)
-    per_chroma = chroma.clamp(min=1e-6).reciprocal_()  # a grey pixel has no hue: any will do
+    per_chroma = chroma.clamp(min=1e-6).reciprocal_()  # a grey pixel has no hue, so any is right
     hue = torch.where(
         value == red,
         (green - blue) * per_chroma,
         torch.where(value == green, (blue - red) * per_chroma + 2, (red - green) * per_chroma + 4),
     )
-    # Back without cases: a channel falls below the value by a trapezoid of the hue's distance from it, in sixths.
+    # Back to RGB without branches: a channel lies below the value by a trapezoid of its distance in hue, in sixths.
     distance = hue + torch.tensor([5.0, 3.0, 1.0]).add_(6 * turn)[:, None, None]
     distance.sub_((distance / 6).floor_(), alpha=6)
     fall = distance.sub_(2).abs_().neg_().add_(2).clamp_(0, 1)
@@ -132,13 +133,13 @@ def shift_hue(pixels: Tensor, turn: float) -> Tensor:
 
 
 def to_grey(pixels: Tensor) -> Tensor:
-    """Luma, [1, h, w]."""
+    """Return luma, [1, h, w]."""
     red, green, blue = _LUMA
     return (pixels[:1] * red).add_(pixels[1:2], alpha=green).add_(pixels[2:], alpha=blue)
 
 
 def blur(pixels: Tensor, radius: float) -> Tensor:
-    """Convolved with a Gaussian of standard deviation `radius`, in pixels; the edge goes on beyond itself."""
+    """Convolve with a Gaussian of standard deviation `radius`, in pixels; edge pixels are repeated beyond the edge."""
     reach = math.ceil(_KERNEL_RADII * radius)
     weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / radius) ** 2)
     padded = F.pad(pixels[None], (reach,) * 4, mode="replicate")[0]
@@ -148,8 +149,8 @@ def blur(pixels: Tensor, radius: float) -> Tensor:
 
 
 def solarise(pixels: Tensor) -> Tensor:
-    """Bytes from 128 on inverted; uint8."""
-    return torch.minimum(pixels, 255 - pixels)  # that is the same
+    """Invert the bytes of 128 and more; uint8."""
+    return torch.minimum(pixels, 255 - pixels)  # equal, because exactly those bytes exceed their inverse
 
 
 def _jitter(pixels: Tensor, random: np.random.Generator) -> Tensor:
@@ -165,7 +166,7 @@ def _jitter(pixels: Tensor, random: np.random.Generator) -> Tensor:
 
 
 def _convolve(pixels: Tensor, weights: list[float], axis: int) -> Tensor:
-    # Sums of shifted pictures: several times as fast as conv2d, which is made for many channels.
+    # Sums of shifted images are several times as fast as conv2d, which is optimised for many channels.
     length = pixels.shape[axis] - len(weights) + 1
     total = pixels.narrow(axis, 0, length) * weights[0]
     for start, weight in enumerate(weights[1:], 1):
@@ -174,7 +175,7 @@ def _convolve(pixels: Tensor, weights: list[float], axis: int) -> Tensor:
 
 
 def _without_far_ends(image: np.ndarray) -> np.ndarray:
-    """The middle of a strip: one of 1 x 10,000 pixels would be gigabytes once its short side is resized."""
+    """Return the middle of a strip: one of 1 x 10,000 pixels would take gigabytes once its short side is resized."""
     longest = _LONGEST * min(image.shape[:2])
     y, x = (max(0, side - longest) // 2 for side in image.shape[:2])
     return image[y : image.shape[0] - y, x : image.shape[1] - x]

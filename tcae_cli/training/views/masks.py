@@ -1,4 +1,4 @@
-"""Block-wise masks over the tokens of global crops, as BEiT and iBOT draw them (arXiv:2106.08254, arXiv:2111.07832).
+"""Draws block-wise masks over the tokens of global crops, as BEiT and iBOT do (arXiv:2106.08254, arXiv:2111.07832).
 
 Axes: m tokens of the coarse grid along a side.
 """
@@ -16,7 +16,7 @@ _ATTEMPTS = 10  # at placing a block
 
 
 def draw_mask(grid: int, spec: SelfDistillationSpec, random: np.random.Generator) -> Tensor:
-    """A mask, [m, m], bool, m = grid: empty, or true in rectangles of at most a drawn share of the tokens."""
+    """Return a mask [m, m], bool, m = grid: empty, or true in rectangles that cover at most a drawn share of tokens."""
     mask = torch.zeros(grid, grid, dtype=torch.bool)
     if random.random() >= spec.mask_share:
         return mask
@@ -30,11 +30,11 @@ def draw_mask(grid: int, spec: SelfDistillationSpec, random: np.random.Generator
 
 
 def _add_block(mask: np.ndarray, most: int, random: np.random.Generator) -> int:
-    """Mask one more rectangle and say how many tokens that added: `most` or fewer, 0 if no place was found."""
+    """Mask one more rectangle; return how many tokens it added, at most `most`, and 0 if no place was found."""
     grid = len(mask)
     smallest = (grid // 3) ** 2
     for _ in range(_ATTEMPTS):
-        # Where fewer are left than the smallest block has, it can only overlap others.
+        # If fewer tokens are left than the smallest block has, it can only overlap others.
         area = smallest + (most - smallest) * random.random()
         aspect = _LARGEST_ASPECT ** random.uniform(-1, 1)
         height, width = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))

@@ -1,8 +1,8 @@
-"""Tars read front to back for training: no index, shuffled in a buffer, resumed by shard.
+"""Batches of a run from tars that are read front to back: no index, shuffled in a buffer, resumed by the tar.
 
-A unit is one pass over one shard; units are numbered on for ever, and those of an epoch come in an order drawn from the
-seed. Consumers, which are all workers of all ranks, take units in turn; where there are fewer shards than consumers a
-unit has parts, every k-th image of its shard, and consumers take parts in turn.
+A unit is one pass over one tar. Units are numbered without end, and those of an epoch come in an order drawn from the
+seed. Consumers, which are all workers of all ranks, take units in turn. Where there are fewer tars than consumers, a
+unit is cut into portions, each with every k-th image of its tar, and consumers take portions in turn.
 """
 
 from collections.abc import Generator, Iterator
@@ -23,26 +23,38 @@ from tcae_cli.sources.index import image_suffixes
 from tcae_cli.training.views.crops import SampleViews, TrainingBatch, sample_views, stack_views
 from tcae_cli.training.views.tar_stream import expand_tars, read_images
 
-_PIPE_BUFFER = 1000  # images, where data.shuffle_buffer is not given: a pipe cannot be read by index
-_IMAGES_OF_A_UNIT = 1 << 32  # more than any tar holds: numbers of images stay apart
+_PIPE_BUFFER = 1000  # images, if data.shuffle_buffer is not given: a pipe cannot be read by index
+_IMAGES_OF_A_UNIT = 1 << 32  # more than any tar holds, so that the numbers of images never collide
+
+
+@dataclass(frozen=True)
+class TrainingStream:
+    """One rank's share of the images that stream by.
+
+    uri: one tar or a brace pattern of tars, local or remote, or of commands, "pipe:cat {00..12}.tar".
+    """
+
+    uri: str
+    recipe: Recipe
+    rank: int = 0
+    world_size: int = 1
 
 
 def stream_training_batches(
-    uri: str, recipe: Recipe, rank: int, world_size: int, num_workers: int, first_unit: int = 0
+    stream: TrainingStream, num_workers: int, first_unit: int = 0
 ) -> Generator[TrainingBatch, None, None]:
-    """Batches of one rank without end, train.batch_size // world_size images each; every image once an epoch.
+    """Yield batches without end, train.batch_size // world_size images each; every image comes once an epoch.
 
-    uri: one tar or a brace pattern of tars, local or remote, or of commands, "pipe:cat {00..12}.tar". Each worker draws
-    from a buffer of data.shuffle_buffer images (by default 1,000 for a pipe), which empties as its epoch ends.
-    first_unit: the least that the ranks' last batch told, at any number of ranks and workers then: what is before it is
-    skipped, and of what is not, only what was under way is repeated. A batch tells the lowest unit of which this rank
-    has not yet given every image.
-    An image that cannot be read is skipped and counted; so is, once a pass, what follows the damage of a tar.
-    num_workers: processes; they are gone when this ends or is closed. With 0 this process reads.
-    Raises UsageError or NotFoundError for a pattern that cannot work, SourceError if this is no tar, if one cannot be
-    opened or read any more, if there is nothing in a whole epoch, or if a worker dies.
+    Each worker draws from a buffer of data.shuffle_buffer images (1,000 by default for a pipe), which empties as its
+    epoch ends. A batch reports as its first_unit the lowest unit of which this rank has not yet given every image.
+    first_unit: the least that the ranks' last batches reported, whatever the number of ranks and workers was then.
+    Units before it are skipped; of those after it, only what was in progress is repeated.
+    An image that cannot be read is skipped and counted. The rest of a damaged tar counts as one image in each pass.
+    num_workers: processes, which end with the generator. With 0 this process reads.
+    Raises UsageError or NotFoundError for a pattern that cannot work, and SourceError if the URI is not a tar, if a tar
+    can no longer be opened or read, if a whole epoch has no readable image, or if a worker dies.
     """
-    plan = _Plan(uri, expand_tars(uri), recipe, rank, world_size, max(num_workers, 1), first_unit)
+    plan = _Plan(stream, expand_tars(stream.uri), max(num_workers, 1), first_unit)
     unread = [first_unit] * plan.num_workers
     loaded = _load_in_workers(plan) if num_workers else plan.__iter__()
     try:
@@ -57,110 +69,113 @@ def stream_training_batches(
 
 
 class _Made(NamedTuple):
-    """What comes from a worker."""
+    """A batch or an error from a worker."""
 
     worker: int
-    batch: TrainingBatch | TcaeError  # an error raised there would arrive inside a traceback
+    batch: TrainingBatch | TcaeError  # an error raised in a worker would arrive inside a traceback
 
 
 class _Encoded(NamedTuple):
-    """An image on its way."""
+    """An image that has been read and not yet decoded."""
 
     unit: int
-    sample: int  # its number in the run
+    sample: int  # the image's number in the run
     data: bytes
 
 
 @dataclass(frozen=True)
 class _Plan(IterableDataset[_Made]):
-    """Who reads what."""
+    """Which consumer reads which images of which tars."""
 
-    uri: str
+    stream: TrainingStream
     tars: tuple[str, ...]  # paths, URLs or pipes
-    recipe: Recipe
-    rank: int
-    world_size: int
-    num_workers: int  # of each rank; 1 if it reads by itself
+    num_workers: int  # of each rank; 1 if the rank reads by itself
     first_unit: int
 
     @property
     def num_consumers(self) -> int:
-        return self.world_size * self.num_workers
+        """The number of workers of all ranks."""
+        return self.stream.world_size * self.num_workers
 
     @property
-    def num_parts(self) -> int:
-        """Of a unit, so that an epoch has at least one for each consumer."""
+    def num_portions(self) -> int:
+        """The portions of a unit, so that an epoch has at least one for each consumer."""
         return -(-self.num_consumers // len(self.tars))
 
     def __iter__(self) -> Generator[_Made, None, None]:
         info = get_worker_info()
         worker = info.id if info else 0
         try:
-            for batch in _Consumer(self, self.rank * self.num_workers + worker).batches():
-                # Here, not while it is sent: where shared memory is full this raises, and sending dies without a word.
+            for batch in _Consumer(self, self.stream.rank * self.num_workers + worker).batches():
+                # Shared here and not when sent: if shared memory is full, this raises, but sending dies silently.
                 yield _Made(worker, batch.share_memory() if info else batch)
         except TcaeError as error:
             yield _Made(worker, error)
 
     def epochs(self, consumer: int) -> Iterator[range]:
-        """For each epoch the numbers of the parts, counted over all units, that a consumer reads."""
-        num_parts = len(self.tars) * self.num_parts
+        """Yield for each epoch the numbers of the portions, counted over all units, that a consumer reads."""
+        num_portions = len(self.tars) * self.num_portions
         for epoch in count(self.first_unit // len(self.tars)):
-            start = max(epoch * num_parts, self.first_unit * self.num_parts)
-            yield range(start + (consumer - start) % self.num_consumers, (epoch + 1) * num_parts, self.num_consumers)
+            start = max(epoch * num_portions, self.first_unit * self.num_portions)
+            yield range(start + (consumer - start) % self.num_consumers, (epoch + 1) * num_portions, self.num_consumers)
 
     def share(self, number: int) -> tuple[int, int]:
-        """Shard of a part, and which of its images."""
-        unit, part = divmod(number, self.num_parts)
+        """Return the tar of a portion, and which of the tar's images it has."""
+        unit, portion = divmod(number, self.num_portions)
         epoch, position = divmod(unit, len(self.tars))
-        shard = int(_order(len(self.tars), self.recipe.train.seed, epoch)[position])
-        # Others of a shard's images each epoch, or a consumer could see the same ones for ever, or none.
-        return shard, (part + epoch) % self.num_parts
+        tar = int(_order(len(self.tars), self.stream.recipe.train.seed, epoch)[position])
+        # Portions move on with each epoch: otherwise a consumer could see the same images for ever, or none.
+        return tar, (portion + epoch) % self.num_portions
 
     def images(self, number: int) -> Iterator[tuple[int, bytes | None]]:
-        """Images of a part by their place in the shard; None: one, or the rest of the tar, cannot be read."""
-        shard, part = self.share(number)
-        return read_images(self.tars[shard], part, self.num_parts)
+        """Yield a portion's images with their places in the tar; None if one, or the rest of the tar, is unreadable."""
+        tar, portion = self.share(number)
+        return read_images(self.tars[tar], portion, self.num_portions)
 
 
 class _Consumer:
-    """One worker's way through its parts."""
+    """A worker that reads its portions, shuffles their images in a buffer, and makes batches of their views."""
 
     def __init__(self, plan: _Plan, number: int) -> None:
         self._plan, self._number = plan, number
-        self._random = np.random.default_rng((plan.recipe.train.seed, number, plan.first_unit))
-        self._buffer_size = plan.recipe.data.shuffle_buffer or _PIPE_BUFFER
+        self._recipe = plan.stream.recipe
+        self._random = np.random.default_rng((self._recipe.train.seed, number, plan.first_unit))
+        self._buffer_size = self._recipe.data.shuffle_buffer or _PIPE_BUFFER
         self._buffer: list[_Encoded] = []
         self._reading = plan.first_unit
         self._num_failed = 0
 
     def batches(self) -> Iterator[TrainingBatch]:
-        views, size = self._views(), self._plan.recipe.train.batch_size // self._plan.world_size
+        views = self._views()
+        size = self._recipe.train.batch_size // self._plan.stream.world_size
         while True:
             samples, made = zip(*islice(views, size), strict=True)
-            num_failed, self._num_failed = self._num_failed, 0
-            yield stack_views(samples, made, num_failed, min([self._reading, *(image.unit for image in self._buffer)]))
+            first_unit = min([self._reading, *(image.unit for image in self._buffer)])
+            batch = stack_views(samples, made, self._num_failed, first_unit)
+            self._num_failed = 0
+            yield batch
 
     def _views(self) -> Iterator[tuple[int, SampleViews]]:
-        plan, barren = self._plan, set[tuple[int, int]]()  # shares that gave nothing, since the last image
-        for parts in plan.epochs(self._number):
-            barren.update(map(plan.share, parts))
-            for encoded in self._shuffled(parts):
+        plan = self._plan
+        barren = set[tuple[int, int]]()  # shares that have been read without one image since the last image
+        for portions in plan.epochs(self._number):
+            barren.update(map(plan.share, portions))
+            for encoded in self._shuffled(portions):
                 try:
                     image = decode_image(encoded.data)
                 except ImageError:
                     self._num_failed += 1
                     continue
                 barren.clear()
-                yield encoded.sample, sample_views(image, plan.recipe, encoded.sample)
-            if len(barren) == len(plan.tars) * plan.num_parts:
+                yield encoded.sample, sample_views(image, self._recipe, encoded.sample)
+            if len(barren) == len(plan.tars) * plan.num_portions:
                 raise SourceError(
-                    f"{plan.uri}: there is no image that can be read in any of {len(plan.tars)} tars; "
+                    f"{plan.stream.uri}: there is no image that can be read in any of {len(plan.tars)} tars; "
                     f"images are members ending in {image_suffixes()}"
                 )
 
-    def _shuffled(self, parts: range) -> Iterator[_Encoded]:
-        for encoded in self._read(parts):
+    def _shuffled(self, portions: range) -> Iterator[_Encoded]:
+        for encoded in self._read(portions):
             self._buffer.append(encoded)
             if len(self._buffer) == self._buffer_size:
                 yield self._draw()
@@ -172,20 +187,21 @@ class _Consumer:
         self._buffer[slot], self._buffer[-1] = self._buffer[-1], self._buffer[slot]
         return self._buffer.pop()
 
-    def _read(self, parts: range) -> Iterator[_Encoded]:
-        for number in parts:
-            self._reading = unit = number // self._plan.num_parts
+    def _read(self, portions: range) -> Iterator[_Encoded]:
+        for number in portions:
+            unit = number // self._plan.num_portions
+            self._reading = unit
             for index, data in self._plan.images(number):
                 if data is None:
                     self._num_failed += 1
                 else:
                     yield _Encoded(unit, unit * _IMAGES_OF_A_UNIT + index, data)
-            self._reading = (number + self._plan.num_consumers) // self._plan.num_parts
+            self._reading = (number + self._plan.num_consumers) // self._plan.num_portions
 
 
 @lru_cache(maxsize=2)
-def _order(num_shards: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(num_shards)
+def _order(num_tars: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(num_tars)
 
 
 def _load_in_workers(plan: _Plan) -> Generator[_Made, None, None]:
@@ -198,19 +214,19 @@ def _load_in_workers(plan: _Plan) -> Generator[_Made, None, None]:
                 num_workers=plan.num_workers,
                 multiprocessing_context=worker_context(),
                 worker_init_fn=start_worker,
-                generator=torch.Generator(),  # of its own: starting must not change what is drawn elsewhere
+                generator=torch.Generator(),  # its own, so that starting workers leaves other draws alone
             )
         )
         yield from iterator
     except (RuntimeError, OSError, EOFError) as error:
         if _SHARED_MEMORY_FILE in str(error):
             fix = "try fewer --workers or a smaller batch"
-            raise SourceError(f"{plan.uri}: images do not fit into shared memory (/dev/shm); {fix}") from error
-        if str(error).startswith("Caught "):  # raised in a worker that lives
+            raise SourceError(f"{plan.stream.uri}: images do not fit into shared memory (/dev/shm); {fix}") from error
+        if str(error).startswith("Caught "):  # raised in a worker that is still alive
             raise
         how = str(error).partition("\n")[0] or type(error).__name__
         fix = "continue with --resume, and fewer --workers if memory is short"
-        raise SourceError(f"{plan.uri}: a process that reads it was lost ({how}); {fix}") from error
+        raise SourceError(f"{plan.stream.uri}: a process that reads it was lost ({how}); {fix}") from error
     finally:
         if iterator is not None:
             iterator._shutdown_workers()

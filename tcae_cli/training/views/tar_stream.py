@@ -1,6 +1,6 @@
-"""One tar front to back, from a file, a remote store or a command's output, and the patterns that name many.
+"""Reads one tar front to back, from a file, an object store or a command's output, and expands patterns of tars.
 
-webdataset's gopen runs the commands of pipe:, but tars are read here: its own reader ends a damaged one quietly.
+webdataset's gopen runs the commands of pipe:, but tars are read here: its own reader ends a damaged tar silently.
 """
 
 import errno
@@ -29,9 +29,9 @@ def is_stream(uri: str) -> bool:
 
 
 def expand_tars(uri: str) -> tuple[str, ...]:
-    """The tars that one tar or a brace pattern names: absolute paths of files that exist, URLs, or pipes.
+    """Return the tars that a path or a brace pattern names: absolute paths of files that exist, URLs, or pipes.
 
-    Raises UsageError or NotFoundError for a pattern that cannot work, SourceError if this is no tar.
+    Raises UsageError or NotFoundError for a pattern that cannot work, and SourceError if the URI is not a tar.
     """
     if is_stream(uri):
         try:
@@ -40,33 +40,32 @@ def expand_tars(uri: str) -> tuple[str, ...]:
             raise UsageError(f"{uri} is not a pattern ({error}); write it as pipe:cat {{000..127}}.tar") from error
     suffix = PurePosixPath(uri.partition("?")[0] if is_remote(uri) else uri).suffix.lower()
     if suffix != ".tar" or os.path.isdir(uri):
-        raise SourceError(f"{uri} is no tar, and data.shuffle_buffer is for tars; leave it out of the recipe")
+        raise SourceError(f"{uri} is not a tar, and data.shuffle_buffer is for tars; omit it from the recipe")
     return tuple(expand_pattern(uri))
 
 
-def read_images(tar: str, part: int = 0, num_parts: int = 1) -> Iterator[tuple[int, bytes | None]]:
-    """Every num_parts-th image of a tar, from image `part` on, with its place among the images.
+def read_images(tar: str, portion: int = 0, num_portions: int = 1) -> Iterator[tuple[int, bytes | None]]:
+    """Yield every num_portions-th image of a tar, starting at image `portion`, with its place among the images.
 
-    tar: one of those that `expand_tars` gives. None where an image, or all that follows a damage, cannot be read.
-    Raises SourceError if the tar cannot be opened or read any more, or its command fails.
+    tar: one of those that `expand_tars` returns. The image is None if it, or all that follows damage, cannot be read.
+    Raises SourceError if the tar cannot be opened or read to its end, or if its command fails.
     """
+    opened: AbstractContextManager[BinaryIO]
     try:
-        with _opened(tar) as file:
-            yield from _images(file, part, num_parts)
+        if is_stream(tar):
+            opened = _piped(tar)
+        else:
+            root = common_root([tar])
+            opened = Storage(root).open(tar.removeprefix(root))
+        with opened as file:
+            yield from _images(file, portion, num_portions)
     except OSError as error:
         raise SourceError(_unreadable(tar, error)) from error
 
 
-def _opened(tar: str) -> AbstractContextManager[BinaryIO]:
-    if is_stream(tar):
-        return _piped(tar)
-    root = common_root([tar])
-    return Storage(root).open(tar.removeprefix(root))
-
-
 @contextmanager
 def _piped(command: str) -> Iterator[BinaryIO]:
-    """What a command writes; raises OSError if it fails, which may be known only after all of it has been read."""
+    """Open the output of a command; raises OSError if it fails, which may show only once all output has been read."""
     pipe: Any = gopen(command, "rb")
     try:
         yield pipe.stream
@@ -76,21 +75,21 @@ def _piped(command: str) -> Iterator[BinaryIO]:
     except OSError as error:
         raise OSError(errno.EIO, f"exit code {pipe.proc.wait()}", command) from error
     finally:
-        pipe.proc.kill()  # or closing would wait for one that is not done
+        pipe.proc.kill()  # otherwise closing would wait for a command that is still running
         with suppress(OSError):
             pipe.close()
 
 
-def _images(file: BinaryIO, part: int, num_parts: int) -> Iterator[tuple[int, bytes | None]]:
-    """Every k-th image of a tar with its place among the images; None where it, or what follows, cannot be read."""
+def _images(file: BinaryIO, portion: int, num_portions: int) -> Iterator[tuple[int, bytes | None]]:
+    """Yield every k-th image of a tar with its place among the images; None if it, or what follows, is unreadable."""
     index = 0
-    # ValueError: numbers in extended headers that are none.
+    # tarfile raises ValueError for a malformed number in an extended header.
     with suppress(tarfile.TarError, ValueError), tarfile.open(fileobj=file, mode="r|*", encoding="utf-8") as tar:
         while (header := tar.next()) is not None:
-            tar.members.clear()  # type: ignore[attr-defined]  # or the headers of a large tar fill the memory
+            tar.members.clear()  # type: ignore[attr-defined]  # otherwise the headers of a large tar fill memory
             if not _is_image(header):
                 continue
-            if index % num_parts == part:
+            if index % num_portions == portion:
                 yield index, _data(tar, header)
             index += 1
         if _ends_in_zeros(tar):
@@ -99,7 +98,7 @@ def _images(file: BinaryIO, part: int, num_parts: int) -> Iterator[tuple[int, by
 
 
 def _is_image(header: tarfile.TarInfo) -> bool:
-    """As in an index: a link counts, as one that cannot be read."""
+    """Whether a member counts as an image, as in an index: a link does, as an image that cannot be read."""
     is_hidden = os.path.basename(header.name).startswith(".")
     return is_image_name(header.name) and not is_hidden and (header.isreg() or header.issym() or header.islnk())
 
@@ -113,7 +112,7 @@ def _data(tar: tarfile.TarFile, header: tarfile.TarInfo) -> bytes | None:
 
 
 def _ends_in_zeros(tar: tarfile.TarFile) -> bool:
-    """Whether the list of members ended where the tar does: tarfile stops without a word at a damaged header."""
+    """Whether the list of members ended where the tar ends: tarfile stops silently at a damaged header."""
     rest: Any = tar.fileobj
     block = rest.read(tarfile.BLOCKSIZE)  # the second of the two that end a tar
     if len(block) < tarfile.BLOCKSIZE:
@@ -124,9 +123,11 @@ def _ends_in_zeros(tar: tarfile.TarFile) -> bool:
 
 
 def _unreadable(tar: str, error: OSError) -> str:
-    name, fix = tar, "put it back or correct its permissions"
+    name = tar
+    fix = "restore it or correct its permissions"
     if is_stream(tar):
         fix = "run the command by hand to see why, and correct it"
     elif is_remote(tar):
-        name, fix = tar.partition("?")[0], "check your credentials and the network"
-    return f"{name} cannot be read ({error.strerror or error}); {fix}, then go on with --resume"
+        name = tar.partition("?")[0]
+        fix = "check your credentials and the network"
+    return f"{name} cannot be read ({error.strerror or error}); {fix}, then continue with --resume"

@@ -13,8 +13,9 @@ from tcae_cli.errors import SourceError
 from tcae_cli.images.image_file import decode_image
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.sources.source import Source, open_source
-from tcae_cli.training.views import crops
-from tcae_cli.training.views.crops import SampleViews, TrainingBatch, TrainingViews, sample_views, stack_views
+from tcae_cli.training.views import batches
+from tcae_cli.training.views.batches import TrainingViews
+from tcae_cli.training.views.crops import SampleViews, TrainingBatch, sample_views, stack_views
 
 CROPS = {"global_size": 48, "local_size": 16, "num_local_crops": 3}
 TENSORS = ("samples", "images", "global_crops", "local_crops", "masks")
@@ -145,7 +146,7 @@ def test_ranks_together_see_the_micro_batches_of_one(damaged, world_size, accumu
 @pytest.mark.parametrize("num_local_crops", [0, 3])
 def test_an_image_is_read_and_decoded_once_for_all_its_views(source, monkeypatch, num_local_crops):
     decoded = Counter()
-    monkeypatch.setattr(crops, "decode_image", lambda data: decoded.update([data]) or decode_image(data))
+    monkeypatch.setattr(batches, "decode_image", lambda data: decoded.update([data]) or decode_image(data))
     loss = {"self_distillation": {**CROPS, "num_local_crops": num_local_crops}}
     reads = Counter()
     monkeypatch.setattr(Source, "read", lambda self, row, read=Source.read: reads.update([row]) or read(self, row))
@@ -195,4 +196,4 @@ def test_a_source_of_which_nothing_can_be_read_ends_the_run_in_one_sentence(dama
     with pytest.raises(SourceError) as raised:
         TrainingViews(damaged, recipe())[0]
     assert str(raised.value).startswith(f"{damaged.uri}: 20 images one after another cannot be read, the last of them ")
-    assert str(raised.value).endswith(".jpg; put such images right or leave them out")
+    assert str(raised.value).endswith(".jpg; repair such images or remove them from the source")

@@ -59,7 +59,7 @@ def test_a_tar_that_goes_away_is_told(tar):
     tar.unlink()
     with pytest.raises(SourceError) as raised:
         list(read_images(str(tar)))
-    fix = "put it back or correct its permissions, then go on with --resume"
+    fix = "restore it or correct its permissions, then continue with --resume"
     assert str(raised.value) == f"{tar} cannot be read (No such file or directory); {fix}"
 
 
@@ -119,7 +119,7 @@ def test_folders_and_lists_are_no_tars(make_folder, tmp_path):
     for uri in (str(make_folder({"a.png": b"a"})), str(tmp_path / "list.txt"), "s3://bucket/photos"):
         with pytest.raises(SourceError) as raised:
             expand_tars(uri)
-        assert str(raised.value) == f"{uri} is no tar, and data.shuffle_buffer is for tars; leave it out of the recipe"
+        assert str(raised.value) == f"{uri} is not a tar, and data.shuffle_buffer is for tars; omit it from the recipe"
 
 
 def test_a_pattern_of_commands_that_is_none_is_explained():

@@ -21,7 +21,8 @@ from tcae_cli.images import watchdog
 from tcae_cli.images.watchdog import RowNotes
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.sources.source import Source, open_source
-from tcae_cli.training.views.crops import TrainingBatch, TrainingViews, load_training_batches
+from tcae_cli.training.views.batches import TrainingViews, load_training_batches
+from tcae_cli.training.views.crops import TrainingBatch
 
 STEPS = range(2, 7)
 CULPRIT = 4

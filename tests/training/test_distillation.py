@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from tcae_cli.training.drop_path import draw_keep
+from tcae_cli.training.distillation import draw_keep
 
 
 def test_draws_depend_on_the_seed_and_the_sample_alone():
