@@ -14,8 +14,9 @@ from torch import Tensor
 from tcae_cli.errors import SourceError
 from tcae_cli.evaluation.subject import Originals
 from tcae_cli.images.batch import BatchRows, ImageBatch
-from tcae_cli.images.loader import load_batches, load_rows
+from tcae_cli.images.loader import Reading, load_batches, load_rows
 from tcae_cli.images.partition import batches_of_rows
+from tcae_cli.images.transform import Transform
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.process_group import add_over_ranks
@@ -63,11 +64,8 @@ class Viewer:
         loading = load_batches(
             originals.source,
             batches[rank::world_size],
-            batch_size=self.batch_size,
-            sizes=[self.size],
-            resize=originals.resize,
-            num_workers=self.num_workers,
-            pin_memory=self.device.type == "cuda",
+            Transform((self.size,), originals.resize),
+            Reading(self.batch_size, self.num_workers, pin_memory=self.device.type == "cuda"),
         )
         with closing(loading) as loaded:
             for number, batch in enumerate(loaded):

@@ -13,9 +13,8 @@ from torch.utils.data import Dataset
 
 from tcae_cli.errors import ImageError
 from tcae_cli.images.image_file import decode_image
-from tcae_cli.images.transform import View, resize_and_crop
+from tcae_cli.images.transform import Transform, View, resize_and_crop
 from tcae_cli.images.watchdog import RowNotes
-from tcae_cli.recipe.choices import Resize
 from tcae_cli.reports.failure import Failure
 from tcae_cli.sources.source import Source
 
@@ -78,8 +77,7 @@ class Decoder(Dataset[Decoded]):
 
     source: Source
     batch_size: int
-    sizes: tuple[int, ...]  # pixels
-    resize: Resize
+    transform: Transform
     notes: RowNotes | None = None  # of the workers; None in the parent
 
     def __getitem__(self, batch: BatchRows) -> Decoded:
@@ -89,7 +87,9 @@ class Decoder(Dataset[Decoded]):
     def decode(self, rows: Sequence[int], slots: Sequence[int], num_records: int) -> Decoded:
         """Read rows into slots; an image that cannot be used leaves its slot zero and says why in its record."""
         started = time.perf_counter()
-        images = [self._room(torch.zeros(self.batch_size, 3, size, size, dtype=torch.uint8)) for size in self.sizes]
+        images = [
+            self._room(torch.zeros(self.batch_size, 3, size, size, dtype=torch.uint8)) for size in self.transform.sizes
+        ]
         records = np.zeros(num_records, self._record_type())
         files = iter(self.source.read_many(rows))
         for row, slot in zip(rows, slots, strict=True):
@@ -122,7 +122,7 @@ class Decoder(Dataset[Decoded]):
             todo=list(batch.asked()),
             images=decoded.images,
             original_sizes=records["original_size"].copy(),
-            crops=[records["crops"][:, number].copy() for number in range(len(self.sizes))],
+            crops=[records["crops"][:, number].copy() for number in range(len(self.transform.sizes))],
             content_hashes=records["content_hash"].copy(),
             failures=failures_of(self.source, batch.rows, records),
             decode_s=decoded.decode_s,
@@ -138,10 +138,10 @@ class Decoder(Dataset[Decoded]):
             self.notes.begin(row, "decode")
         record["content_hash"] = content_hash(data)
         image = decode_image(data)
-        return [resize_and_crop(image, size, self.resize) for size in self.sizes]
+        return [resize_and_crop(image, size, self.transform.resize) for size in self.transform.sizes]
 
     def _record_type(self) -> np.dtype:
-        crops = ("crops", np.int32, (len(self.sizes), 4))
+        crops = ("crops", np.int32, (len(self.transform.sizes), 4))
         failure = [("stage", "S16"), ("error", f"S{_ERROR_BYTES}")]  # empty where nothing failed
         return np.dtype([("content_hash", np.uint64), ("original_size", np.int32, 2), crops, *failure])
 

@@ -7,7 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from multiprocessing.context import BaseContext
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 from tcae_cli.errors import SourceError
 from tcae_cli.images import watchdog
 from tcae_cli.images.batch import BatchRows, Decoded, Decoder, ImageBatch, failures_of
+from tcae_cli.images.transform import Transform
 from tcae_cli.images.watchdog import RowNotes, Stage, WorkersLost, watched
 from tcae_cli.recipe.choices import Resize
 from tcae_cli.reports.failure import Failure
@@ -33,32 +34,37 @@ _TIMES_LOST_ON_NO_ROW = 3  # running
 _SHARED_MEMORY_FILE = "file </torch_"  # in what torch says when there is no room for one
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How batches are read."""
+
+    batch_size: int
+    num_workers: int = 0  # decoding processes; 0: this process decodes
+    pin_memory: bool = False  # for a GPU
+
+
 def load_batches(
     source: Source,
     batches: Iterable[BatchRows],
-    *,
-    batch_size: int,
-    sizes: Sequence[int],
-    resize: Resize,
-    num_workers: int,
-    pin_memory: bool = False,
+    transform: Transform,
+    reading: Reading,
 ) -> Generator[ImageBatch, None, None]:
-    """The batches asked for, in their order; each image is decoded once, and resized to each of the sizes.
+    """Yield the batches asked for, in their order; each image is decoded once, and resized to each of the sizes.
 
-    batches: of up to batch_size rows; taken one by one, a few ahead of what comes out.
-    num_workers: decoding processes; they are gone when the iterator ends or is closed. One that dies, or stays on a row
-    for more than HUNG_AFTER_S, costs that row, once it has happened twice; the rows beside it are read again. With 0
-    workers this process decodes, and there is no such guard: what kills or stops a worker would do so to it.
+    batches: of up to batch_size rows; taken one by one, a few ahead of those that come out.
+    The workers are gone when the iterator ends or is closed. One that dies, or stays on a row for more than
+    HUNG_AFTER_S, costs that row, once it has happened twice; the rows beside it are read again. With 0 workers this
+    process decodes, and there is no such guard: an image that kills or stops a worker would do so to this process.
     Raises SourceError if workers die without being on a row, or find no shared memory.
     """
-    decoder = Decoder(source, batch_size, tuple(sizes), resize)
-    if num_workers:
-        loaded = load_in_workers(_Feed(decoder, batches), source.uri, num_workers)
+    decoder = Decoder(source, reading.batch_size, transform)
+    if reading.num_workers:
+        loaded = load_in_workers(_Feed(decoder, batches), source.uri, reading.num_workers)
     else:
         loaded = (decoder.unpack(batch, decoder[batch]) for batch in batches)
     with closing(loaded):
         for batch in loaded:
-            yield batch.pin_memory() if pin_memory else batch
+            yield batch.pin_memory() if reading.pin_memory else batch
 
 
 def load_rows(
@@ -68,7 +74,7 @@ def load_rows(
 
     Pixels are [k, 3, size, size], uint8, zero where failed; hashes [k], uint64; failures by row.
     """
-    decoder = Decoder(source, len(rows), (size,), resize)
+    decoder = Decoder(source, len(rows), Transform((size,), resize))
     decoded = decoder.decode(rows, range(len(rows)), len(rows))
     records = decoder.records_of(decoded)
     return decoded.images[0], records["content_hash"].copy(), failures_of(source, rows, records)

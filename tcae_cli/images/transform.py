@@ -3,6 +3,7 @@
 Axes: h w pixels.
 """
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,16 @@ _LONGEST = 8  # times the short side; of a longer image only the middle is resiz
 _KEPT = 4  # times the short side; the part of it that is
 
 
+@dataclass(frozen=True)
+class Transform:
+    """The crops that are made of each image, one for each size."""
+
+    sizes: tuple[int, ...]  # pixels
+    resize: Resize
+
+
 class View(NamedTuple):
-    """What is seen of one image."""
+    """The part of one image that the model sees."""
 
     pixels: Tensor  # [3, size, size], uint8
     original_size: tuple[int, int]  # height, width, upright

@@ -11,8 +11,9 @@ import torch
 
 from tcae_cli.autoencoders.runner import load_runner
 from tcae_cli.errors import SourceError
-from tcae_cli.images.loader import BatchRows, load_batches
+from tcae_cli.images.loader import BatchRows, Reading, load_batches
 from tcae_cli.images.partition import batches_of_rows
+from tcae_cli.images.transform import Transform
 from tcae_cli.jobs.encoder import Encoded, LatentEncoder, pack_rows
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.reports.encode import EncodeRequest
@@ -59,11 +60,8 @@ def encode_shards(
     batches = load_batches(
         source,
         _batches(plans, spec.compute.batch_size),
-        batch_size=spec.compute.batch_size,
-        sizes=spec.sizes,
-        resize=spec.transform.resize,
-        num_workers=num_workers,
-        pin_memory=device.type == "cuda",
+        Transform(tuple(spec.sizes), spec.transform.resize),
+        Reading(spec.compute.batch_size, num_workers, pin_memory=device.type == "cuda"),
     )
     progress.start(_label(), num_all, done=num_all - num_todo)
     pack = partial(_timed_pack, encoder=encoder, writer=writer)

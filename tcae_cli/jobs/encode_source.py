@@ -9,7 +9,7 @@ from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.sources.index import SUMMARY_FILE
-from tcae_cli.sources.index_update import SourceChanges, index_source_apart
+from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source_apart
 from tcae_cli.sources.source import Source, load_source
 from tcae_cli.store.commit import failed_rows
 from tcae_cli.store.layout import index_folder
@@ -31,13 +31,12 @@ def open_store_source(
     if found and f"{index_folder(found)}/{SUMMARY_FILE}" in folder.sizes(index_folder(found)):
         previous = folder.fetch(index_folder(found), scratch)
     index = scratch / "index"
+    retried = failed_rows(folder) if found and request.retry_failed else ()
     changes = index_source_apart(
         request.source,
         index,
-        previous,
-        append=request.append,
-        retried=failed_rows(folder) if found and request.retry_failed else (),
-        progress=_now_and_then(lambda count: progress.say(f"{request.source}: {count:,} images found so far")),
+        PreviousIndex(previous, request.append, retried) if previous else None,
+        on_progress=_now_and_then(lambda count: progress.say(f"{request.source}: {count:,} images found so far")),
     )
     now = load_source(index).fingerprint
     if found and not previous and now != found.source.fingerprint:

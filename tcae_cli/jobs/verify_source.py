@@ -13,7 +13,7 @@ from tcae_cli.images.batch import content_hash
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.jobs.verification import Verification
 from tcae_cli.sources.index import SUMMARY_FILE
-from tcae_cli.sources.index_update import index_source_apart
+from tcae_cli.sources.index_update import PreviousIndex, index_source_apart
 from tcae_cli.sources.source import Source, load_source
 from tcae_cli.store.layout import index_folder
 
@@ -32,9 +32,8 @@ def open_compared_source(verification: Verification, uri: str, scratch: Path) ->
     changes = index_source_apart(
         uri,
         scratch / "index",
-        previous,
-        append=True,
-        progress=lambda count: verification.progress.say(f"looking through {uri}: {count:,} images so far"),
+        PreviousIndex(previous, append=True) if previous else None,
+        on_progress=lambda count: verification.progress.say(f"looking through {uri}: {count:,} images so far"),
     )
     source = load_source(scratch / "index")
     if previous is None and source.fingerprint != spec.source.fingerprint:

@@ -34,16 +34,17 @@ class _Text(NamedTuple):
     problem: str = ""  # why it cannot be used; "": nothing
 
 
-def scan(uri: str, heard: Callable[[int], None] = ignore) -> Listing:
+def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
     """Every image under a folder, by sorted relative path; hidden names are skipped, links to folders followed.
 
     The first folder of an image's path is its class; classes are numbered by sorted name, over those that hold images.
-    An image directly in the folder has label -1. heard: told now and then how many files were found.
+    An image directly in the folder has label -1.
+    on_progress: called now and then with the number of files found so far.
     Raises SourceError if there is no image, NotFoundError if there is nothing at all in a remote place.
     """
     storage = Storage((uri if is_remote(uri) else os.path.abspath(uri)).rstrip("/") + "/")
     found = _find(storage, uri) if storage.is_remote else _walk(Path(storage.root), "", ())
-    files = sorted(counted(found, heard))
+    files = sorted(counted(found, on_progress))
     images = [file for file in files if is_image_name(file.name)]
     if not images:
         raise SourceError(_no_images(uri, files))

@@ -19,7 +19,7 @@ SUMMARY_FILE = "source.json"  # written last: an index without it does not exist
 
 Item = TypeVar("Item")
 
-_HEARD_EVERY = 1000
+_PROGRESS_EVERY = 1000
 _IMAGE_SUFFIXES = {
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"),
     *(".tif", ".tiff", ".webp"),
@@ -50,17 +50,17 @@ class Listing:
 
 
 def ignore(_: int) -> None:
-    """What hears nothing of how many were found."""
+    """Do nothing on progress."""
 
 
-def counted(items: Iterable[Item], heard: Callable[[int], None]) -> Iterator[Item]:
-    """The items; `heard` is told now and then, and at the end, how many there were."""
+def counted(items: Iterable[Item], on_progress: Callable[[int], None]) -> Iterator[Item]:
+    """Yield the items; call `on_progress` now and then, and at the end, with their number so far."""
     number = 0
     for number, item in enumerate(items, start=1):
-        if number % _HEARD_EVERY == 0:
-            heard(number)
+        if number % _PROGRESS_EVERY == 0:
+            on_progress(number)
         yield item
-    heard(number)
+    on_progress(number)
 
 
 def is_image_name(name: str) -> bool:

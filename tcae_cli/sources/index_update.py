@@ -14,10 +14,10 @@ from pathlib import Path
 from tcae_cli.errors import SourceError, TcaeError
 from tcae_cli.runtime.processes import leave_with_the_parent
 from tcae_cli.sources.index import Entry, Listing, ignore, write_index
-from tcae_cli.sources.source import load_source, scan
+from tcae_cli.sources.source import Source, load_source, scan
 
 _NAMES_SHOWN = 10
-_HEARD_EVERY_S = 0.2
+_PROGRESS_EVERY_S = 0.2
 _CHANGED = "has changed or moved in its tar since it was first listed"
 _VANISHED = "is no longer in its tar"
 
@@ -37,30 +37,34 @@ class SourceChanges:
         return bool(self.num_new or self.num_changed or self.num_vanished)
 
 
+@dataclass(frozen=True)
+class PreviousIndex:
+    """The index that a source had before, and in what the source may differ from it."""
+
+    folder: Path
+    append: bool = False  # new samples become rows after the old ones; otherwise the caller refuses what differs
+    retried: Collection[int] = ()  # rows to be read again; these may change, and that does not count
+
+
 def index_source(
     uri: str,
     index_dir: Path,
-    previous: Path | None = None,
-    *,
-    append: bool = False,
-    retried: Collection[int] = (),
-    heard: Callable[[int], None] = ignore,
+    previous: PreviousIndex | None = None,
+    on_progress: Callable[[int], None] = ignore,
 ) -> SourceChanges:
-    """Scan a source, write its index into `index_dir`, and tell how it differs from the index in `previous`.
+    """Scan a source, write its index into `index_dir`, and return how it differs from its previous index.
 
     Rows of the previous index keep their numbers, by key, size and place in a tar. With append, new ones come after
-    them, new classes too, and what changed or vanished keeps its old entry; without, what differs gives the index of
-    the plain scan, for the caller to refuse. Without a previous index nothing counts as new.
-    retried: rows of the previous index that are to be read anew; these may change, and that does not count.
-    heard: told now and then how many were found.
-    Raises SourceError if the previous index is of another version, and what scan raises.
+    them, new classes too, and a sample that changed or vanished keeps its old entry; without, a source that differs
+    gets the index of the plain scan. Without a previous index nothing counts as new.
+    on_progress: called now and then with the number of images found so far.
+    Raises SourceError if the previous index is of another version, and everything that scan raises.
     """
-    listing = scan(uri, heard)
+    listing = scan(uri, on_progress)
     changes = SourceChanges()
     if previous is not None:
-        old = load_source(previous)
-        merged, changes = _merge(list(old.entries()), old.class_names, listing, frozenset(retried))
-        listing = merged if append or not changes else listing
+        merged, changes = _merge(load_source(previous.folder), listing, frozenset(previous.retried))
+        listing = merged if previous.append or not changes else listing
     write_index(index_dir, listing)
     return changes
 
@@ -68,27 +72,23 @@ def index_source(
 def index_source_apart(
     uri: str,
     index_dir: Path,
-    previous: Path | None = None,
-    *,
-    append: bool = False,
-    retried: Collection[int] = (),
-    progress: Callable[[int], None] = ignore,
+    previous: PreviousIndex | None = None,
+    on_progress: Callable[[int], None] = ignore,
 ) -> SourceChanges:
-    """index_source in a process of its own: what a scan of millions takes of memory is given back after it.
+    """Run index_source in a process of its own, whose end gives back the memory that a scan of millions takes.
 
-    progress: called here now and then with the number found so far. The process ends with this one, and on Ctrl-C.
-    Raises what index_source raises, SourceError if the process is killed.
+    The process ends with this one, and on Ctrl-C.
+    Raises everything that index_source raises, and SourceError if the process is killed.
     """
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    request = (uri, index_dir, previous, append, retried)
-    process = context.Process(target=_index_and_tell, args=(sender, *request), daemon=True)
+    process = context.Process(target=_index_and_send, args=(sender, uri, index_dir, previous), daemon=True)
     try:
         with _deaf_to_ctrl_c():
             process.start()
         sender.close()
         while isinstance(message := receiver.recv(), int):
-            progress(message)
+            on_progress(message)
     except EOFError as error:
         process.join()
         raise SourceError(
@@ -108,12 +108,12 @@ def index_source_apart(
 
 @contextmanager
 def _deaf_to_ctrl_c() -> Iterator[None]:
-    """Holds Ctrl-C back here, and for good in processes that start meanwhile: they leave it to their parent."""
+    """Hold Ctrl-C back here, and for good in processes that start meanwhile: they leave it to their parent."""
     resource_tracker.ensure_running()  # lets Ctrl-C through again when it starts
-    heard: list[int] = []
+    held_back: list[int] = []
     # The mask is for the new process alone: here a thread of numpy's without it would take the signal.
     in_main_thread = threading.current_thread() is threading.main_thread()
-    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number)) if in_main_thread else None
+    handler = signal.signal(signal.SIGINT, lambda number, _: held_back.append(number)) if in_main_thread else None
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -121,40 +121,36 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         if in_main_thread:
             signal.signal(signal.SIGINT, handler)
-    if heard:
+    if held_back:
         signal.raise_signal(signal.SIGINT)
 
 
-def _index_and_tell(
-    sender: Connection, uri: str, index_dir: Path, previous: Path | None, append: bool, retried: Collection[int]
-) -> None:
-    """What the process does: says how many it found, then what came out."""
+def _index_and_send(sender: Connection, uri: str, index_dir: Path, previous: PreviousIndex | None) -> None:
+    """Run index_source in its process: send the number of images found so far, at last the changes or the error."""
     threading.Thread(target=leave_with_the_parent, daemon=True).start()
-    told_at = -_HEARD_EVERY_S
+    sent_at = -_PROGRESS_EVERY_S
 
-    def tell(number: int) -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at > _HEARD_EVERY_S:
-            told_at = time.monotonic()
+    def send_now_and_then(number: int) -> None:
+        nonlocal sent_at
+        if time.monotonic() - sent_at > _PROGRESS_EVERY_S:
+            sent_at = time.monotonic()
             sender.send(number)
 
     try:
-        sender.send(index_source(uri, index_dir, previous, append=append, retried=retried, heard=tell))
+        sender.send(index_source(uri, index_dir, previous, send_now_and_then))
     except TcaeError as error:
         sender.send(error)
 
 
-def _merge(
-    old_entries: list[Entry], old_classes: tuple[str, ...], listing: Listing, retried: Collection[int]
-) -> tuple[Listing, SourceChanges]:
-    """The rows of an old index as they are now, then the new ones; and what differs."""
-    class_names = tuple(dict.fromkeys((*old_classes, *listing.class_names)))
+def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tuple[Listing, SourceChanges]:
+    """Return the rows of a previous index as they are now, then the new ones, and how they differ."""
+    class_names = tuple(dict.fromkeys((*previous.class_names, *listing.class_names)))
     listing = replace(listing, entries=_renumbered(listing, class_names), class_names=class_names)
     found = {entry.key: entry for entry in listing.entries}
     entries: list[Entry] = []
     changed: list[str] = []
     vanished: list[str] = []
-    for row, old in enumerate(old_entries):
+    for row, old in enumerate(previous.entries()):
         now = found.pop(old.key, None)
         if now is None:
             vanished.append(_shown(old.key))

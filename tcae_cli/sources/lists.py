@@ -10,12 +10,12 @@ from tcae_cli.sources.index import Entry, Listing, counted, ignore, parse_label,
 from tcae_cli.sources.storage import Storage, common_root
 
 
-def scan(uri: str, heard: Callable[[int], None] = ignore) -> Listing:
+def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
     """The listed images by sorted name; a file that is not there is a row that fails when read.
 
     Names are absolute or relative to the list's folder, and all of one protocol. Keys are relative to that folder, or,
     when an image lies outside of it, to the deepest folder that holds them all. Sizes at a URL are not asked for: 0.
-    heard: told now and then how many were found. Raises SourceError if nothing is listed.
+    on_progress: called now and then with the number of images found so far. Raises SourceError if nothing is listed.
     """
     folder, _, list_name = (uri if is_remote(uri) else os.path.abspath(uri)).rpartition("/")
     folder += "/"
@@ -35,7 +35,8 @@ def scan(uri: str, heard: Callable[[int], None] = ignore) -> Listing:
     root = folder if all(location.startswith(folder) for location in labels) else common_root(list(labels))
     sorted_labels = sorted(labels.items())
     entries = [
-        Entry(location[len(root) :], _size_bytes(location), label) for location, label in counted(sorted_labels, heard)
+        Entry(location[len(root) :], _size_bytes(location), label)
+        for location, label in counted(sorted_labels, on_progress)
     ]
     return Listing(uri, root, entries)
 

@@ -28,16 +28,16 @@ def load_source(index_dir: Path) -> "Source":
     return Source(index_dir)
 
 
-def scan(uri: str, heard: Callable[[int], None] = ignore) -> Listing:
+def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
     """Everything there is at `uri`, in the order of a new index.
 
     uri: a folder of images, one tar or a brace pattern of tars ("shards/{000..127}.tar"), or an image list (*.txt); a
     local path or s3://, gs://, hf:// or http(s)://, over which folders cannot be listed.
-    heard: told now and then how many were found.
+    on_progress: called now and then with the number of images found so far.
     Raises NotFoundError if nothing is there, SourceError if it cannot be used.
     """
     try:
-        return _kind(uri)(uri, heard)
+        return _kind(uri)(uri, on_progress)
     except NotFoundError:  # an OSError too, with its own sentence
         raise
     except OSError as error:

@@ -19,10 +19,11 @@ from tcae_cli.sources.tar_members import read_members
 from tcae_cli.sources.tar_samples import tar_entries
 
 
-def scan(uri: str, heard: Callable[[int], None] = ignore) -> Listing:
+def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
     """Every image in the tars of a pattern, by tar in the pattern's order, then by position.
 
-    heard: told now and then how many were found. What is damaged, in a tar or a sample, is a row with a problem.
+    on_progress: called now and then with the number of images found so far.
+    A damaged part of a tar, and a damaged sample, is a row with a problem.
     Raises NotFoundError if a tar is not there, SourceError if one cannot be read or none holds an image.
     """
     locations = expand_pattern(uri)
@@ -30,7 +31,7 @@ def scan(uri: str, heard: Callable[[int], None] = ignore) -> Listing:
     names = tuple(location.removeprefix(root) for location in locations)
     storage = Storage(root)
     scans = storage.in_order(partial(_scan_tar, storage), enumerate(names))
-    entries = list(counted(chain.from_iterable(scans), heard))
+    entries = list(counted(chain.from_iterable(scans), on_progress))
     if not entries:
         raise SourceError(f"{uri} holds no images; images are members ending in {image_suffixes()}")
     return Listing(uri, root, entries, tar_names=names)

@@ -10,9 +10,9 @@ import torch
 
 from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.autoencoders.runner import load_runner
-from tcae_cli.images.loader import BatchRows, ImageBatch, load_batches
+from tcae_cli.images.loader import BatchRows, ImageBatch, Reading, load_batches
 from tcae_cli.images.partition import batches_of_rows
-from tcae_cli.images.transform import to_float
+from tcae_cli.images.transform import Transform, to_float
 from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.jobs.encoder import Encoded, LatentEncoder, pack_rows
 from tcae_cli.model.tcae import TCAE
@@ -32,9 +32,7 @@ def encode(images: Path, store: Path, **options) -> EncodeReport:
 
 def read_all(source: Source, batch_size: int, num_workers: int) -> list[ImageBatch]:
     batches = map(BatchRows, batches_of_rows(0, len(source), batch_size))
-    return list(
-        load_batches(source, batches, batch_size=batch_size, sizes=[256], resize="torch", num_workers=num_workers)
-    )
+    return list(load_batches(source, batches, Transform((256,), "torch"), Reading(batch_size, num_workers)))
 
 
 def write_all(encoded: list[Encoded], encoder: LatentEncoder, source: Source, spec: StoreSpec, path: Path) -> None:

@@ -18,8 +18,8 @@ from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.images import batch as image_batch
 from tcae_cli.images.batch import Decoder
 from tcae_cli.images.image_file import decode_image
-from tcae_cli.images.loader import BatchRows, ImageBatch, load_batches, load_rows
-from tcae_cli.images.transform import resize_and_crop
+from tcae_cli.images.loader import BatchRows, ImageBatch, Reading, load_batches, load_rows
+from tcae_cli.images.transform import Transform, resize_and_crop
 from tcae_cli.images.watchdog import RowNotes
 from tcae_cli.reports.failure import Failure
 from tcae_cli.sources.source import open_source
@@ -39,8 +39,7 @@ def source(make_folder, png, tmp_path):
 
 
 def load(source, num_workers: int, sizes=(32,), batches=BATCHES) -> list[ImageBatch]:
-    options = {"sizes": sizes, "resize": "torch", "num_workers": num_workers}
-    return list(load_batches(source, batches, batch_size=3, **options))
+    return list(load_batches(source, batches, Transform(sizes, "torch"), Reading(3, num_workers)))
 
 
 def test_batches_come_in_order_and_padded(source):
@@ -118,7 +117,7 @@ def test_workers_give_the_same_batches_and_are_gone_afterwards(source):
 
 
 def test_workers_are_gone_when_the_iterator_is_closed_early(source):
-    batches = load_batches(source, BATCHES * 20, batch_size=3, sizes=[32], resize="torch", num_workers=2)
+    batches = load_batches(source, BATCHES * 20, Transform((32,), "torch"), Reading(3, num_workers=2))
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     batches.close()
@@ -166,7 +165,7 @@ def test_batches_are_taken_only_a_few_ahead(source):
             taken += 1
             yield BATCHES[0]
 
-    batches = load_batches(source, endless(), batch_size=3, sizes=[32], resize="torch", num_workers=1)
+    batches = load_batches(source, endless(), Transform((32,), "torch"), Reading(3, num_workers=1))
     for _ in range(20):
         next(batches)
     batches.close()
@@ -178,7 +177,7 @@ def test_a_batch_from_a_worker_is_one_write_into_the_pipe_however_many_rows_fail
         raise ImageError("decode", "damaged" * 1000)
 
     monkeypatch.setattr(image_batch, "decode_image", fail)
-    decoder = Decoder(source, 8, (16, 32, 64), "torch", RowNotes(1))
+    decoder = Decoder(source, 8, Transform((16, 32, 64), "torch"), RowNotes(1))
     decoded = decoder[BatchRows(range(8))]
     assert len(ForkingPickler.dumps(decoded)) < PIPE_BUF
 
@@ -186,13 +185,14 @@ def test_a_batch_from_a_worker_is_one_write_into_the_pipe_however_many_rows_fail
 PARENT = """
 import sys
 from pathlib import Path
-from tcae_cli.images.loader import BatchRows, load_batches
+from tcae_cli.images.loader import BatchRows, Reading, load_batches
+from tcae_cli.images.transform import Transform
 from tcae_cli.sources.source import load_source
 import multiprocessing
 
 source = load_source(Path(sys.argv[1]))
 batches = [BatchRows(range(3))] * 1000
-loaded = load_batches(source, batches, batch_size=3, sizes=[32], resize="torch", num_workers=2)
+loaded = load_batches(source, batches, Transform((32,), "torch"), Reading(3, num_workers=2))
 next(loaded)
 print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
 sys.stdin.read()

@@ -17,7 +17,8 @@ import torch
 from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.images import batch as image_batch
 from tcae_cli.images import watchdog
-from tcae_cli.images.loader import BatchRows, ImageBatch, load_batches
+from tcae_cli.images.loader import BatchRows, ImageBatch, Reading, load_batches
+from tcae_cli.images.transform import Transform
 from tcae_cli.reports.failure import Failure
 from tcae_cli.sources.source import Source, open_source
 
@@ -104,7 +105,7 @@ def impatient(monkeypatch):
 
 
 def start(source: Source, num_workers: int, batches: Sequence[BatchRows] = BATCHES):
-    return load_batches(source, batches, batch_size=3, sizes=[32], resize="torch", num_workers=num_workers)
+    return load_batches(source, batches, Transform((32,), "torch"), Reading(3, num_workers))
 
 
 def assert_only_these_failed(batches: Sequence[ImageBatch], failures: dict[int, tuple[str, str]], clean: Source):

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tcae_cli.errors import NotFoundError, SourceError
-from tcae_cli.sources.index_update import SourceChanges, index_source, index_source_apart
+from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source, index_source_apart
 from tcae_cli.sources.source import Source, load_source
 
 
@@ -29,7 +29,7 @@ def test_a_process_of_its_own_makes_the_same_index(make_folder, png, tmp_path):
     for path in (tmp_path / "here").iterdir():
         assert (tmp_path / "apart" / path.name).read_bytes() == path.read_bytes()
     make_folder({"0.png": png()})
-    changes = index_source_apart(str(folder), tmp_path / "more", tmp_path / "apart", append=True)
+    changes = index_source_apart(str(folder), tmp_path / "more", PreviousIndex(tmp_path / "apart", append=True))
     assert changes == SourceChanges(num_new=1, new=["0.png"])
     assert keys(load_source(tmp_path / "more")) == ["a.png", "x/b.png", "0.png"]
 
@@ -48,7 +48,7 @@ def test_errors_come_out_of_the_process_as_they_are(tmp_path):
 def test_a_process_of_its_own_says_how_many_it_found(make_folder, tmp_path):
     told: list[int] = []
     folder = make_folder({"a.png": b"", "b.png": b""})
-    index_source_apart(str(folder), tmp_path / "index", progress=told.append)
+    index_source_apart(str(folder), tmp_path / "index", on_progress=told.append)
     assert told == [2]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tcae_cli.errors import ImageError, SourceError
-from tcae_cli.sources.index_update import SourceChanges, index_source
+from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source
 from tcae_cli.sources.source import Source, load_source
 
 NO_CHANGES = SourceChanges()
@@ -20,7 +20,7 @@ def index(tmp_path: Path) -> Callable[..., tuple[Source, SourceChanges]]:
 
     def make(uri: Path | str, append: bool = False) -> tuple[Source, SourceChanges]:
         index_dir = tmp_path / f"index-{len(made)}"
-        changes = index_source(str(uri), index_dir, made[-1] if made else None, append=append)
+        changes = index_source(str(uri), index_dir, PreviousIndex(made[-1], append) if made else None)
         made.append(index_dir)
         return load_source(index_dir), changes
 
@@ -171,7 +171,7 @@ def test_a_previous_index_of_another_version_is_refused(index, make_folder, tmp_
 
 
 def test_those_found_are_counted_as_they_are_found(make_folder, tmp_path):
-    heard: list[int] = []
+    counts: list[int] = []
     (tmp_path / "list.txt").write_text("".join(f"{number}.png\n" for number in range(2500)))
-    index_source(str(tmp_path / "list.txt"), tmp_path / "index", heard=heard.append)
-    assert heard == [1000, 2000, 2500]
+    index_source(str(tmp_path / "list.txt"), tmp_path / "index", on_progress=counts.append)
+    assert counts == [1000, 2000, 2500]
