@@ -9,6 +9,7 @@ import torchvision
 from torch import Tensor, nn
 
 from tcae_cli.features import dino
+from tcae_cli.features.normalised import NormalisedNetwork
 from tcae_cli.features.weights import hub_cache, load_pretrained
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,23 +44,18 @@ NETWORKS = {
 }
 
 
-class FeatureNetwork(nn.Module):
+class FeatureNetwork(NormalisedNetwork):
     """Feature maps of a frozen network: images [b, 3, h, w] in [-1, 1] to a list of [b, c, h, w], float32."""
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, layers: nn.Sequential, taps: tuple[int, ...], channel_weights: list[Tensor] | None) -> None:
-        super().__init__()
+        super().__init__(_IMAGENET_MEAN, _IMAGENET_STD)
         self.layers = layers[: max(taps) + 1]
         self.taps = frozenset(taps)
-        self.channel_weights = channel_weights  # a [1, c, 1, 1] a tap, or none
-        self.register_buffer("mean", torch.tensor(_IMAGENET_MEAN).view(1, 3, 1, 1))
-        self.register_buffer("std", torch.tensor(_IMAGENET_STD).view(1, 3, 1, 1))
+        self.channel_weights = channel_weights  # [1, c, 1, 1] for each tap
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        x = ((images + 1) / 2 - self.mean) / self.std
+        x = self.normalise((images + 1) / 2)
         maps = []
         for position, layer in enumerate(self.layers):
             x = layer(x)
@@ -71,9 +67,9 @@ class FeatureNetwork(nn.Module):
 def load_feature_network(
     name: str, weights: Path | None = None, instead: str = "set loss.perceptual to none in the recipe"
 ) -> FeatureNetwork:
-    """A network of NETWORKS with its pretrained weights, from `weights` or from torch's hub cache.
+    """Load a network of NETWORKS with its pretrained weights, from `weights` or from torch's hub cache.
 
-    Raises WeightsError, naming the file, the option and what to do `instead`, where they are missing or do not fit.
+    Raises WeightsError, naming the file, the option and the advice `instead`, if the weights are missing or do not fit.
     """
     network = NETWORKS[name]
     model = load_pretrained(
@@ -91,9 +87,10 @@ def load_feature_network(
 
 
 def load_discriminator_features(name: str, weights: Path | None = None) -> tuple[nn.Module, list[int]]:
-    """What a discriminator's heads look at, and the channels of its maps: a DINO of features/dino.py, or of NETWORKS.
+    """Load the network whose maps a discriminator's heads judge, and return it with the channels of its maps.
 
-    Raises WeightsError, naming the file and the option, where weights are missing or do not fit.
+    It is a DINO of features/dino.py, or of NETWORKS. Raises WeightsError, naming the file and the option, if weights
+    are missing or do not fit.
     """
     if name in dino.NETWORKS:
         return dino.load_dino(name, weights), [dino.DINO_WIDTH] * dino.NUM_MAPS

@@ -1,4 +1,4 @@
-"""The DINOv2 transformer whose features FD-DINOv2 is of.
+"""The DINOv2 transformer whose features FD-DINOv2 compares.
 
 Axes: b images, h w pixels.
 """
@@ -6,13 +6,13 @@ Axes: b images, h w pixels.
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import timm
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from tcae_cli.features.weights import hub_cache, load_pretrained
+from tcae_cli.features.normalised import NormalisedNetwork
+from tcae_cli.features.weights import find_cached, load_pretrained
 
 NAME = "dinov2"  # in --weights
 _ARCHITECTURE = "vit_large_patch14_dinov2"  # of timm
@@ -23,24 +23,20 @@ _IMAGE_SIZE = 224  # pixels, square
 _NUDGE = 0.1  # patches; Meta's code adds it to a side before it divides, and the released figures have it
 
 
-class Dinov2Features(nn.Module):
+class Dinov2Features(NormalisedNetwork):
     """Images [b, 3, h, w], uint8, to features [b, 1024], float32: the class token after the final norm.
 
-    Resized to 224 px, bicubic and antialiased. Source: Stein et al. (arXiv:2306.04675), resized in torch as in EDM2,
-    where PIL would round to whole levels.
+    Images are resized to 224 px, bicubic and antialiased. Source: Stein et al. (arXiv:2306.04675), resized in torch as
+    in EDM2 (arXiv:2312.02696), where Pillow would round to whole levels.
     """
 
     width = 1024  # of the features
-    mean: Tensor
-    std: Tensor
     transformer: Any  # timm.models.VisionTransformer, whose annotations do not fit its use
 
     def __init__(self, transformer: Any) -> None:
         """transformer: with positions for the images it was trained on, 37 x 37 patches."""
-        super().__init__()
+        super().__init__(transformer.pretrained_cfg["mean"], transformer.pretrained_cfg["std"])
         self.transformer = transformer
-        for name in ("mean", "std"):
-            self.register_buffer(name, torch.tensor(transformer.pretrained_cfg[name]).view(1, 3, 1, 1))
         self.requires_grad_(False).eval()
         positions = _resize_as_dinov2(transformer.pos_embed, _IMAGE_SIZE // transformer.patch_embed.patch_size[0])
         transformer.set_input_size(_IMAGE_SIZE)  # resizes positions too, with antialiasing
@@ -49,38 +45,32 @@ class Dinov2Features(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         size = (_IMAGE_SIZE, _IMAGE_SIZE)
         resized = F.interpolate(images.float(), size=size, mode="bicubic", antialias=True)
-        features: Tensor = self.transformer((resized / 255 - self.mean) / self.std)
+        features: Tensor = self.transformer(self.normalise(resized / 255))
         return features
 
 
 def load_dinov2(weights: Path | None = None) -> Dinov2Features:
-    """The network with the published weights, from `weights`, torch's hub cache or Hugging Face's, frozen.
+    """Load the frozen network with the published weights, from `weights`, torch's hub cache or Hugging Face's.
 
-    Raises WeightsError, naming the file and the option, where they are missing or do not fit.
+    Raises WeightsError, naming the file and the option, if the weights are missing or do not fit.
     """
     published = f"{_FILE} ({_PUBLISHED})"
     return Dinov2Features(
-        load_pretrained(_build, weights or _cached(), NAME, published, "leave the metrics that need it away")
+        load_pretrained(
+            _build, weights or find_cached(_FILE, _REPOSITORY), NAME, published, "leave the metrics that need it away"
+        )
     )
 
 
 def _build() -> Any:
     transformer = timm.create_model(_ARCHITECTURE, pretrained=False, num_classes=0)
-    # Meta's file has a token for masked training too, timm's has not.
+    # Meta's file also has a token for masked training, which timm's model lacks.
     transformer.register_load_state_dict_pre_hook(lambda _module, tensors, *_others: tensors.pop("mask_token", None))
     return transformer
 
 
-def _cached() -> Path:
-    path = hub_cache(_FILE)
-    if path.is_file():
-        return path
-    found = huggingface_hub.try_to_load_from_cache(_REPOSITORY, "model.safetensors")
-    return Path(found) if isinstance(found, str) else path
-
-
 def _resize_as_dinov2(positions: Tensor, length: int) -> Tensor:
-    """A class token's and patches' positions, [1, 1 + n^2, d], for length^2 patches: bicubic, not antialiased.
+    """Return positions [1, 1 + length^2, d] of class token and patches, of [1, 1 + n^2, d]: bicubic, not antialiased.
 
     Source: interpolate_pos_encoding of github.com/facebookresearch/dinov2, vision_transformer.py.
     """

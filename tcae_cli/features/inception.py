@@ -1,4 +1,4 @@
-"""The FID Inception: the TensorFlow network of 2015-12-05 whose features published FIDs are of.
+"""The FID Inception: the TensorFlow network of 2015-12-05 whose features published FIDs compare.
 
 Axes: b images, c channels, h w pixels.
 """
@@ -39,12 +39,12 @@ class InceptionFeatures(nn.Module):
     width = 2048  # of the features
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        """tensors: the 566 of the published file. Raises RuntimeError if they are others."""
+        """tensors: the 566 of the published file. Raises RuntimeError for any others."""
         super().__init__()
         self.network = Inception3(num_classes=_NUM_CLASSES, aux_logits=False, init_weights=False)
         self.network.load_state_dict(tensors)
         self._classes, self.network.fc = self.network.fc, nn.Identity()
-        # torchvision's differs in how a block pools for its last branch: it averages zeros of the padding in.
+        # torchvision's network pools otherwise in a block's last branch: its averages include the zeros of the padding.
         average = partial(F.avg_pool2d, kernel_size=3, stride=1, padding=1, count_include_pad=False)
         for name in _AVERAGED:
             self.network.get_submodule(name).register_forward_hook(partial(_pool_anew, average))
@@ -58,7 +58,7 @@ class InceptionFeatures(nn.Module):
         return features
 
     def logits(self, features: Tensor) -> Tensor:
-        """Logits [b, 1008] of features [b, 2048], without the classes' bias, as the Inception Score takes them.
+        """Return logits [b, 1008] of features [b, 2048], without the classes' bias, as the Inception Score takes them.
 
         Source: github.com/openai/improved-gan, inception_score; agrees with "logits_unbiased" of
         github.com/toshas/torch-fidelity.
@@ -67,16 +67,16 @@ class InceptionFeatures(nn.Module):
 
 
 def find_inception(weights: Mapping[str, Path]) -> Path | None:
-    """The file of `--weights inception=PATH`, or the one in torch's hub cache, or None if it is not there."""
+    """Return the file of `--weights inception=PATH` or the one in torch's hub cache; None if there is neither."""
     if NAME in weights:
         return weights[NAME]
     return next((path for path in map(hub_cache, FILES) if path.is_file()), None)
 
 
 def load_inception(weights: Path | None = None) -> InceptionFeatures:
-    """The network with the published weights, from `weights` or from torch's hub cache, frozen.
+    """Load the frozen network with the published weights, from `weights` or from torch's hub cache.
 
-    Raises WeightsError, naming the file and the option, where it is missing or another.
+    Raises WeightsError, naming the file and the option, if it is missing or another file.
     """
     path = weights or find_inception({}) or hub_cache(FILES[0])
     fix = f"get {_PUBLISHED}{FILES[0]} and put it there, or pass --weights {NAME}=PATH"
@@ -90,7 +90,7 @@ def load_inception(weights: Path | None = None) -> InceptionFeatures:
 
 
 def resize_as_tensorflow_1(images: Tensor, size: int) -> Tensor:
-    """Images [b, c, size, size] by bilinear interpolation at size/in * pixel: no half pixels, no antialiasing.
+    """Return images [b, c, size, size], interpolated bilinearly without half-pixel centres and without antialiasing.
 
     images: [b, c, h, w], float. Source: tf.image.resize_bilinear of TensorFlow 1, align_corners=False.
     """
@@ -106,6 +106,6 @@ def resize_as_tensorflow_1(images: Tensor, size: int) -> Tensor:
 
 
 def _pool_anew(pool: Callable[[Tensor], Tensor], block: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-    """A block's output with the channels of its last branch from another pooling."""
+    """Return a block's output with the channels of its last branch computed after another pooling."""
     branch: Tensor = block.get_submodule("branch_pool")(pool(inputs[0]))
     return torch.cat([output[:, : -branch.shape[1]], branch], dim=1)
