@@ -66,9 +66,11 @@ def load_parent(name: str, spec: ModelSpec, *, freeze_encoder: bool) -> tuple[TC
     fill_autoencoder(model, tensors, f"{path}: the weights do not fit the recipe's model; omit its keys of `model`")
 
     kept = {key: value for key, value in tensors.items() if freeze_encoder and key.startswith(ENCODER_PARTS)}
-    for key, part in _positions(model).items():
-        if key not in kept:
-            _resize(part, sides[part])
+    with torch.no_grad():
+        for key, part in _positions(model).items():
+            if key not in kept:
+                grid = part.weight.new_zeros(1, sides[part], sides[part], part.weight.shape[3])
+                part.weight = nn.Parameter(part(grid))  # resized to the grid, to which they are added
     for key, parameter in model.named_parameters():
         if key in kept:
             parameter.requires_grad_(False)
@@ -120,9 +122,3 @@ def _fetch(name: str) -> Path:
 def _positions(model: TCAE) -> dict[str, PositionEmbedding]:
     """Return the learnt positions of encoder and decoder by the names of their weights."""
     return {f"{name}.weight": part for name, part in model.named_modules() if isinstance(part, PositionEmbedding)}
-
-
-@torch.no_grad()
-def _resize(positions: PositionEmbedding, side: int) -> None:
-    zeros = positions.weight.new_zeros(1, side, side, positions.weight.shape[3])
-    positions.weight = nn.Parameter(positions(zeros))
