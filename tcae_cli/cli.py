@@ -1,5 +1,6 @@
-"""The one place where errors become a line and an exit code."""
+"""The command line: imports a command when it is used, and turns errors into a line and an exit code."""
 
+import os
 import sys
 import traceback
 from importlib import import_module
@@ -8,23 +9,24 @@ from typing import Any
 import click
 
 from tcae_cli import __version__
+from tcae_cli.commands._command import heading, write_groups
 from tcae_cli.errors import TcaeError
 
 _COMMANDS = {
     "train": "Train an autoencoder on a source of images.",
-    "finetune": "Train a model further: on other images, at another size, or its decoder alone.",
+    "finetune": "Train a model further: on other images, at another size, or only its decoder.",
     "encode-dataset": "Encode a source of images into a store of latents.",
-    "decode": "Decode a store's latents back to image files.",
-    "export": "Write a store's latents in the files another trainer reads.",
-    "info": "Show what a store is, how far it is, and its statistics.",
-    "verify": "Check a store's files, and its latents against the images.",
+    "decode": "Decode the latents of a store back to image files.",
+    "export": "Write the latents of a store in the format of another trainer.",
+    "info": "Show what a store holds, how much is finished, and its statistics.",
+    "verify": "Check the files of a store, and its latents against the images.",
     "eval": "Measure models, stores and images: reconstruction, latents, generation, cost.",
 }
 INTERRUPTED = 130
 
 
 class _LazyCommands(click.Group):
-    """Knows the commands' names and one-line helps; imports a command when it is called."""
+    """A group that knows the names and one-line helps of its commands, and imports a command when it is used."""
 
     def list_commands(self, _: click.Context) -> list[str]:
         return list(_COMMANDS)
@@ -36,14 +38,26 @@ class _LazyCommands(click.Group):
         command: click.Command = getattr(import_module(f"tcae_cli.commands.{module}"), module)
         return command
 
-    def format_commands(self, _: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
+    def format_options(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section(heading("Commands")):
             formatter.write_dl(list(_COMMANDS.items()))
+        write_groups(self, context, formatter)
 
 
-@click.group(cls=_LazyCommands, context_settings={"help_option_names": ["-h", "--help"]})
+_CONTEXT = {
+    "help_option_names": ["-h", "--help"],
+    "max_content_width": 110,  # columns
+    "color": False if os.environ.get("NO_COLOR") else None,  # None: where the output is a terminal
+}
+
+
+@click.group(
+    cls=_LazyCommands,
+    context_settings=_CONTEXT,
+    epilog="`tcae COMMAND --help` explains a command and shows examples.",
+)
 @click.version_option(__version__, prog_name="tcae")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error; may stand anywhere on the line.")
 def tcae(debug: bool) -> None:
     """Cache image datasets as TC-AE latents in Zarr stores; train, finetune and measure the autoencoder."""
 
@@ -55,7 +69,7 @@ def main() -> None:
 
 def _run(arguments: list[str]) -> int:
     debug = "--debug" in arguments
-    # Wherever it stands on the line, since nobody remembers which side of the command it belongs to.
+    # --debug may stand anywhere, since nobody remembers which side of the command it belongs to.
     arguments = [*(["--debug"] if debug else []), *(word for word in arguments if word != "--debug")]
     try:
         result: Any = tcae.main(arguments, prog_name="tcae", standalone_mode=False)
@@ -70,8 +84,8 @@ def _run(arguments: list[str]) -> int:
         return error.exit_code
     except (KeyboardInterrupt, click.Abort):
         click.echo(
-            "\nInterrupted; what is committed stays, and the same command goes on "
-            "(training: with --resume; eval: anew).",
+            "\nInterrupted. Finished work is kept: repeat the command to resume "
+            "(train and finetune: with --resume; eval starts again).",
             err=True,
         )
         return INTERRUPTED

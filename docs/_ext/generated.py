@@ -57,21 +57,22 @@ def _command(command: click.Command, context: click.Context) -> Iterator[str]:
     yield f"\n({path.replace(' ', '-')})=\n## {path}\n"
     yield f"```text\n{path} {usage}\n```\n"
     yield _escaped(inspect.cleandoc(command.help or "")) + "\n"
-    for title, options in _panels(command, context).items():
+    for title, options in _groups(command, context).items():
         yield f"**{_escaped(title)}**\n"
         for names, explanation in options:
             yield f"`{names}`\n: {_escaped(explanation) or '&nbsp;'}\n"
+    for sentence, line in getattr(command, "examples", ()):
+        yield f"{_escaped(sentence)}:\n\n```text\n{line}\n```\n"
 
 
-def _panels(command: click.Command, context: click.Context) -> dict[str, list[tuple[str, str]]]:
-    """Return names and help of what a command takes, by the panel in which --help shows them."""
-    panels: dict[str, list[tuple[str, str]]] = {}
+def _groups(command: click.Command, context: click.Context) -> dict[str, list[tuple[str, str]]]:
+    """Return names and help of what a command takes, by the group in which --help shows them."""
+    groups: dict[str, list[tuple[str, str]]] = {}
     for parameter in command.get_params(context):
-        panel = getattr(parameter, "panel", None)  # rich-click's
         record = parameter.get_help_record(context)
         if record and any(record[1:]):  # of an argument, usage and text say enough
-            panels.setdefault(panel if isinstance(panel, str) else "Options", []).append(record)
-    return panels
+            groups.setdefault(getattr(parameter, "group", "General"), []).append(record)
+    return groups
 
 
 def _metrics() -> Iterator[str]:

@@ -3,8 +3,7 @@
 import torch
 
 from tcae_cli.autoencoders.families import FAMILIES, Autoencoder, ModelCard, NamedModel
-
-DEFAULT_MODEL = "tcae-tiny"
+from tcae_cli.recipe.choices import DEFAULT_MODEL
 
 
 def read_card(name: str) -> ModelCard:

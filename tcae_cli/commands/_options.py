@@ -1,51 +1,96 @@
-"""Options that several commands share."""
+"""The options that several commands share, and the groups that help shows them in."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
 
 import click
 
+from tcae_cli.commands._command import Function, option
 from tcae_cli.errors import NotFoundError, UsageError
+from tcae_cli.reports.report import Tolerance
 
-Function = Callable[..., Any]
+Decorator = Callable[[Function], Function]
 
-device = click.option("--device", metavar="D", help="cpu, cuda or cuda:N  [default: a GPU where there is one]")
-gpus = click.option(
-    "--gpus", type=click.IntRange(min=1), metavar="N", help="Processes to start, one a GPU of this machine."
+MODEL = "Model"
+IMAGES = "Images"
+STORE = "Store"
+RUN = "Run"
+FIGURES = "Figures"
+OUTPUT = "Output"
+PROCESSES = "Devices and processes"
+
+device = option(
+    "--device",
+    metavar="D",
+    group=PROCESSES,
+    show_default="a GPU if there is one",
+    help="Device to compute on: cpu, cuda or cuda:N.",
 )
-as_json = click.option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
-batch_size = click.option("--batch-size", type=click.IntRange(min=1), default=64, show_default=True, metavar="N")
-max_failures = click.option(
-    "--max-failures", default="1%", show_default=True, help="Images that may fail before the exit code is 3."
-)
-workers = click.option(
-    "--workers", "num_workers", type=click.IntRange(min=0), metavar="N", help="Decoding processes a rank."
-)
-one_worker = click.option(
-    "--workers",
-    "num_workers",
-    type=click.IntRange(min=0),
-    default=1,
-    show_default=True,
+gpus = option(
+    "--gpus",
+    type=click.IntRange(min=1),
     metavar="N",
-    help="Decoding processes a rank.",
+    group=PROCESSES,
+    help="Start N processes, each on a GPU of this machine.",
 )
+as_json = option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
 
 
-def weights(*known: str) -> Callable[[Function], Function]:
-    """`--weights NAME=PATH`, as paths by name, of the networks that a command has a use for."""
+def batch_size(default: int) -> Decorator:
+    """`--batch-size N`."""
+    return option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        metavar="N",
+        group=PROCESSES,
+        help="Images computed together.",
+    )
+
+
+def workers(default: int | None) -> Decorator:
+    """`--workers N`; None chooses by the number of cores."""
+    return option(
+        "--workers",
+        "num_workers",
+        type=click.IntRange(min=0),
+        default=default,
+        show_default="by the number of cores" if default is None else True,
+        metavar="N",
+        group=PROCESSES,
+        help="Processes that decode images, for each rank.",
+    )
+
+
+def max_failures(default: Tolerance) -> Decorator:
+    """`--max-failures N|P%`, as a Tolerance."""
+    return option(
+        "--max-failures",
+        type=Tolerance.parse,
+        default=str(default),
+        show_default=True,
+        metavar="N|P%",
+        group=IMAGES,
+        help="Images that may fail, as a count or a share, before the exit code is 3.",
+    )
+
+
+def weights(known: Iterable[str], group: str) -> Decorator:
+    """`--weights NAME=PATH`, as a dictionary of paths by name, for the pretrained networks that a command can use."""
+    names = tuple(known)
 
     def parse(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, Path]:
-        return dict(_named_path(text, known) for text in texts)
+        return dict(_named_path(text, names) for text in texts)
 
-    return click.option(
+    return option(
         "--weights",
         multiple=True,
         callback=parse,
         metavar="NAME=PATH",
-        help=f"Weights of a pretrained network, {', '.join(known[:-1])} or {known[-1]}; repeats.",
+        group=group,
+        help=f"Weights of a pretrained network, {', '.join(names[:-1])} or {names[-1]}; may be repeated.",
     )
 
 
@@ -60,25 +105,3 @@ def _named_path(text: str, known: tuple[str, ...]) -> tuple[str, Path]:
     if not Path(path).is_file():
         raise NotFoundError(f"--weights {text}: {path} does not exist, or is no file; correct the path")
     return name, Path(path)
-
-
-_OF_TRAINING = (
-    click.argument("recipe", type=click.Path(path_type=Path)),
-    click.option("--data", required=True, help='Folder, image list, tars, or "pipe:COMMAND" to train on.'),
-    click.option("--val", metavar="DATA", help="Images to measure reconstructions on.  [default: some of --data]"),
-    click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: runs/ and the recipe's name]"),
-    click.option("--resume", is_flag=True, help="Go on from the run folder's last checkpoint."),
-    click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipe; repeats."),
-    weights("lpips-vgg", "squeezenet1_1", "dino-s8", "dino-s16", "inception"),
-    one_worker,
-    gpus,
-    device,
-    as_json,
-)
-
-
-def training(command: Function) -> Function:
-    """The recipe and the options of every command that trains."""
-    for option in reversed(_OF_TRAINING):
-        command = option(command)
-    return command

@@ -6,26 +6,56 @@ from typing import Any, get_args
 import click
 
 from tcae_cli.commands import _options
+from tcae_cli.commands._command import command, option
+from tcae_cli.commands._options import MODEL, OUTPUT, STORE
 from tcae_cli.commands._run import run_job
 from tcae_cli.recipe.choices import ImageFormat
 from tcae_cli.reports.decode import DecodeRequest
 
 
-@click.command()
+@command(
+    "decode",
+    examples=[
+        ("Decode every row to a PNG", "tcae decode latents.zarr reconstructions"),
+        (
+            "Decode the first hundred rows to WebP",
+            "tcae decode latents.zarr reconstructions --rows 0:100 --format webp",
+        ),
+        ("Draw 16 originals above their reconstructions", "tcae decode latents.zarr reconstructions --grid 16"),
+    ],
+)
 @click.argument("store")
 @click.argument("out_dir", type=click.Path(path_type=Path))
-@click.option("--model", help="Model to decode with.  [default: the one the store was made with]")
-@click.option("--view", default="latents", show_default=True, help="Which latents: latents_flip, latents_512, ...")
-@click.option("--rows", metavar="A:B", help="Rows to decode: 7, 0:100, 100: or :100.  [default: all]")
-@click.option("--format", type=click.Choice(get_args(ImageFormat)), default="png", show_default=True)
-@click.option(
-    "--grid", type=click.IntRange(min=0), default=0, metavar="N", help="Draw N originals above reconstructions."
+@option(
+    "--view",
+    default=DecodeRequest.view,
+    show_default=True,
+    group=STORE,
+    help="View to decode, such as latents_flip or latents_512.",
 )
-@click.option("--force", is_flag=True, help="Decode with a model whose encoder did not make these latents.")
+@option("--rows", metavar="A:B", group=STORE, show_default="all", help="Rows to decode: 7, 0:100, 100: or :100.")
+@option("--model", group=MODEL, show_default="the one that made the store", help="Model to decode with.")
+@option("--force", is_flag=True, group=MODEL, help="Decode even if the model's encoder did not make these latents.")
+@option(
+    "--format",
+    type=click.Choice(get_args(ImageFormat)),
+    default=DecodeRequest.format,
+    show_default=True,
+    group=OUTPUT,
+    help="Format of the image files.",
+)
+@option(
+    "--grid",
+    type=click.IntRange(min=0),
+    default=DecodeRequest.grid,
+    metavar="N",
+    group=OUTPUT,
+    help="Also draw N originals above their reconstructions, in one picture.",
+)
 @_options.device
 @_options.as_json
 def decode(as_json: bool, **options: Any) -> int:
-    """Decode the latents of STORE into OUT_DIR, a file a row, named after its key."""
+    """Decode the latents of STORE into OUT_DIR, one image file for each row, named after its key."""
     request = DecodeRequest(**options)
     from tcae_cli.jobs.decode import decode_store
 

@@ -5,57 +5,108 @@ from typing import Any, get_args
 import click
 
 from tcae_cli.commands import _options
-from tcae_cli.commands._run import run_job
+from tcae_cli.commands._command import command, option
+from tcae_cli.commands._options import IMAGES, MODEL, PROCESSES, STORE
+from tcae_cli.commands._run import run_job_on_gpus
 from tcae_cli.recipe.choices import LatentDtype, Precision, Resize
-from tcae_cli.reports.encode import EncodeReport, EncodeRequest
-from tcae_cli.reports.report import Tolerance
+from tcae_cli.reports.encode import EncodeRequest
 
 
-@click.command("encode-dataset")
+@command(
+    "encode-dataset",
+    examples=[
+        ("Encode a folder of images with the built-in model", "tcae encode-dataset photos latents.zarr"),
+        (
+            "Encode tar shards on 8 GPUs, with the mirrored images too",
+            'tcae encode-dataset "shards/{000..127}.tar" latents.zarr --model runs/mine --gpus 8 --flip',
+        ),
+        ("Add the images that are new since then", "tcae encode-dataset photos latents.zarr --append"),
+    ],
+)
 @click.argument("source")
 @click.argument("store")
-@click.option(
+@option(
     "--model",
-    default="tcae-tiny",
+    default=EncodeRequest.model,
     show_default=True,
-    help="File, run folder, hf://org/name, diffusers:org/name or built-in name.",
+    group=MODEL,
+    help="Model to encode with: a file, a run folder, hf://org/name, diffusers:org/name or a built-in name.",
 )
-@_options.gpus
-@_options.device
-@click.option("--precision", type=click.Choice(get_args(Precision)), help="[default: bf16 on a GPU, fp32 on the CPU]")
-@_options.batch_size
-@_options.workers
-@click.option(
+@option(
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    group=MODEL,
+    show_default="bf16 on a GPU, fp32 on the CPU",
+    help="Precision to compute in.",
+)
+@option(
     "--size",
     "sizes",
     type=click.IntRange(min=1),
     multiple=True,
     metavar="PIXELS",
-    help="Square to encode; repeat for more views of each image.  [default: the model's]",
+    group=IMAGES,
+    show_default="the model's",
+    help="Side of the square to encode; may be repeated, for a view of each size.",
 )
-@click.option("--flip", is_flag=True, help="Encode the mirrored images too.")
-@click.option("--resize", type=click.Choice(get_args(Resize)), default="torch", show_default=True)
-@click.option("--dtype", type=click.Choice(get_args(LatentDtype)), default="float16", show_default=True)
-@click.option("--codec", type=click.Choice(["zstd", "none", "lz4-bitshuffle"]), default="zstd", show_default=True)
-@click.option("--append", is_flag=True, help="Add rows for images that are new in SOURCE.")
-@click.option("--retry-failed", is_flag=True, help="Try the failed rows again.")
-@_options.max_failures
-@click.option(
-    "--num-parts", type=click.IntRange(min=1), default=1, metavar="N", help="Split the work among N separate commands."
+@option("--flip", is_flag=True, group=IMAGES, help="Encode the mirrored images too.")
+@option(
+    "--resize",
+    type=click.Choice(get_args(Resize)),
+    default=EncodeRequest.resize,
+    show_default=True,
+    group=IMAGES,
+    help="How images are resized: torch is fast, adm is the crop of published evaluations.",
 )
-@click.option("--part", type=click.IntRange(min=0), default=0, metavar="P", help="Which of them this is, from 0.")
+@_options.max_failures(EncodeRequest.max_failures)
+@option("--retry-failed", is_flag=True, group=IMAGES, help="Try the failed rows again.")
+@option("--append", is_flag=True, group=STORE, help="Add rows for images that are new in SOURCE.")
+@option(
+    "--dtype",
+    type=click.Choice(get_args(LatentDtype)),
+    default=EncodeRequest.dtype,
+    show_default=True,
+    group=STORE,
+    help="Type that latents are stored as; int8 has a scale for each channel.",
+)
+@option(
+    "--codec",
+    type=click.Choice(["zstd", "none", "lz4-bitshuffle"]),
+    default=EncodeRequest.codec,
+    show_default=True,
+    group=STORE,
+    help="How latents are compressed.",
+)
+@_options.gpus
+@_options.device
+@_options.batch_size(EncodeRequest.batch_size)
+@_options.workers(EncodeRequest.num_workers)
+@option(
+    "--num-parts",
+    type=click.IntRange(min=1),
+    default=EncodeRequest.num_parts,
+    show_default=True,
+    metavar="N",
+    group=PROCESSES,
+    help="Divide the work among N separate commands.",
+)
+@option(
+    "--part",
+    type=click.IntRange(min=0),
+    default=EncodeRequest.part,
+    show_default=True,
+    metavar="P",
+    group=PROCESSES,
+    help="Number of this part, counted from 0.",
+)
 @_options.as_json
-def encode_dataset(gpus: int | None, max_failures: str, as_json: bool, **options: Any) -> int:
-    """Encode SOURCE into the Zarr store STORE; repeat the command to go on where it stopped.
+def encode_dataset(gpus: int | None, as_json: bool, **options: Any) -> int:
+    """Encode SOURCE into the Zarr store STORE; repeat the command to resume where it stopped.
 
-    SOURCE is a folder of images, tar shards like "shards/{000..127}.tar", or a text file with an image a line: here, or
-    at s3://, gs://, hf:// or https://. STORE is a path here, or at s3:// or gs://.
+    SOURCE is a folder of images, tar shards like "shards/{000..127}.tar", or a text file with an image on each line;
+    it may be local, or at s3://, gs://, hf:// or https://. STORE is a local path, or at s3:// or gs://.
     """
-    request = EncodeRequest(max_failures=Tolerance.parse(max_failures), **options)
+    request = EncodeRequest(**options)
     from tcae_cli.jobs.encode import encode_dataset as job
 
-    if gpus is None:
-        return run_job(job, request, as_json=as_json)
-    from tcae_cli.runtime.launch import on_gpus
-
-    return run_job(on_gpus(job, EncodeReport.of_ranks, gpus, request.device), request, as_json=as_json)
+    return run_job_on_gpus(job, request, gpus, as_json=as_json)

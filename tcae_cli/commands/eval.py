@@ -6,14 +6,19 @@ from typing import Any, get_args
 import click
 
 from tcae_cli.commands import _options
-from tcae_cli.commands._run import run_job
+from tcae_cli.commands._command import command, option
+from tcae_cli.commands._options import FIGURES, IMAGES, MODEL, OUTPUT
+from tcae_cli.commands._run import run_job_on_gpus
 from tcae_cli.evaluation.metrics.registry import ALL, METRICS, chosen_metrics
 from tcae_cli.evaluation.networks import NETWORKS
-from tcae_cli.recipe.choices import Precision, Resize
+from tcae_cli.recipe.choices import DEFAULT_MODEL, Precision, Resize
 from tcae_cli.reports.evaluation import EvalRequest
-from tcae_cli.reports.report import Tolerance
 
-_METRICS_HELP = f"{', '.join(METRICS)}, or {ALL} that can be computed; repeats."
+_HELP = f"""Measure how well each MODEL reconstructs images, side by side, and describe its latents.
+
+MODEL is a file, a run folder, hf://org/name, diffusers:org/name or a built-in name; it is {DEFAULT_MODEL} if none is
+given. With --store, existing latents are evaluated: decoded by MODEL, or by the model that made them.
+"""
 
 
 def _known_metrics(_context: click.Context, _option: click.Parameter, names: tuple[str, ...]) -> tuple[str, ...]:
@@ -22,55 +27,97 @@ def _known_metrics(_context: click.Context, _option: click.Parameter, names: tup
     return names
 
 
-@click.command()
+@command(
+    "eval",
+    help=_HELP,
+    examples=[
+        ("Measure the reconstructions of a model", "tcae eval runs/mine --data photos --metric psnr --metric ssim"),
+        (
+            "Compare two models, and write a page with pictures",
+            "tcae eval runs/mine tcae-tiny --data photos --metric all --report page",
+        ),
+        ("Evaluate the latents of a store", "tcae eval --store latents.zarr --metric psnr --metric effective-rank"),
+    ],
+)
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--data", help="Originals: a folder, tar shards or an image list.  [default: the store's, or samples]")
-@click.option("--store", metavar="STORE", help="Latents to evaluate instead of encoding images.")
-@click.option("--reconstructions", metavar="DIR", help="Images to evaluate instead, named after the originals.")
-@click.option("--samples", metavar="DIR", help="Generated images to evaluate against --data or --reference.")
-@click.option(
+@option(
     "--metric",
     "metrics",
     multiple=True,
     required=True,
     callback=_known_metrics,
     metavar="NAME",
-    help=_METRICS_HELP,
+    group=FIGURES,
+    help=f"{', '.join(METRICS)}, or {ALL} that can be computed; may be repeated.",
 )
-@click.option("--probe-data", metavar="DATA", help="Labelled images to train probes on.  [default: 4/5 of the data]")
-@click.option(
+@option(
     "--reference",
     type=click.Path(path_type=Path),
     metavar="FILE.npz",
-    help="Statistics (mu, sigma) to measure rFID or gFID against.  [default: those of --data]",
+    group=FIGURES,
+    show_default="those of --data",
+    help="Statistics (mu, sigma) to measure rFID or gFID against.",
 )
-@_options.weights(*NETWORKS)
-@click.option(
-    "--report", type=click.Path(path_type=Path), metavar="DIR", help="Write a page with tables, plots and pictures."
+@option(
+    "--probe-data",
+    metavar="DATA",
+    group=FIGURES,
+    show_default="4/5 of the data",
+    help="Labelled images to train probes on.",
 )
-@click.option(
-    "--size", type=click.IntRange(min=1), metavar="PIXELS", help="Square to evaluate.  [default: the model's]"
+@_options.weights(NETWORKS, group=FIGURES)
+@option(
+    "--data",
+    group=IMAGES,
+    show_default="the store's, or samples",
+    help="Originals: a folder, tar shards or an image list.",
 )
-@click.option("--resize", type=click.Choice(get_args(Resize)), help="[default: adm; for a store its own]")
-@click.option("--precision", type=click.Choice(get_args(Precision)), default="fp32", show_default=True)
+@option("--store", metavar="STORE", group=IMAGES, help="Evaluate the latents of this store instead of encoding images.")
+@option(
+    "--reconstructions",
+    metavar="DIR",
+    group=IMAGES,
+    help="Evaluate these images, named after the originals, instead of decoding.",
+)
+@option("--samples", metavar="DIR", group=IMAGES, help="Evaluate these generated images against --data or --reference.")
+@option(
+    "--size",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    group=IMAGES,
+    show_default="the model's",
+    help="Side of the square to evaluate at.",
+)
+@option(
+    "--resize",
+    type=click.Choice(get_args(Resize)),
+    group=IMAGES,
+    show_default="adm, or the store's own",
+    help="How images are resized.",
+)
+@_options.max_failures(EvalRequest.max_failures)
+@option(
+    "--precision",
+    type=click.Choice(get_args(Precision)),
+    default=EvalRequest.precision,
+    show_default=True,
+    group=MODEL,
+    help="Precision to compute in.",
+)
 @_options.gpus
 @_options.device
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, metavar="N")
-@_options.one_worker
-@_options.max_failures
+@_options.batch_size(EvalRequest.batch_size)
+@_options.workers(EvalRequest.num_workers)
+@option(
+    "--report",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    group=OUTPUT,
+    help="Write a page with tables, plots and pictures into this folder.",
+)
 @_options.as_json
-def eval(gpus: int | None, max_failures: str, as_json: bool, **options: Any) -> int:
-    """Measure how well MODELs reconstruct images, side by side, and what their latents are like.
-
-    MODEL is a file, a run folder, hf://org/name, diffusers:org/name or a built-in name; tcae-tiny where none is given.
-    --store measures latents that are there already, decoded by MODEL or by the one they were made with.
-    """
-    request = EvalRequest(max_failures=Tolerance.parse(max_failures), **options)
+def eval(gpus: int | None, as_json: bool, **options: Any) -> int:
+    request = EvalRequest(**options)
     from tcae_cli.jobs.evaluate import evaluate as job
 
-    if gpus is None:
-        return run_job(job, request, as_json=as_json)
-    from tcae_cli.runtime.launch import on_gpus
-
-    # The first rank's report has the figures.
-    return run_job(on_gpus(job, lambda reports: reports[0], gpus, request.device), request, as_json=as_json)
+    return run_job_on_gpus(job, request, gpus, as_json=as_json)

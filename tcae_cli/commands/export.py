@@ -5,26 +5,52 @@ from typing import Any, get_args
 import click
 
 from tcae_cli.commands import _options
+from tcae_cli.commands._command import command, option
+from tcae_cli.commands._options import OUTPUT, STORE
 from tcae_cli.commands._run import run_job
 from tcae_cli.reports.export import ExportFormat, ExportRequest
 
 
-@click.command()
+@command(
+    "export",
+    examples=[
+        ("Write one memory-mapped array", "tcae export latents.zarr array --format npy"),
+        ("Write what EDM2 trains on, in one zip", "tcae export latents.zarr latents.zip --format edm2"),
+        (
+            "Write class folders for DC-AE's trainers, scaled",
+            "tcae export latents.zarr folders --format dc-ae --scale 0.5",
+        ),
+    ],
+)
 @click.argument("store")
 @click.argument("target")
-@click.option("--format", required=True, type=click.Choice(get_args(ExportFormat)), help="The trainer that reads it.")
-@click.option("--view", default="latents", show_default=True, help="Which latents: latents_512, ...")
-@click.option(
+@option(
+    "--view",
+    default=ExportRequest.view,
+    show_default=True,
+    group=STORE,
+    help="View to export, such as latents_512.",
+)
+@option(
+    "--format",
+    required=True,
+    type=click.Choice(get_args(ExportFormat)),
+    group=OUTPUT,
+    help="The trainer that reads the files.",
+)
+@option(
     "--scale",
     type=float,
     metavar="S",
-    help="What raw latents are multiplied by, for dc-ae, webdataset and mds.  [default: 1 / std over the store]",
+    group=OUTPUT,
+    show_default="1 / std over the store",
+    help="Number that raw latents are multiplied by, for dc-ae, webdataset and mds.",
 )
 @_options.as_json
 def export(as_json: bool, **options: Any) -> int:
-    """Write the latents of STORE to TARGET as another trainer reads them; repeat the command to go on.
+    """Write the latents of STORE to TARGET as another trainer reads them; repeat the command to resume.
 
-    TARGET is a folder, or a .zip for edm2. What TARGET is and came from is in its tcae_export.json.
+    TARGET is a folder, or a .zip for edm2. Its tcae_export.json says what the files hold and where they came from.
     """
     request = ExportRequest(**options)
     from tcae_cli.jobs.export import export_store

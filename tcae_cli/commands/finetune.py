@@ -5,26 +5,47 @@ from typing import Any
 
 import click
 
-from tcae_cli.commands import _options
-from tcae_cli.commands.train import run_training
+from tcae_cli.commands._command import command, option
+from tcae_cli.commands._options import MODEL
+from tcae_cli.commands._training import run_training, training_options
 from tcae_cli.recipe.load import load_recipe
 
 
-@click.command()
-@click.option(
-    "--from", "parent", required=True, metavar="MODEL", help="File, run folder, hf://org/name or built-in name."
+@command(
+    "finetune",
+    examples=[
+        (
+            "Train the built-in model further on your images",
+            "tcae finetune recipes/imagenet256.yaml --from tcae-tiny --data photos --out runs/mine",
+        ),
+        (
+            "Train only its decoder, so that cached latents stay valid",
+            "tcae finetune recipes/imagenet256.yaml --from tcae-tiny --freeze encoder --data photos "
+            "--set loss.self_distillation=none",
+        ),
+    ],
 )
-@click.option("--freeze", type=click.Choice(["encoder"]), help="Leave its latents as they are: stores stay valid.")
-@_options.training
-def finetune(
-    recipe: Path, overrides: tuple[str, ...], out: Path | None, parent: str, freeze: str | None, **options: Any
-) -> int:
-    """Train MODEL further as RECIPE says: on other images, at another size, with other losses.
+@option(
+    "--from",
+    "parent",
+    required=True,
+    metavar="MODEL",
+    group=MODEL,
+    help="Model to start from: a file, a run folder, hf://org/name or a built-in name.",
+)
+@option(
+    "--freeze",
+    type=click.Choice(["encoder"]),
+    group=MODEL,
+    help="Do not train this part: latents stay as they are, and stores stay valid.",
+)
+@training_options
+def finetune(recipe: Path, overrides: tuple[str, ...], parent: str, freeze: str | None, **options: Any) -> int:
+    """Train a model further as RECIPE says: on other images, at another size, with other losses.
 
-    The model's shape is MODEL's; of the recipe's section `model`, image_size alone may differ.
+    The shape of the model stays; of the recipe's section `model`, only image_size may differ.
     """
     from tcae_cli.autoencoders.tcae import read_header
 
     loaded = load_recipe(recipe, overrides, parent=read_header(parent).spec)
-    out = out or Path("runs") / recipe.stem
-    return run_training(loaded, out, parent=parent, freeze_encoder=freeze == "encoder", **options)
+    return run_training(loaded, recipe, parent=parent, freeze_encoder=freeze == "encoder", **options)

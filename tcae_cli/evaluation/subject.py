@@ -22,8 +22,8 @@ from tcae_cli.evaluation.candidates import (
 )
 from tcae_cli.images.file_names import file_name
 from tcae_cli.images.samples import write_sample_windows
-from tcae_cli.recipe.choices import Resize
-from tcae_cli.reports.evaluation import BUILTIN_MODEL, EvalRequest
+from tcae_cli.recipe.choices import DEFAULT_MODEL, Resize
+from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.sources.source import Source, load_source, open_source
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore
@@ -77,7 +77,7 @@ def open_subject(request: EvalRequest, device: torch.device, scratch: Path, *, w
 
 
 def _open_models(request: EvalRequest, device: torch.device, scratch: Path, with_images: bool) -> Subject:
-    cards = [read_card(name) for name in request.models or (BUILTIN_MODEL,)]
+    cards = [read_card(name) for name in request.models or (DEFAULT_MODEL,)]
     size = _common_size(request.size, cards)
     originals = None
     if with_images:

@@ -1,4 +1,4 @@
-"""The choices that options, requests, recipes and stores share; each stands here alone."""
+"""The choices and defaults that options, requests, recipes and stores share."""
 
 from typing import Literal
 
@@ -6,3 +6,6 @@ Precision = Literal["bf16", "fp32"]
 Resize = Literal["torch", "adm"]
 LatentDtype = Literal["float16", "float32", "int8"]
 ImageFormat = Literal["png", "jpg", "webp"]
+
+DEFAULT_MODEL = "tcae-tiny"  # built in
+MAIN_VIEW = "latents"  # the view that every store has

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tcae_cli.recipe.choices import ImageFormat
+from tcae_cli.recipe.choices import MAIN_VIEW, ImageFormat
 from tcae_cli.reports.report import Report
 
 
@@ -13,7 +13,7 @@ class DecodeRequest:
 
     store: str
     out_dir: Path
-    view: str = "latents"
+    view: str = MAIN_VIEW
     model: str | None = None  # the one the store was made with
     rows: str | None = None  # all
     format: ImageFormat = "png"

@@ -1,13 +1,13 @@
 """The request and the report of `tcae encode-dataset`."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 from tcae_cli.errors import UsageError
-from tcae_cli.recipe.choices import LatentDtype, Precision, Resize
+from tcae_cli.recipe.choices import DEFAULT_MODEL, LatentDtype, Precision, Resize
 from tcae_cli.reports.failure import Failure
-from tcae_cli.reports.report import DONE, TOO_MANY_FAILED, Report, Tolerance
+from tcae_cli.reports.report import DEFAULT_TOLERANCE, DONE, TOO_MANY_FAILED, Report, Tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +16,7 @@ class EncodeRequest:
 
     source: str
     store: str
-    model: str = "tcae-tiny"
+    model: str = DEFAULT_MODEL
     device: str | None = None  # a GPU where there is one
     precision: Precision | None = None  # bf16 on a GPU, fp32 on the CPU
     batch_size: int = 64
@@ -30,7 +30,7 @@ class EncodeRequest:
     retry_failed: bool = False
     num_parts: int = 1
     part: int = 0  # of the parts, from 0: the shards this launch fills
-    max_failures: Tolerance = field(default_factory=lambda: Tolerance(0.01, is_share=True))
+    max_failures: Tolerance = DEFAULT_TOLERANCE
 
     def __post_init__(self) -> None:
         if not 0 <= self.part < self.num_parts:
@@ -58,7 +58,7 @@ class EncodeReport(Report):
     too_many_failed: bool
 
     @classmethod
-    def of_ranks(cls, reports: Sequence["EncodeReport"]) -> "EncodeReport":
+    def of_ranks(cls, reports: Sequence[Self]) -> Self:
         """The report of a launch: the deciding rank's, with all ranks' work; stages ran side by side on the ranks."""
         names = next((rank.stage_seconds for rank in reports if rank.stage_seconds), {})
         stages = {name: [rank.stage_seconds.get(name, 0.0) for rank in reports] for name in names}

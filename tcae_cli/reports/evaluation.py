@@ -8,9 +8,7 @@ from typing import Any
 
 from tcae_cli.errors import UsageError
 from tcae_cli.recipe.choices import Precision, Resize
-from tcae_cli.reports.report import DONE, TOO_MANY_FAILED, Report, Tolerance
-
-BUILTIN_MODEL = "tcae-tiny"
+from tcae_cli.reports.report import DEFAULT_TOLERANCE, DONE, TOO_MANY_FAILED, Report, Tolerance
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +31,7 @@ class EvalRequest:
     batch_size: int = 16
     num_workers: int = 1
     device: str | None = None
-    max_failures: Tolerance = field(default_factory=lambda: Tolerance(0.01, is_share=True))
+    max_failures: Tolerance = DEFAULT_TOLERANCE
 
     def __post_init__(self) -> None:
         if twice := [name for name in self.models if self.models.count(name) > 1]:

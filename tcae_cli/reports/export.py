@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from tcae_cli.errors import UsageError
+from tcae_cli.recipe.choices import MAIN_VIEW
 from tcae_cli.reports.report import Report
 
 ExportFormat = Literal["lightningdit", "edm2", "repa", "dc-ae", "webdataset", "mds", "npy"]
@@ -19,7 +20,7 @@ class ExportRequest:
     store: str
     target: Path | str  # as it was typed: a Path writes s3://bucket as s3:/bucket
     format: ExportFormat
-    view: str = "latents"
+    view: str = MAIN_VIEW
     scale: float | None = None  # raw latents are multiplied by it; 1 / std over the store
 
     def __post_init__(self) -> None:

@@ -1,8 +1,9 @@
 """What every report has in common: fields, JSON, and an exit code; and how many samples may fail."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tcae_cli.errors import UsageError
 
@@ -17,6 +18,11 @@ class Report:
     def exit_code(self) -> int:
         """The process's exit code."""
         return DONE
+
+    @classmethod
+    def of_ranks(cls, reports: Sequence[Self]) -> Self:
+        """Return the report of a launch; the first rank's speaks for all, unless a kind of report says otherwise."""
+        return reports[0]
 
     def as_dict(self) -> dict[str, Any]:
         """Every field, in types JSON knows."""
@@ -43,6 +49,12 @@ class Tolerance:
             raise UsageError(f"--max-failures {text} is neither a share like 1% nor a count like 12")
         return cls(number / 100 if is_share else number, is_share)
 
+    def __str__(self) -> str:
+        return f"{100 * self.limit:g}%" if self.is_share else f"{self.limit:g}"
+
     def exceeded(self, failed: int, total: int) -> bool:
         """Whether `failed` of `total` are too many."""
         return failed > (self.limit * total if self.is_share else self.limit)
+
+
+DEFAULT_TOLERANCE = Tolerance(0.01, is_share=True)

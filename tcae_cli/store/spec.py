@@ -5,10 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from tcae_cli.recipe.choices import LatentDtype, Precision, Resize
+from tcae_cli.recipe.choices import MAIN_VIEW, LatentDtype, Precision, Resize
 
 OK, FAILED, PENDING = 1, 2, 0  # of a row's status
-MAIN_VIEW = "latents"
 
 Codec = Literal["zstd", "none", "lz4-bitshuffle"]
 

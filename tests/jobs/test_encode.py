@@ -81,8 +81,8 @@ def test_a_stopped_run_goes_on_and_equals_one_that_was_not_stopped(many_photos, 
     if how == signal.SIGINT:
         assert run.returncode == 130
         assert stderr.endswith(
-            "Interrupted; what is committed stays, and the same command goes on "
-            "(training: with --resume; eval: anew).\n"
+            "Interrupted. Finished work is kept: repeat the command to resume "
+            "(train and finetune: with --resume; eval starts again).\n"
         )
     committed = len(list((tmp_path / "stopped.zarr").glob(".tcae/commits/*.json")))
     assert committed < 15

@@ -1,0 +1,69 @@
+"""The options of the commands that train, and how they run."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from tcae_cli.commands import _options
+from tcae_cli.commands._command import Function, option
+from tcae_cli.commands._options import MODEL, RUN
+from tcae_cli.commands._run import run_job_on_gpus
+from tcae_cli.recipe.schema import Recipe
+from tcae_cli.reports.train import TrainRequest
+
+_NETWORKS = ("lpips-vgg", "squeezenet1_1", "dino-s8", "dino-s16", "inception")
+_OPTIONS = (
+    click.argument("recipe", type=click.Path(path_type=Path)),
+    option(
+        "--data",
+        required=True,
+        group=RUN,
+        help='Images to train on: a folder, an image list, tar shards or "pipe:COMMAND".',
+    ),
+    option(
+        "--val",
+        metavar="DATA",
+        group=RUN,
+        show_default="some of --data",
+        help="Images to measure reconstructions on.",
+    ),
+    option(
+        "--out",
+        type=click.Path(path_type=Path),
+        group=RUN,
+        show_default="runs/ and the recipe's name",
+        help="Folder of the run.",
+    ),
+    option("--resume", is_flag=True, group=RUN, help="Resume from the last checkpoint in the run's folder."),
+    option(
+        "--set",
+        "overrides",
+        multiple=True,
+        metavar="KEY=VALUE",
+        group=RUN,
+        help="Change a key of the recipe; may be repeated.",
+    ),
+    _options.weights(_NETWORKS, group=MODEL),
+    _options.workers(TrainRequest.num_workers),
+    _options.gpus,
+    _options.device,
+    _options.as_json,
+)
+
+
+def training_options(command: Function) -> Function:
+    """Add the recipe and the options of every command that trains."""
+    for each in reversed(_OPTIONS):
+        command = each(command)
+    return command
+
+
+def run_training(
+    recipe: Recipe, path: Path, *, out: Path | None, gpus: int | None, as_json: bool, **options: Any
+) -> int:
+    """Train as the recipe at `path` says; return the exit code."""
+    request = TrainRequest(recipe=recipe, out=out or Path("runs") / path.stem, **options)
+    from tcae_cli.jobs.train import train as job
+
+    return run_job_on_gpus(job, request, gpus, as_json=as_json)
