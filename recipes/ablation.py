@@ -1,9 +1,9 @@
-"""The paper's 2x2 ablation: trains recipes/ablation-*.yaml with several seeds, measures each model, tells the outcome.
+"""Runs the paper's 2x2 ablation: trains recipes/ablation-*.yaml with several seeds, measures and compares the models.
 
     python recipes/ablation.py SMALL OUT [--device D] [--steps N] [--seeds 2] [--set KEY=VALUE]
 
-SMALL: a folder with train-{0000..0005}.tar and val-0000.tar, photographs with classes. Started again, it goes on after
-what is finished. OUT/ablation.json has the figures of every run.
+SMALL is a folder with train-{0000..0005}.tar and val-0000.tar, photographs with classes. The same command resumes after
+the runs that are finished. OUT/ablation.json holds the figures of every run.
 
 Axes: n images, h w positions, d width, c latent channels.
 """
@@ -32,14 +32,14 @@ from tcae_cli.terminal.progress import ConsoleProgress
 from tcae_cli.training.state import STATE_FILE
 
 Figures = dict[str, float]  # of one model
-Runs = dict[str, list[float]]  # of an arm: each figure, over seeds
+Runs = dict[str, list[float]]  # of an arm: the values of each figure over seeds
 ARMS = ("baseline", "stc", "ssl", "stc-ssl")
 A1, A2, LOSS = "probe-tokens", "probe-latents", "structural-loss"
-NAMES = ("psnr", "ssim", A1, A2, LOSS, "effective-rank")  # in the table
+NAMES = ("psnr", "ssim", A1, A2, LOSS, "effective-rank")  # the columns of the table
 
 
 class Direction(NamedTuple):
-    """Something the paper found of one arm beside another."""
+    """A finding of the paper: how a figure of one arm compares with that of another."""
 
     claim: str
     figure: str
@@ -61,11 +61,13 @@ DIRECTIONS = (
 @click.argument("data", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--device", metavar="D", help="cpu, cuda or cuda:N  [default: a GPU where there is one]")
-@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Of each run.  [default: the recipes']")
-@click.option("--seeds", type=click.IntRange(min=1), default=2, show_default=True, metavar="N", help="Runs an arm.")
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipes; repeats.")
+@click.option("--steps", type=click.IntRange(min=1), metavar="N", help="Steps of each run.  [default: the recipes']")
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=2, show_default=True, metavar="N", help="Runs of each arm."
+)
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key of the recipes; repeatable.")
 def main(data: Path, out: Path, device: str | None, steps: int | None, seeds: int, overrides: tuple[str, ...]) -> None:
-    """Train the four arms on the tars in DATA into OUT, measure them, print the table and what it shows."""
+    """Train the four arms on the tars in DATA into OUT, measure them, and print a table and its findings."""
     sources = (f"{data}/train-{{0000..0005}}.tar", f"{data}/val-0000.tar")
     results = out / "ablation.json"
     try:
@@ -78,7 +80,7 @@ def main(data: Path, out: Path, device: str | None, steps: int | None, seeds: in
                 if not is_finished(run, recipe):
                     click.echo(f"training {run}", err=True)
                     train_arm(recipe, sources, run, device)
-                    known.pop(run.name, None)  # of a run that was here before
+                    known.pop(run.name, None)  # figures of an earlier run of the same name
                     write_atomic(results, json.dumps(known, indent=2).encode())
                 known[run.name] = known.get(run.name) or measure(str(run), sources, device)
                 write_atomic(results, json.dumps(known, indent=2).encode())
@@ -91,7 +93,7 @@ def main(data: Path, out: Path, device: str | None, steps: int | None, seeds: in
 
 
 def recipe_of(arm: str, seed: int, steps: int | None, overrides: Sequence[str]) -> Recipe:
-    """An arm's recipe; what is set of self-distillation is for those arms that have it."""
+    """Return an arm's recipe; overrides of self-distillation apply to the arms that have it."""
     path = Path(__file__).parent / f"ablation-{arm}.yaml"
     if load_recipe(path).loss.self_distillation is None:
         overrides = [override for override in overrides if not override.startswith("loss.self_distillation.")]
@@ -99,14 +101,15 @@ def recipe_of(arm: str, seed: int, steps: int | None, overrides: Sequence[str]) 
 
 
 def is_finished(run: Path, recipe: Recipe) -> bool:
-    """Whether the run's model is of the recipe's last step."""
+    """Whether the run has saved the model of the recipe's last step."""
     header = read_header(str(run)) if (run / MODEL_FILE).exists() else None
     return header is not None and (header.step, header.recipe) == (recipe.train.steps, recipe.model_dump(mode="json"))
 
 
 def train_arm(recipe: Recipe, sources: tuple[str, str], run: Path, device: str | None) -> None:
-    """Train, or go on."""
-    resume, num_workers = (run / STATE_FILE).exists(), max(1, (os.cpu_count() or 1) - 1)
+    """Train an arm, or resume its run."""
+    resume = (run / STATE_FILE).exists()
+    num_workers = max(1, (os.cpu_count() or 1) - 1)
     request = TrainRequest(
         recipe=recipe, data=sources[0], val=sources[1], out=run, resume=resume, device=device, num_workers=num_workers
     )
@@ -115,8 +118,10 @@ def train_arm(recipe: Recipe, sources: tuple[str, str], run: Path, device: str |
 
 
 def measure(model: str, sources: tuple[str, str], device: str | None) -> Figures:
-    """The figures of NAMES, as `tcae eval` takes them on the second source, with probes trained on the first; and the
-    probes' chance."""
+    """Return the figures of NAMES and the probes' chance, as `tcae eval` measures them.
+
+    Images come from the second source; probes are trained on the first.
+    """
     metrics = ("psnr", "ssim", "effective-rank", "probe")
     request = EvalRequest(
         metrics=metrics, models=(model,), data=sources[1], probe_data=sources[0], device=device, num_workers=0
@@ -125,7 +130,7 @@ def measure(model: str, sources: tuple[str, str], device: str | None) -> Figures
 
 
 def table(arms: Mapping[str, Runs]) -> list[str]:
-    """Lines of Markdown: of each arm the mean over seeds, and in brackets the largest minus the smallest."""
+    """Return lines of Markdown: each arm's mean over seeds, and in brackets the largest value minus the smallest."""
     lines = [f"| arm | {' | '.join(name.replace('-', ' ') for name in NAMES)} |", "|---" * (len(NAMES) + 1) + "|"]
     for arm, runs in arms.items():
         cells = (f"{mean(runs[name]):.3f} ({_spread(runs[name]):.3f})" for name in NAMES)
@@ -134,7 +139,7 @@ def table(arms: Mapping[str, Runs]) -> list[str]:
 
 
 def verdict(direction: Direction, arms: Mapping[str, Runs]) -> str:
-    """ "reproduced" or "refuted", or why neither is shown."""
+    """Return "reproduced" or "refuted", or the reason why neither is shown."""
     beside = arms[direction.beside]
     values, others = arms[direction.arm][direction.figure], beside[direction.figure]
     if len(values) < 2:

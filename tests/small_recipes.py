@@ -1,4 +1,4 @@
-"""Recipes that take a second."""
+"""Recipes that train within a second."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ FULL = {
 
 
 def recipe(steps: int = 6, **sections: dict[str, Any]) -> Recipe:
-    """A small model on 64-pixel views, checkpoints every three steps; sections change or add keys."""
+    """Return a recipe for a small model on 64-pixel views, with checkpoints every three steps; sections change keys."""
     settings = {
         "model": {**MODEL, "pixel_shortcut": True},
         "data": {"resize_min": 64, "resize_max": 96},

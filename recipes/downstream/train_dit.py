@@ -1,13 +1,13 @@
-"""Trains a small class-conditional DiT on a store by flow matching and draws images with it: the proof of a cache.
+"""Trains a small class-conditional DiT on a store by flow matching and samples images from it, to prove a store usable.
 
     python recipes/downstream/train_dit.py STORE OUT [--steps N] [--device D] [--resume] [--num-samples N]
     torchrun --nproc-per-node 8 recipes/downstream/train_dit.py STORE OUT ...
 
-OUT/state.safetensors holds weights, their average and what --resume goes on from; OUT/metrics.jsonl the figures;
-OUT/grids/step-N.png a picture at each checkpoint; OUT/samples, at the end, an image a file, for gFID. With --resume
-and no more steps the same command only samples: what OUT/samples lacks, if sampling was cut off.
+OUT/state.safetensors holds the weights, their average and the state that --resume continues from; OUT/metrics.jsonl the
+figures; OUT/grids/step-N.png a picture for each checkpoint; OUT/samples, at the end, one file for each image, for gFID.
+With --resume and no more steps, the same command only samples the images that OUT/samples lacks.
 
-What a step or a sample draws follows from the seed and its number: not from a resumption, nor from how many ranks.
+The random draws of a step or a sample depend on the seed and its number alone, not on resuming or the number of ranks.
 
 Sources: DiT (arXiv:2212.09748) for the network; rectified flow (arXiv:2209.03003) and SiT (arXiv:2401.08740) for path
 and target; SD3 (arXiv:2403.03206) for the distribution of times; EDM (arXiv:2206.00364) for the sampler;
@@ -50,42 +50,42 @@ from tcae_cli.training.ema import averaged_copy, update_average, warmed_up
 from tcae_cli.training.sharding import copied
 from tcae_cli.training.state import STATE_FILE, RunState, restore_state, save_state
 
-FREE = {"steps", "guidance", "sampling_steps", "num_samples", "log_every", "save_every"}  # to change on resuming
-MEASURED = 1024  # samples, and rows, that latent_fd compares, at most
+FREE = {"steps", "guidance", "sampling_steps", "num_samples", "log_every", "save_every"}  # may change when resuming
+MEASURED = 1024  # samples and rows, at most, that latent_fd compares
 IN_A_GRID, COLUMNS = 64, 8
 DECODED_TOGETHER = 16  # images
-NOTE = "drawn_with.json"  # beside the samples
-WITHOUT_A_CHECKPOINT = (METRICS_FILE, f"{TENSORBOARD_FOLDER}/*", NOTE, "*.partial")  # what a run has
+NOTE = "drawn_with.json"  # a file beside the samples
+WITHOUT_A_CHECKPOINT = (METRICS_FILE, f"{TENSORBOARD_FOLDER}/*", NOTE, "*.partial")  # a run's files
 
 
 def option(default: float, words: str) -> Any:
-    """A setting that is an option of the same name."""
+    """Declare a setting that is also an option of the same name."""
     return field(default=default, metadata={"help": words})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a run can be told; main's options."""
+    """The settings of a run, which are options of main."""
 
-    steps: int = option(100_000, "In all, those before a resumption too.")
-    batch_size: int = option(256, "Of all ranks together.")
-    width: int = option(384, "Of a token.")
-    depth: int = option(12, "Blocks.")
-    heads: int = option(6, "Of attention.")
-    patch_size: int = option(1, "Latent positions a token, along a side.")
-    lr: float = option(1e-4, "Constant.")
-    class_dropout: float = option(0.1, "Share of samples trained on without their class.")
-    ema: float = option(0.999, "Decay of the averaged weights, which samples are drawn with.")
+    steps: int = option(100_000, "Steps in total, including those before resuming.")
+    batch_size: int = option(256, "Batch size of all ranks together.")
+    width: int = option(384, "Width of a token.")
+    depth: int = option(12, "Number of blocks.")
+    heads: int = option(6, "Number of attention heads.")
+    patch_size: int = option(1, "Latent positions of a token along a side.")
+    lr: float = option(1e-4, "Learning rate, which is constant.")
+    class_dropout: float = option(0.1, "Share of samples that are trained on without their class.")
+    ema: float = option(0.999, "Decay of the averaged weights, which draw the samples.")
     guidance: float = option(1.0, "Scale of classifier-free guidance; 1 for none.")
-    sampling_steps: int = option(25, "Of Heun's method, two evaluations each.")
+    sampling_steps: int = option(25, "Steps of Heun's method, two evaluations each.")
     num_samples: int = option(0, "Images to write at the end.")
-    log_every: int = option(100, "Steps.")
-    save_every: int = option(10_000, "Steps from checkpoint to checkpoint, and picture to picture.")
-    seed: int = option(0, "Of weights, order, noise and samples.")
+    log_every: int = option(100, "Steps between lines of the log.")
+    save_every: int = option(10_000, "Steps between checkpoints and between pictures.")
+    seed: int = option(0, "Seed of weights, order, noise and samples.")
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options of Settings: whole numbers from 1, or from 0 where that is the default."""
+    """Add the options of Settings to a command: whole numbers from 1, or from 0 where 0 is the default."""
     for setting in reversed(fields(Settings)):
         low = 1 if setting.default and setting.type is int else 0
         kind = click.IntRange(min=low) if setting.type is int else click.FloatRange(min=low)
@@ -98,9 +98,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 @click.argument("store")
 @click.argument("out", type=click.Path(path_type=Path))
 @with_settings
-@click.option("--model", metavar="NAME", help="Whose decoder draws the images.  [default: the store's]")
+@click.option("--model", metavar="NAME", help="Model whose decoder draws the images.  [default: the store's]")
 @click.option("--device", metavar="D", help="cpu, cuda or cuda:N  [default: a GPU where there is one]")
-@click.option("--resume", is_flag=True, help="Go on from OUT's last checkpoint.")
+@click.option("--resume", is_flag=True, help="Resume from OUT's last checkpoint.")
 def main(store: str, out: Path, model: str | None, device: str | None, resume: bool, **settings: Any) -> None:
     """Train a DiT on the latents of STORE in the folder OUT, and draw images with it."""
     try:
@@ -116,14 +116,14 @@ def main(store: str, out: Path, model: str | None, device: str | None, resume: b
 def train(
     dataset: LatentDataset, decoder_name: str, out: Path, settings: Settings, device: torch.device, *, resume: bool
 ) -> None:
-    """The whole run, top to bottom. Raises a TcaeError for what cannot work; the last checkpoint stands."""
+    """Run the whole training and sampling. Raises a TcaeError for a user's mistake; the last checkpoint stays valid."""
     rank, world_size = distributed.rank(), distributed.world_size()
     check(settings, dataset)
     if rank == 0:
         check_folder(out, resume)
     decoder = load_decoder(dataset, decoder_name, device)
 
-    # The network, its average and its optimiser, new or as they were, in the state that `tcae train` keeps too.
+    # The network, its average and its optimiser, new or restored, in the kind of state that `tcae train` keeps too.
     torch.manual_seed(settings.seed)
     model = DiT(settings, dataset.sample_shape, dataset.num_classes).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=0.0)
@@ -135,15 +135,15 @@ def train(
         make_folder(out)
         if settings.num_samples:
             begin_samples(out / "samples", settings, max(state.step, settings.steps), decoder_name)
-    state.forward = copied(model, device)  # here all ranks wait for the first
+    state.forward = copied(model, device)  # all ranks wait for the first one here
     samples = Samples(state.average, dataset, decoder, settings, device)
 
-    # How far samples are from the data, before anything is learnt.
+    # The distance of samples from the data before training.
     log = MetricsLog(out, state.step or -1) if rank == 0 else None  # a new run measures step 0 anew
     if state.step == 0:
         tell(log, 0, {"latent_fd": samples.latent_fd()})
 
-    # Batches come from threads while the device works on the one before.
+    # Batches come from threads while the device works on the previous one.
     batches = dataset.batches(batch_indices(dataset, settings, state.step))
     losses, started = [], time.perf_counter()
     for step in range(state.step + 1, settings.steps + 1):
@@ -175,7 +175,7 @@ def train(
                 samples.draw_grid(out / "grids" / f"step-{step:07d}.png")
             losses, started = [], time.perf_counter()
 
-    # Images for gFID, shared out among the ranks.
+    # Images for gFID, distributed over the ranks.
     paths = {number: out / "samples" / f"{number:06d}.png" for number in range(rank, settings.num_samples, world_size)}
     missing = [number for number, path in paths.items() if not path.exists()]
     for number, image in zip(missing, samples.images(missing, settings.num_samples), strict=True):
@@ -185,15 +185,15 @@ def train(
 
 
 def check(settings: Settings, dataset: LatentDataset) -> None:
-    """Raises where the settings do not fit each other, the ranks or the store."""
+    """Raise a TcaeError if the settings do not fit each other, the ranks or the store."""
     side, world_size = math.gcd(*dataset.sample_shape[1:]), distributed.world_size()
     for name, limit in {"lr": math.inf, "guidance": math.inf, "class_dropout": 1, "ema": 1}.items():
-        if not 0 <= (value := getattr(settings, name)) < limit:  # NaN is not
+        if not 0 <= (value := getattr(settings, name)) < limit:  # false for NaN too
             raise UsageError(f"--{name.replace('_', '-')} is {value}; give a number from 0 to below {limit}")
     if settings.guidance != 1 and not settings.class_dropout:
-        raise UsageError(f"--guidance {settings.guidance:g} needs training with --class-dropout above 0; leave it out")
+        raise UsageError(f"--guidance {settings.guidance:g} needs training with --class-dropout above 0; omit it")
     if settings.width % settings.heads:
-        raise UsageError(f"--width {settings.width} is no multiple of --heads {settings.heads}; change one of them")
+        raise UsageError(f"--width {settings.width} is not a multiple of --heads {settings.heads}; change one of them")
     if side % settings.patch_size:
         raise UsageError(f"--patch-size {settings.patch_size} does not divide {side} latent positions; use 1")
     if settings.batch_size % world_size:
@@ -201,12 +201,12 @@ def check(settings: Settings, dataset: LatentDataset) -> None:
     if len(dataset) < max(2, settings.batch_size):
         raise SourceError(
             f"{dataset.store.folder.uri} has {len(dataset)} latents, fewer than --batch-size {settings.batch_size}; "
-            f"encode more images, or lower it"
+            f"encode more images, or lower --batch-size"
         )
 
 
 def check_folder(out: Path, resume: bool) -> None:
-    """Raises UsageError rather than mix two runs. What one left that had no checkpoint yet is in nobody's way."""
+    """Raise UsageError if OUT holds another run; files of a run that has no checkpoint yet do not count."""
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file; name a folder")
     if not resume and (out / STATE_FILE).exists():
@@ -217,7 +217,7 @@ def check_folder(out: Path, resume: bool) -> None:
 
 
 def identity_of(dataset: LatentDataset) -> dict[str, object]:
-    """What of the data must not change within a run; another store of the same may take its place."""
+    """Return the properties of the data that must not change within a run; an equivalent store may replace another."""
     spec = dataset.store.spec
     return {
         "source": spec.source.fingerprint,
@@ -231,32 +231,32 @@ def identity_of(dataset: LatentDataset) -> dict[str, object]:
 
 
 def begin_samples(folder: Path, settings: Settings, step: int, decoder_name: str) -> None:
-    """Make the folder and note what its images are drawn with. Raises UsageError rather than mix samples of two."""
+    """Make the folder and record the settings of its images. Raises UsageError if it has images of other settings."""
     note, names = folder / NOTE, ("guidance", "sampling_steps", "num_samples")
     now = {"step": step, "model": decoder_name} | {name: getattr(settings, name) for name in names}
     was = json.loads(note.read_text()) if note.exists() else {}
     changed = [f"{name} {was.get(name)}, not {value}" for name, value in now.items() if was.get(name) != value]
     if changed and any(folder.glob("*.png")):
-        raise UsageError(f"{folder} has images of {changed[0]}; move them away, or leave --num-samples out")
+        raise UsageError(f"{folder} has images of {changed[0]}; move them away, or omit --num-samples")
     make_folder(folder)
     write_atomic(note, json.dumps(now).encode())
 
 
 def load_decoder(dataset: LatentDataset, name: str, device: torch.device) -> Autoencoder:
-    """The model that made the latents, or one finetuned from it, which has the same encoder. Raises StoreError."""
+    """Return the model that made the latents, or one with the same encoder. Raises StoreError for another encoder."""
     dataset.store.refuse_other_encoder(read_card(name).encoder_hash, name, "pass --model with the first")
     return load_autoencoder(name, device)
 
 
 def tell(log: MetricsLog | None, step: int, figures: dict[str, float]) -> None:
-    """Log and show figures; on the first rank, which alone has a log."""
+    """Log and print figures on the first rank, the only one that has a log."""
     if log is not None:
         log.write(step, figures)
         click.echo(f"step {step}: {', '.join(f'{name} {value:.4g}' for name, value in figures.items())}")
 
 
 def batch_indices(dataset: LatentDataset, settings: Settings, done: int) -> Iterator[list[int]]:
-    """This rank's share of each batch after the first `done`, without end; each epoch in an order of its own."""
+    """Yield this rank's share of each batch after the first `done`, without end; each epoch has its own order."""
     rank, world_size = distributed.rank(), distributed.world_size()
     sampler = DistributedSampler(dataset, world_size, rank, seed=settings.seed, drop_last=True)
     batches = BatchSampler(sampler, settings.batch_size // world_size, drop_last=True)
@@ -266,10 +266,10 @@ def batch_indices(dataset: LatentDataset, settings: Settings, done: int) -> Iter
 
 
 def draw(settings: Settings, step: int, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """For the whole batch of a step: noise [b, c, h, w], times [b], and whose class is dropped [b], bool.
+    """Draw for the whole batch of a step: noise [b, c, h, w], times [b], and a mask of dropped classes [b], bool.
 
-    Times are logit-normal(0, 1): most in the middle, where the velocity is hardest to tell; the best of those that
-    SD3 compares (sections 3.1, 5.1). SiT's are uniform.
+    Times are logit-normal(0, 1): most lie in the middle, where the velocity is hardest to predict. That is the best of
+    the distributions that SD3 compares (sections 3.1, 5.1); SiT's is uniform.
     """
     device, b = latents.device, settings.batch_size
     generator = torch.Generator(device).manual_seed(1_000_003 * settings.seed + step)
@@ -279,7 +279,7 @@ def draw(settings: Settings, step: int, latents: Tensor) -> tuple[Tensor, Tensor
 
 
 def flow_matching_loss(model: nn.Module, latents: Tensor, labels: Tensor, noise: Tensor, times: Tensor) -> Tensor:
-    """Mean squared error of the velocity, noise - latents, at (1 - t) latents + t noise (SiT, section 2); a scalar."""
+    """Return the mean squared error of the velocity, noise - latents, at (1 - t) latents + t noise (SiT, section 2)."""
     t = times[:, None, None, None]
     with autocast(latents.device, default_precision(latents.device)):
         velocity = model((1 - t) * latents + t * noise, times, labels)
@@ -287,7 +287,7 @@ def flow_matching_loss(model: nn.Module, latents: Tensor, labels: Tensor, noise:
 
 
 class DiT(nn.Module):
-    """A transformer that tells the velocity of noisy latents; time and class modulate each block."""
+    """A transformer that predicts the velocity of noisy latents; time and class modulate each block."""
 
     def __init__(self, settings: Settings, sample_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
@@ -297,19 +297,22 @@ class DiT(nn.Module):
         self.embed = nn.Linear(channels * self.patch_size**2, width)
         self.positions = nn.Parameter(0.02 * torch.randn(math.prod(self.grid), width))
         self.times = Mlp(256, width, width, act_layer=nn.SiLU)
-        self.classes = nn.Embedding(num_classes + 1, width)  # the last is no class
+        self.classes = nn.Embedding(num_classes + 1, width)  # the last row stands for no class
         self.blocks = nn.ModuleList(Block(width, settings.heads) for _ in range(settings.depth))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, channels * self.patch_size**2)
         self.apply(init_weights)
         nn.init.normal_(self.classes.weight, std=0.02)
-        # Blocks begin as the identity, and the velocity as 0.
+        # Blocks start as the identity, and the velocity as 0.
         for layer in (self.out, self.modulation, *(block.modulation for block in self.blocks)):
             nn.init.zeros_(layer.weight)
 
     def forward(self, noisy: Tensor, times: Tensor, labels: Tensor) -> Tensor:
-        """noisy: [b, c, h, w], as the result. times: [b], from 0, data, to 1, noise. labels: [b], -1 for no class."""
+        """Return the velocity of noisy latents, both [b, c, h, w].
+
+        times: [b], from 0, data, to 1, noise. labels: [b], -1 for no class.
+        """
         tokens = self.embed(F.pixel_unshuffle(noisy, self.patch_size).flatten(2).mT) + self.positions
         classes = self.classes(labels.where(labels >= 0, self.num_classes))
         # Sine and cosine of 128 frequencies, from 1000 down to about 0.1.
@@ -343,7 +346,7 @@ class Block(nn.Module):
 
 @dataclass(frozen=True)
 class Samples:
-    """What the averaged model draws; each sample has a number, which its noise follows from."""
+    """Samples of the averaged model; the number of a sample determines its noise."""
 
     model: nn.Module
     dataset: LatentDataset
@@ -352,29 +355,29 @@ class Samples:
     device: torch.device
 
     def latents(self, numbers: Sequence[int], total: int) -> Iterator[Tensor]:
-        """Batches [b, c, h, w], normalised. `total` samples have the store's labels in their shares, ascending."""
+        """Yield batches [b, c, h, w], normalised; `total` samples have the store's labels in proportion, ascending."""
         labels = np.sort(self.dataset.store.labels()[self.dataset.store.ok_rows])
         share = self.settings.batch_size // distributed.world_size()
         for start in range(0, len(numbers), share):
             batch = numbers[start : start + share]
-            # NumPy's generator, not torch's: no sample begins from noise that a step was trained with.
+            # NumPy's generator, not torch's, so that no sample starts from noise that a step was trained with.
             generators = [np.random.default_rng((self.settings.seed, number)) for number in batch]
             drawn = np.stack([each.standard_normal(self.dataset.sample_shape, np.float32) for each in generators])
             chosen = torch.from_numpy(labels[[number * len(labels) // total for number in batch]])
             yield self.denoise(torch.from_numpy(drawn).to(self.device), chosen.to(self.device))
 
     def denoise(self, latents: Tensor, labels: Tensor) -> Tensor:
-        """From noise to data by Heun's method in equal steps, the last by Euler's (EDM, algorithm 1)."""
+        """Integrate from noise to data by Heun's method in equal steps, the last by Euler's (EDM, algorithm 1)."""
         for now, then in pairwise(torch.linspace(1, 0, self.settings.sampling_steps + 1).tolist()):
             velocity = self.velocity(latents, now, labels)
-            if then > 0:  # data without noise does not tell the direction it came from
+            if then > 0:  # data without noise does not determine a direction
                 velocity = (velocity + self.velocity(latents + (then - now) * velocity, then, labels)) / 2
             latents = latents + (then - now) * velocity
         return latents
 
     @torch.no_grad()
     def velocity(self, latents: Tensor, moment: float, labels: Tensor) -> Tensor:
-        """The model's, float32, led away by the guidance from what it is without a class."""
+        """Return the model's velocity, float32, with guidance: moved away from the velocity without a class."""
         times = torch.full((len(latents),), moment, device=self.device)
         with autocast(self.device, default_precision(self.device)):
             velocity = self.model(latents, times, labels).float()
@@ -384,23 +387,23 @@ class Samples:
         return without + self.settings.guidance * (velocity - without)
 
     def images(self, numbers: Sequence[int], total: int) -> Iterator[np.ndarray]:
-        """Each [h, w, 3], uint8."""
+        """Yield images [h, w, 3], uint8."""
         for latents in self.latents(numbers, total):
-            for part in self.dataset.denormalise(latents).split(DECODED_TOGETHER):
-                yield from to_uint8(self.decoder.decode(part)).permute(0, 2, 3, 1).cpu().numpy()
+            for few in self.dataset.denormalise(latents).split(DECODED_TOGETHER):
+                yield from to_uint8(self.decoder.decode(few)).permute(0, 2, 3, 1).cpu().numpy()
 
     def draw_grid(self, path: Path) -> None:
-        """A picture of samples, in the order of their classes."""
+        """Write a picture of samples in the order of their classes."""
         images = list(self.images(range(IN_A_GRID), IN_A_GRID))
         rows = [images[start : start + COLUMNS] for start in range(0, IN_A_GRID, COLUMNS)]
         make_folder(path.parent)
         write_atomic(path, encode_image(draw_grid(rows), "png"))
 
     def latent_fd(self) -> float:
-        """The Frechet distance of samples to as many rows of the store, in features of normalised latents.
+        """Return the Frechet distance of samples to as many rows of the store, in features of normalised latents.
 
-        The features are each channel's mean and deviation over positions. Not gFID: they know colours and contrasts,
-        but not what is where, and distances of two encoders cannot be compared.
+        The features are each channel's mean and deviation over positions. This is not gFID: the features reflect
+        colours and contrasts but not layout, and distances for two encoders cannot be compared.
         """
         total = min(MEASURED, len(self.dataset))
         numbers = range(distributed.rank(), total, distributed.world_size())
@@ -409,7 +412,7 @@ class Samples:
         return frechet_distance(drawn, stored)
 
     def pooled(self, batches: Iterable[Tensor]) -> Gaussian:
-        """Of every rank's latents, [b, c, h, w] each."""
+        """Return the Gaussian of the features of every rank's latents, [b, c, h, w] each."""
         values = [batch.flatten(2) for batch in batches]
         sums = FeatureSums.of([torch.cat([v.mean(dim=2), v.std(dim=2, correction=0)], dim=1) for v in values])
         add_over_ranks(sums.tensors())

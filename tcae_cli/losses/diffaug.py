@@ -1,6 +1,6 @@
-"""DiffAug: random shifts and colours that the discriminator sees its images through, with gradients to the images.
+"""DiffAug: random shifts and colours of a discriminator's input, through which gradients reach the images.
 
-Axes: b images, h w pixels. Source: arXiv:2006.10738; RAE's strengths (TRAINING.md 2.1), without cutout.
+Axes: b images, h w pixels. Source: DiffAug (arXiv:2006.10738) at RAE's strengths (arXiv:2510.11690), without cutout.
 """
 
 from collections.abc import Sequence
@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _LARGEST_SHIFT = 0.125  # share of a side
-# Shift down and to the right (shares of the largest shift), brightness added, factors of saturation and contrast.
+# Shifts down and right (shares of the largest shift), added brightness, factors of saturation and contrast.
 _LOW, _HIGH = np.array([(-1, 1), (-1, 1), (-0.5, 0.5), (0, 2), (0.5, 1.5)]).T
 _NOTHING = np.array([0, 0, 0, 1, 1])
 
 
 def draw_diffaug(seed: int, samples: Sequence[int], stream: str, probability: float) -> Tensor:
-    """How each image is changed, [b, 5] float32: two shifts, brightness, saturation, contrast.
+    """Draw how each image is changed, [b, 5] float32: two shifts, brightness, saturation, contrast.
 
-    Drawn from the seed, the name of the stream and the sample's number alone, so that neither the number of ranks nor
-    the cut of a batch shows. probability: of an image being changed at all.
+    The draws depend on the seed, the name of the stream and the sample's number alone, and so neither on the number of
+    ranks nor on micro-batches. probability: the chance that an image is changed at all.
     """
     name = int.from_bytes(stream.encode())
     draws = np.stack([np.random.default_rng((seed, name, sample)).random(1 + len(_LOW)) for sample in samples])
@@ -29,9 +29,9 @@ def draw_diffaug(seed: int, samples: Sequence[int], stream: str, probability: fl
 
 
 def diffaug(images: Tensor, parameters: Tensor) -> Tensor:
-    """Images [b, 3, h, w] with the changes of draw_diffaug: colours first, then shifts; what moves in is 0, mid grey.
+    """Return images [b, 3, h, w] changed as drawn: colours first, then shifts, which move in 0, mid grey.
 
-    images: [b, 3, h, w], float, in [-1, 1]; what comes out may lie beyond.
+    images: [b, 3, h, w], float, in [-1, 1]; the result may exceed that range.
     """
     shifts, colours = parameters[:, :2], parameters[:, 2:, None, None, None]
     brightness, saturation, contrast = colours.unbind(1)
@@ -45,7 +45,7 @@ def diffaug(images: Tensor, parameters: Tensor) -> Tensor:
 
 
 def _shifted(images: Tensor, shift: Tensor, axis: int) -> Tensor:
-    """Each image moved along an axis by a whole number of pixels; shift: [b], in [-1, 1) of the largest."""
+    """Move each image along an axis by a whole number of pixels; shift: [b], in [-1, 1) of the largest shift."""
     side = images.shape[axis]
     largest = round(side * _LARGEST_SHIFT)
     # All whole numbers from -largest to largest are equally likely.

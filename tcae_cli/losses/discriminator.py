@@ -1,4 +1,4 @@
-"""What every discriminator does: it judges each image by itself, so that no logit depends on the rest of a batch.
+"""The interface of discriminators, which judge each image by itself: no logit depends on the rest of a batch.
 
 Axes: b images, h w pixels, k logits.
 """

@@ -1,7 +1,7 @@
-"""iBOT's two losses, its centres, and what they tell of the teacher.
+"""iBOT's two losses, its centres, and the entropy of the teacher.
 
 Axes: b images, q global crops (2), v views (global, then local), n tokens, m masked tokens, k prototypes, d width.
-Source: iBOT (arXiv:2111.07832), section 3; TRAINING.md 1.1 and 1.3.
+Source: iBOT (arXiv:2111.07832), section 3, and its code, https://github.com/bytedance/ibot.
 """
 
 import torch
@@ -9,12 +9,12 @@ from torch import Tensor
 
 
 def teacher_probabilities(logits: Tensor, center: Tensor, temp: float) -> Tensor:
-    """Centred and sharpened: softmax((logits - center) / temp), float32. logits: [..., k]; center: [k]."""
+    """Centre and sharpen logits: return softmax((logits - center) / temp), float32. logits: [..., k]; center: [k]."""
     return ((logits.float() - center) / temp).softmax(dim=-1)
 
 
 def class_token_loss(student_logits: Tensor, teacher: Tensor, student_temp: float) -> Tensor:
-    """Cross-entropy of every view's class token against each *other* global crop's; the mean over images and pairs.
+    """Return the cross-entropy of each view's class token against every *other* global crop's, a mean over all pairs.
 
     student_logits: [b, v, k]. teacher: probabilities [b, q, k] of the global crops, which are the first q views.
     """
@@ -26,7 +26,7 @@ def class_token_loss(student_logits: Tensor, teacher: Tensor, student_temp: floa
 
 
 def masked_patch_loss(student_logits: Tensor, teacher: Tensor, masks: Tensor, student_temp: float) -> Tensor:
-    """Cross-entropy at masked tokens against the same crop's: the mean over a crop's masked tokens, then over crops.
+    """Return the cross-entropy at masked tokens against the same crop's: a mean over its masked tokens, then crops.
 
     student_logits: [m, k], of the masked tokens in their order. teacher: probabilities [m, k] of the same tokens.
     masks: [b, q, n] bool. A crop without masked tokens counts as zero.
@@ -38,10 +38,10 @@ def masked_patch_loss(student_logits: Tensor, teacher: Tensor, masks: Tensor, st
 
 
 def entropy(probabilities: Tensor) -> Tensor:
-    """Mean entropy of distributions [..., k], in nats; ln k where the teacher tells nothing apart."""
+    """Return the mean entropy of distributions [..., k], in nats; ln k if the teacher distinguishes nothing."""
     return torch.special.entr(probabilities).sum(dim=-1).mean()
 
 
 def center_after(center: Tensor, batch_mean: Tensor, momentum: float) -> Tensor:
-    """The moving average of the teacher's mean logits, [k]. batch_mean: over the whole batch, every rank's."""
+    """Return the updated moving average of the teacher's mean logits, [k]. batch_mean: the mean over all ranks."""
     return momentum * center + (1 - momentum) * batch_mean

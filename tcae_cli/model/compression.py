@@ -1,4 +1,4 @@
-"""Staged token compression, the bottleneck that turns tokens into latents, and the exact mirrors of both.
+"""Staged token compression, the bottleneck that turns tokens into latents, and the exact mirror of each.
 
 Axes: b batch, h w grid rows and columns, d width, c latent channels, r grid cells a latent position has along a side.
 """
@@ -62,10 +62,10 @@ class LatentsToTokens(nn.Module):
 
 
 def channels_first(grid: Tensor) -> Tensor:
-    """[b, h, w, d] as [b, d, h, w], without a copy."""
+    """View [b, h, w, d] as [b, d, h, w], without a copy."""
     return grid.permute(0, 3, 1, 2)
 
 
 def channels_last(grid: Tensor) -> Tensor:
-    """[b, d, h, w] as [b, h, w, d], without a copy."""
+    """View [b, d, h, w] as [b, h, w, d], without a copy."""
     return grid.permute(0, 2, 3, 1)

@@ -1,4 +1,4 @@
-"""Tokens to pixels: the encoder's mirror, without a class token.
+"""The decoder, from tokens to pixels: the encoder's mirror, without a class token.
 
 Axes: b batch, h w grid cells, H W pixels, d width.
 """
@@ -28,7 +28,7 @@ class Decoder(nn.Module):
         self.to_pixels = nn.Linear(width, 3 * spec.patch_size**2)
 
     def last_tokens(self, grid: Tensor) -> Tensor:
-        """What goes into the last layer, [b, H/p, W/p, d], of tokens [b, h, w, d] on the coarse grid."""
+        """Return the last layer's input, [b, H/p, W/p, d], of tokens [b, h, w, d] on the coarse grid."""
         grid = _through(self.coarse_blocks, self.positions(grid))
         if self.expansion is not None:
             grid = self.expansion(grid)
@@ -36,7 +36,7 @@ class Decoder(nn.Module):
         return last
 
     def draw(self, last_tokens: Tensor) -> Tensor:
-        """Images [b, 3, H, W], about [-1, 1] and not clamped, of the last layer's input."""
+        """Return images [b, 3, H, W], about [-1, 1] and not clamped, of the last layer's input."""
         return F.pixel_shuffle(channels_first(self.to_pixels(last_tokens)), self.patch_size)
 
 

@@ -1,4 +1,4 @@
-"""Pixels to tokens: M blocks on the fine grid, staged compression, N blocks on the coarse grid.
+"""The encoder, from pixels to tokens: M blocks on the fine grid, staged compression, N blocks on the coarse grid.
 
 Axes: b batch, H W pixels, h w cells of the last grid, p pixels a patch has along a side, d width.
 """
@@ -13,7 +13,7 @@ from tcae_cli.recipe.schema import ModelSpec
 
 
 class Encoder(nn.Module):
-    """The trunk, up to and including the last norm. Source: TC-AE (arXiv:2604.07340), TCAE.md section 2."""
+    """The trunk, up to and including the last norm. Source: TC-AE (arXiv:2604.07340, section 3); docs/training.md."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -32,10 +32,10 @@ class Encoder(nn.Module):
     def forward(
         self, images: Tensor, masks: Tensor | None = None, mask_vector: Tensor | None = None, keep: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """The normalised class token [b, d] and patch tokens [b, h, w, d] of images [b, 3, H, W] in [-1, 1].
+        """Return the normalised class token [b, d] and patch tokens [b, h, w, d] of images [b, 3, H, W] in [-1, 1].
 
-        masks, mask_vector: [b, H/p, W/p] bool and [d]: patch embeddings to put the vector in place of, before positions
-        are added. keep: [b, M + N, 2], drop path's factors of each block's two branches.
+        masks, mask_vector: [b, H/p, W/p] bool and [d]: where masks are true, the vector replaces the patch embedding
+        before positions are added. keep: [b, M + N, 2], drop path's factors of each block's two branches.
         """
         grid = self.patch_embed(images)
         if masks is not None and mask_vector is not None:
@@ -46,7 +46,7 @@ class Encoder(nn.Module):
 
         class_token, grid = _through(self.fine_blocks, class_token, grid, fine)
         if self.compression is not None:
-            grid = self.compression(grid)  # the class token passes by
+            grid = self.compression(grid)  # the class token bypasses it
         class_token, grid = _through(self.coarse_blocks, class_token, grid, coarse)
 
         return self.norm(class_token[:, 0]), self.norm(grid)

@@ -1,4 +1,4 @@
-"""Whose latents are these: hashes of the half of a model that makes them and the half that reads them."""
+"""Hashes that identify the half of a model that makes latents and the half that decodes them."""
 
 import hashlib
 import json
@@ -8,19 +8,19 @@ from torch import Tensor, uint8
 
 from tcae_cli.recipe.schema import ModelSpec
 
-ENCODER_VERSION = 1  # raised when the code of `encode` changes what it computes
+ENCODER_VERSION = 1  # raised whenever a change of code changes what `encode` computes
 
-ENCODER_PARTS = ("encoder.", "to_latents.", "shortcut_in.")  # what names of its tensors begin with
+ENCODER_PARTS = ("encoder.", "to_latents.", "shortcut_in.")  # prefixes of the names of its tensors
 _NOT_IN_THE_HASH = {"image_size"}  # positions are resized, so any size runs through the same tensors
 
 
 def encoder_hash(tensors: Mapping[str, Tensor], spec: ModelSpec) -> str:
-    """SHA-256 (hex) of the tensors `encode` reads, exactly as stored, and of the spec fields that shape it."""
+    """Return the SHA-256 (hex) of the tensors `encode` reads, exactly as stored, and of the spec that shapes it."""
     return _digest({k: v for k, v in tensors.items() if k.startswith(ENCODER_PARTS)}, spec)
 
 
 def decoder_hash(tensors: Mapping[str, Tensor], spec: ModelSpec) -> str:
-    """SHA-256 (hex) of every other tensor, in the same way."""
+    """Return the SHA-256 (hex) of every other tensor and of the spec, in the same way."""
     return _digest({k: v for k, v in tensors.items() if not k.startswith(ENCODER_PARTS)}, spec)
 
 

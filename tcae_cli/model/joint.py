@@ -1,4 +1,4 @@
-"""What one forward of training computes: a reconstruction of the clean view, and the student's view of the crops.
+"""The forward passes of training: the clean view is reconstructed, and student and teacher see the crops.
 
 Axes: b images, v views of an image, g cells of the mask grid along a side, m masked tokens, n tokens, d width,
 k prototypes, H W pixels.
@@ -16,11 +16,11 @@ from tcae_cli.recipe.schema import SelfDistillationSpec
 
 
 class Crops(NamedTuple):
-    """What self-distillation looks at, in [-1, 1]."""
+    """The input of self-distillation; crops are in [-1, 1]."""
 
     global_crops: Tensor  # [b, 2, 3, H, W]
     local_crops: Tensor | None  # [b, v, 3, H, W], smaller
-    masks: Tensor  # [b, 2, g, g] bool: where the student does not see a global crop
+    masks: Tensor  # [b, 2, g, g] bool: true where a global crop is hidden from the student
     keep: Tensor | None  # [b, v, blocks, 2]: drop path's factors of the global crops, then of the local ones
 
 
@@ -28,19 +28,19 @@ class Reconstruction(NamedTuple):
     """The clean view, encoded and decoded."""
 
     images: Tensor  # [b, 3, H, W]
-    images_for_decoder: Tensor | None  # the same, but its gradient ends at the latents
-    last_tokens: Tensor  # [b, H/p, W/p, d], into the decoder's last layer; detached
+    images_for_decoder: Tensor | None  # the same images, but their gradient ends at the latents
+    last_tokens: Tensor  # [b, H/p, W/p, d], the input of the decoder's last layer; detached
 
 
 class StudentLogits(NamedTuple):
-    """What the student makes of the crops."""
+    """The student's logits of the crops."""
 
-    class_tokens: Tensor  # [b, v, k], of the two global crops, then of the local ones
-    masked_patches: Tensor  # [m, k], of masked tokens of the global crops, in their order
+    class_tokens: Tensor  # [b, v, k], the two global crops first, then the local ones
+    masked_patches: Tensor  # [m, k], the masked tokens of the global crops, in their order
 
 
 class TeacherLogits(NamedTuple):
-    """What the teacher makes of the global crops, none of it masked."""
+    """The teacher's logits of the global crops, which it sees without masks."""
 
     class_tokens: Tensor  # [b, 2, k]
     patches: Tensor  # [b, 2, n, k]
@@ -50,7 +50,7 @@ class TeacherLogits(NamedTuple):
 class JointModel(nn.Module):
     """Autoencoder, projection head and mask vector: everything that the two objectives train.
 
-    The head reads the encoder's normalised tokens before the bottleneck (TCAE.md section 3).
+    The head reads the encoder's normalised tokens before the bottleneck (arXiv:2604.07340, section 3).
     """
 
     def __init__(self, autoencoder: TCAE, spec: SelfDistillationSpec | None) -> None:
@@ -63,24 +63,26 @@ class JointModel(nn.Module):
     def forward(
         self, images: Tensor, crops: Crops | None, decoder_again: bool = False
     ) -> tuple[Reconstruction, StudentLogits | None]:
-        """Reconstruct images [b, 3, H, W] in [-1, 1] and look at the crops, each in a forward of the trunk of its own.
+        """Reconstruct images [b, 3, H, W] in [-1, 1] and compute the student's logits of the crops, if there are any.
 
-        decoder_again: decode a second time, from latents that pass no gradient on, unless they pass none anyway.
+        Images, global crops and local crops each have their own forward pass of the trunk.
+        decoder_again: decode a second time, from detached latents, unless the encoder is frozen anyway.
         """
         latents = self.autoencoder.encode(images)
         decoded, last_tokens = self.autoencoder.decode_with_last_tokens(latents)
         again = self.autoencoder.decode(latents.detach()) if decoder_again and latents.requires_grad else None
         reconstruction = Reconstruction(decoded, again, last_tokens.detach())
-        return reconstruction, None if crops is None else self._look_at(crops)
+        return reconstruction, None if crops is None else self._student_logits(crops)
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Reconstructions [b, 3, H, W] of images [b, 3, H, W], both in [-1, 1]."""
+        """Return reconstructions [b, 3, H, W] of images [b, 3, H, W], both in [-1, 1]."""
         decoded: Tensor = self.autoencoder(images)
         return decoded
 
-    def _look_at(self, crops: Crops) -> StudentLogits:
-        encoder, head, num_images = self.autoencoder.encoder, self.head, len(crops.global_crops)
+    def _student_logits(self, crops: Crops) -> StudentLogits:
+        encoder, head = self.autoencoder.encoder, self.head
         assert head is not None
+        num_images = len(crops.global_crops)
         keep_global = keep_local = None
         if crops.keep is not None:
             keep_global, keep_local = crops.keep[:, :2].flatten(0, 1), crops.keep[:, 2:].flatten(0, 1)
@@ -96,7 +98,7 @@ class JointModel(nn.Module):
 
 
 class Teacher(nn.Module):
-    """Trunk and head whose weights follow the student's; sees the global crops whole."""
+    """Trunk and head whose weights are a moving average of the student's; it sees the global crops unmasked."""
 
     def __init__(self, encoder: Encoder, head: ProjectionHead) -> None:
         super().__init__()
@@ -104,7 +106,7 @@ class Teacher(nn.Module):
         self.head = head
 
     def forward(self, global_crops: Tensor) -> TeacherLogits:
-        """Logits and features of global crops [b, 2, 3, H, W] in [-1, 1]."""
+        """Return logits and features of global crops [b, 2, 3, H, W] in [-1, 1]."""
         views = global_crops.shape[:2]
         class_tokens, patches = self.encoder(global_crops.flatten(0, 1))
         return TeacherLogits(
@@ -115,10 +117,10 @@ class Teacher(nn.Module):
 
 
 def doubled(masks: Tensor) -> Tensor:
-    """Masks [b, g, g] on a grid twice as fine, [b, 2g, 2g]: that of the patch embeddings."""
+    """Return masks [b, g, g] on the grid of the patch embeddings, which is twice as fine: [b, 2g, 2g]."""
     return masks.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
 
 
 def on_grid(masks: Tensor, side: int) -> Tensor:
-    """Masks [b, g, g] on the grid of the encoder's last tokens, which is g wide with staged compression, else 2g."""
+    """Return masks [b, g, g] on the grid of the encoder's last tokens: g wide with staged compression, otherwise 2g."""
     return masks if side == masks.shape[-1] else doubled(masks)

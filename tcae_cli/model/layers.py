@@ -1,4 +1,4 @@
-"""The transformer block and the learnt positions that encoder and decoder share.
+"""The transformer block and the learnt position embedding that encoder and decoder share.
 
 Axes: b batch, h w grid rows and columns, n tokens, d width.
 """
@@ -20,7 +20,7 @@ class Block(nn.Module):
         self.mlp = Mlp(width, 4 * width)
 
     def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
-        """keep: [b, 2], what each image's two branches are multiplied by (drop path); none for 1."""
+        """Transform tokens [b, n, d]; keep: [b, 2], drop path's factors of each image's two branches, or None for 1."""
         attended = self.attn(self.norm1(tokens))
         if keep is not None:
             attended = attended * keep[:, 0, None, None].to(attended.dtype)
@@ -45,14 +45,14 @@ class PositionEmbedding(nn.Module):
 
 
 class Blocks(nn.ModuleList):
-    """A stack of `depth` blocks; with `checkpointing`, what is inside them is computed again in the backward pass."""
+    """A stack of `depth` blocks; with `checkpointing`, their activations are recomputed in the backward pass."""
 
     def __init__(self, depth: int, width: int, num_heads: int) -> None:
         super().__init__(Block(width, num_heads) for _ in range(depth))
         self.checkpointing = False
 
     def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
-        """tokens: [b, n, d]. keep: [b, depth, 2], of each block's branches, or none."""
+        """Transform tokens [b, n, d]; keep: [b, depth, 2], drop path's factors of each block's branches, or None."""
         for number, block in enumerate(self):
             kept = None if keep is None else keep[:, number]
             if self.checkpointing and torch.is_grad_enabled():
@@ -63,7 +63,7 @@ class Blocks(nn.ModuleList):
 
 
 def init_weights(module: nn.Module) -> None:
-    """Truncated normal of std 0.02 for linear layers, zero biases: the initialisation of ViT and iBOT."""
+    """Initialise linear layers as ViT and iBOT do: truncated normal of deviation 0.02, biases zero."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -1,4 +1,4 @@
-"""iBOT's projection head: tokens to logits over prototypes.
+"""iBOT's projection head, from tokens to logits over prototypes.
 
 Axes: d width, k prototypes.
 """
@@ -12,10 +12,10 @@ from tcae_cli.recipe.schema import SelfDistillationSpec
 
 
 class ProjectionHead(nn.Module):
-    """Three linear layers with GELU, a point on the unit sphere, and its cosine with each prototype.
+    """Three linear layers with GELU map a token to the unit sphere; its logits are the cosines with the prototypes.
 
-    Shared by class and patch tokens. A weight-normalised last layer whose gain stays 1 is one with normalised rows.
-    Source: iBOT (arXiv:2111.07832), section 3.3; TCAE.md section 3.
+    Class and patch tokens share the head. iBOT's weight-normalised last layer, whose gain stays 1, equals one with
+    normalised rows. Source: iBOT (arXiv:2111.07832), section 3.3.
     """
 
     def __init__(self, width: int, spec: SelfDistillationSpec) -> None:
@@ -32,5 +32,5 @@ class ProjectionHead(nn.Module):
         self.apply(init_weights)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Logits in [-1, 1], [..., k], of normalised tokens [..., d]."""
+        """Return logits [..., k], in [-1, 1], of normalised tokens [..., d]."""
         return F.linear(F.normalize(self.mlp(tokens), dim=-1), F.normalize(self.prototypes, dim=-1))

@@ -1,4 +1,4 @@
-"""TC-AE: a ViT autoencoder of f x f pixels a latent position, with staged token compression.
+"""TC-AE: a ViT autoencoder with staged token compression, whose latent positions cover f x f pixels each.
 
 Axes: b batch, h w pixels, c latent channels, f pixels a latent position covers along a side.
 """
@@ -13,7 +13,7 @@ from tcae_cli.recipe.schema import ModelSpec
 
 
 class TCAE(nn.Module):
-    """The autoencoder. No KL, no sampling: one latent an image. Source: arXiv:2604.07340; TCAE.md section 2."""
+    """The autoencoder. It has no KL term and draws no samples: one latent per image. Source: arXiv:2604.07340."""
 
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
@@ -30,14 +30,14 @@ class TCAE(nn.Module):
         self.shortcut_out = nn.ConvTranspose2d(c, 3, f, stride=f).requires_grad_(False) if spec.pixel_shortcut else None
 
     def encode(self, images: Tensor) -> Tensor:
-        """Latents [b, c, h/f, w/f], raw and unscaled, of images [b, 3, h, w] in [-1, 1].
+        """Return latents [b, c, h/f, w/f], raw and unscaled, of images [b, 3, h, w] in [-1, 1].
 
         Raises ValueError if f does not divide h and w.
         """
         return self.encode_with_tokens(images)[0]
 
     def encode_with_tokens(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """The latents of encode, and the patch tokens that went into the bottleneck, [b, h/p, w/p, d]."""
+        """Return the latents of encode, and the patch tokens before the bottleneck, [b, h/p, w/p, d]."""
         height, width = images.shape[-2:]
         if height % self.spec.downsampling or width % self.spec.downsampling:
             raise ValueError(f"images of {height}x{width} are not multiples of {self.spec.downsampling}")
@@ -46,15 +46,15 @@ class TCAE(nn.Module):
         return (latents if self.shortcut_in is None else latents + self.shortcut_in(images)), tokens
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Images [b, 3, h, w], about [-1, 1] and not clamped, of latents [b, c, h/f, w/f]."""
+        """Return images [b, 3, h, w], about [-1, 1] and not clamped, of latents [b, c, h/f, w/f]."""
         return self.decode_with_last_tokens(latents)[0]
 
     def decode_with_last_tokens(self, latents: Tensor) -> tuple[Tensor, Tensor]:
-        """The images of decode, and what went into the decoder's last layer, [b, h/p, w/p, d]."""
+        """Return the images of decode, and the input of the decoder's last layer, [b, h/p, w/p, d]."""
         last_tokens = self.decoder.last_tokens(self.from_latents(latents))
         images = self.decoder.draw(last_tokens)
         return images if self.shortcut_out is None else images + self.shortcut_out(latents), last_tokens
 
     def forward(self, images: Tensor) -> Tensor:
-        """Reconstructions [b, 3, h, w] of images [b, 3, h, w], both in [-1, 1]."""
+        """Return reconstructions [b, 3, h, w] of images [b, 3, h, w], both in [-1, 1]."""
         return self.decode(self.encode(images))

@@ -1,10 +1,10 @@
-"""Recipes from YAML 1.2, with overrides; whatever is wrong with one is said in one sentence."""
+"""Loads recipes from YAML 1.2, with overrides; each error is one sentence with the file, the key and the fix."""
 
 import io
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
@@ -27,11 +27,11 @@ _WANTED = {
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), parent: ModelSpec | None = None) -> Recipe:
-    """The recipe in a file, with overrides like "train.steps=100" applied.
+    """Return the recipe in a file, with overrides like "train.steps=100" applied.
 
-    parent: the model to finetune, from which come the keys of `model` that are not given; those that are have to agree
-    with it, but for image_size.
-    Raises NotFoundError if there is no file, RecipeError naming the file, the key and the fix for anything else.
+    parent: the model to finetune, which supplies the keys of `model` that the recipe omits. Those that it gives must
+    agree with the parent, except for image_size.
+    Raises NotFoundError if there is no file, and RecipeError naming the file, the key and the fix for anything else.
     """
     if not path.is_file():
         raise NotFoundError(f"no recipe at {path}; see the recipes folder for examples")
@@ -48,7 +48,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), parent: ModelSpec | N
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """YAML that load_recipe reads back equal."""
+    """Return the recipe as YAML that load_recipe reads back equal."""
     text = io.StringIO()
     YAML().dump(recipe.model_dump(mode="json"), text)
     return text.getvalue()
@@ -85,29 +85,31 @@ def _set(settings: dict[str, Any], override: str) -> None:
 
 
 def _as_parent(given: Any, parent: ModelSpec, path: Path) -> Any:
-    """The section `model` as it was given, and the parent's values for the rest."""
+    """Return the section `model` as it was given, with the parent's values for the keys that it omits."""
     if given is not None and not isinstance(given, dict):
-        return given  # the schema says what is wrong with it
-    given, inherited = given or {}, parent.model_dump(mode="json")
+        return given  # the schema reports what is wrong with it
+    given = given or {}
+    inherited = parent.model_dump(mode="json")
     expanded = {**PRESETS.get(str(given.get("preset")), {}), **given}
     for key in (key for key in inherited if key in expanded and key != "image_size"):
         found = list(expanded[key]) if isinstance(expanded[key], tuple) else expanded[key]
         if found != inherited[key]:
             raise RecipeError(
-                f"{path}: model.{key} is {found}, that of the model to finetune {inherited[key]}; "
-                f"leave model.{key if key in given else 'preset'} away, or train from scratch with tcae train"
+                f"{path}: model.{key} is {found}, but the model to finetune has {inherited[key]}; "
+                f"omit model.{key if key in given else 'preset'}, or train from scratch with tcae train"
             )
     return {**inherited, **given}
 
 
 def _without_none(settings: Any) -> Any:
-    """`none` means nothing, as `null` does."""
+    """Return the settings with `none` replaced by None, as YAML's `null` is."""
     if isinstance(settings, dict):
         return {key: _without_none(value) for key, value in settings.items()}
     return None if settings == "none" else settings
 
 
 def _explain(error: ValidationError) -> str:
+    """Return the first error as a sentence without the file's name."""
     first = error.errors()[0]
     name = ".".join(str(part) for part in first["loc"])
     match first["type"]:
@@ -126,20 +128,15 @@ def _explain(error: ValidationError) -> str:
 
 
 def _nearest(location: tuple[int | str, ...]) -> str:
+    """Suggest the known key nearest to an unknown one, or list the keys of its section."""
     *sections, key = (str(part) for part in location)
     model: type[BaseModel] = Recipe
     for section in sections:
-        model = next(
-            kind
-            for kind in (model.model_fields[section].annotation, *_union_members(model, section))
-            if isinstance(kind, type) and issubclass(kind, BaseModel)
-        )
+        annotation = model.model_fields[section].annotation
+        kinds = (annotation, *get_args(annotation))  # a section, or a section or None
+        model = next(kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel))
     known = [*model.model_fields, *(["preset"] if sections == ["model"] else [])]
     close = get_close_matches(key, known, n=1)
     if close:
         return f"did you mean {'.'.join([*sections, close[0]])}?"
     return f"{'.'.join(sections) or 'a recipe'} has {', '.join(known)}"
-
-
-def _union_members(model: type[BaseModel], section: str) -> tuple[Any, ...]:
-    return getattr(model.model_fields[section].annotation, "__args__", ())

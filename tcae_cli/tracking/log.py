@@ -1,4 +1,4 @@
-"""What a run leaves to look at: metrics.jsonl, one line of figures an interval; TensorBoard events; curves.png."""
+"""The log of a run: metrics.jsonl with one line of figures per interval, TensorBoard events, and curves.png."""
 
 import json
 import math
@@ -24,9 +24,9 @@ TENSORBOARD_FOLDER = "tensorboard"
 
 Curve = np.ndarray  # [k, 2] float64: steps and finite values
 
-_POINTS = 300  # drawn of a curve; of a longer one, means
-_MARKED = 30  # points that are few enough for a dot each
-_TICKS = (1, 2, 5, 10)  # what two of them may differ by, times a power of ten
+_POINTS = 300  # of a curve that are drawn; a longer curve is drawn as means
+_MARKED = 30  # points at most, for each to get a dot
+_TICKS = (1, 2, 5, 10)  # allowed steps between ticks, times a power of ten
 _PANEL_INCHES = (3.3, 2.2)
 _DPI = 110
 _COLOURS = ("#2a6fbb", "#d9822b")
@@ -36,7 +36,7 @@ _INK, _PALE = "#444444", "#bbbbbb"
 class MetricsLog:
     """Appends figures to RUN/metrics.jsonl and, where TensorBoard is installed, to RUN/tensorboard.
 
-    What is there from after `first_step`, of a run that was cut off, goes. Raises DiskError.
+    Lines after `first_step`, left by a run that was cut off, are removed. Raises DiskError.
     """
 
     def __init__(self, run: Path, first_step: int) -> None:
@@ -48,7 +48,7 @@ class MetricsLog:
         self._events = _open_tensorboard(self._events_folder, first_step)
 
     def write(self, step: int, figures: Mapping[str, float]) -> None:
-        """Append the figures of `step`, the number of steps done; those that are no finite number become null."""
+        """Append the figures of `step`, the number of steps done; those that are not finite become null."""
         finite = {name: value if math.isfinite(value) else None for name, value in figures.items()}
         with disk_errors(self._path), self._path.open("a") as file:
             file.write(json.dumps({"step": step, **finite}) + "\n")
@@ -58,7 +58,7 @@ class MetricsLog:
                     self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write out what TensorBoard still holds back."""
+        """Flush and close the TensorBoard events."""
         if self._events is not None:
             with disk_errors(self._events_folder):
                 self._events.close()
@@ -67,31 +67,32 @@ class MetricsLog:
 def _open_tensorboard(folder: Path, first_step: int) -> "SummaryWriter | None":
     try:
         from torch.utils.tensorboard import SummaryWriter
-    except ImportError:  # an extra that nobody has to install
+    except ImportError:  # TensorBoard is optional
         return None
     with disk_errors(folder):
         return SummaryWriter(str(folder), purge_step=first_step + 1)
 
 
 def _whole_lines(path: Path) -> list[bytes]:
-    """Those that a run which was cut off wrote to their end."""
+    """Return the complete lines; a run that was cut off may have left a partial one."""
     return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Panel:
-    """A small diagram of figures that are measured alike."""
+    """A small plot of figures on a common scale."""
 
     title: str
     names: tuple[str, ...]
-    logarithmic: bool = False  # where the values span a decade
-    level: float | None = None  # a dotted line to compare with
+    logarithmic: bool = False  # if the values span a decade
+    level: float | None = None  # of a dotted line for comparison
 
 
 def draw_curves(run: Path, num_prototypes: int | None = None) -> Path:
-    """RUN/curves.png: over steps, a small panel for each group of figures that RUN/metrics.jsonl has.
+    """Draw RUN/curves.png and return its path: a small panel over steps for each group of figures in RUN/metrics.jsonl.
 
-    num_prototypes: self-distillation's, whose logarithm its losses and its entropy are drawn beside. Raises DiskError.
+    num_prototypes: self-distillation's; its logarithm is a dotted line in the panels of loss and entropy.
+    Raises DiskError.
     """
     curves = _read_curves(run / METRICS_FILE)
     panels = [panel for panel in _panels(num_prototypes) if not curves.keys().isdisjoint(panel.names)]
@@ -103,14 +104,14 @@ def draw_curves(run: Path, num_prototypes: int | None = None) -> Path:
 
 def _panels(num_prototypes: int | None) -> list[_Panel]:
     most = math.log(num_prototypes) if num_prototypes else None
-    beside = f" (dotted: ln {num_prototypes:,})" if num_prototypes else ""
+    dotted = f" (dotted: ln {num_prototypes:,})" if num_prototypes else ""
     return [
         _Panel(title="loss", names=("loss",), logarithmic=True),
         _Panel(title="reconstruction", names=("l1", "perceptual"), logarithmic=True),
-        _Panel(title=f"self-distillation{beside}", names=("class_token", "masked_patch"), level=most),
-        _Panel(title=f"teacher_entropy{beside}", names=("teacher_entropy",), level=most),
+        _Panel(title=f"self-distillation{dotted}", names=("class_token", "masked_patch"), level=most),
+        _Panel(title=f"teacher_entropy{dotted}", names=("teacher_entropy",), level=most),
         _Panel(title="feature_spread", names=("feature_spread",), logarithmic=True),
-        _Panel(title="gradient_cosine (below 0: they fight)", names=("gradient_cosine",), level=0.0),
+        _Panel(title="gradient_cosine (below 0: objectives conflict)", names=("gradient_cosine",), level=0.0),
         _Panel(title="adversarial losses", names=("discriminator", "generator")),
         _Panel(title="discriminator_accuracy (dotted: chance)", names=("discriminator_accuracy",), level=0.5),
         _Panel(title="adaptive_weight", names=("adaptive_weight",), logarithmic=True),
@@ -178,12 +179,12 @@ def _draw_panel(axes: Axes, panel: _Panel, curves: dict[str, Curve]) -> None:
 
 
 def _draw_curve(axes: Axes, name: str, curve: Curve, colour: str) -> None:
-    """A line; of a long run the mean of neighbours, over the range they lie in."""
-    parts = np.array_split(curve, min(len(curve), _POINTS))
-    steps, means = np.array([part.mean(axis=0) for part in parts]).T
+    """Draw a line; for a long run, the mean of neighbouring points over a band of their range."""
+    groups = np.array_split(curve, min(len(curve), _POINTS))
+    steps, means = np.array([group.mean(axis=0) for group in groups]).T
     if len(curve) > _POINTS:
-        lowest = [part[:, 1].min() for part in parts]
-        highest = [part[:, 1].max() for part in parts]
+        lowest = [group[:, 1].min() for group in groups]
+        highest = [group[:, 1].max() for group in groups]
         axes.fill_between(steps, lowest, highest, color=colour, alpha=0.2, linewidth=0)
     marker = "o" if len(curve) <= _MARKED else None
     axes.plot(steps, means, color=colour, linewidth=1.3, marker=marker, markersize=2.5, label=name)

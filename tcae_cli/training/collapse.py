@@ -24,7 +24,7 @@ class CollapseWatch:
     def look(self, steps: int, figures: Mapping[str, float]) -> str | None:
         """Return one sentence for each symptom that has lasted for 500 of the `steps` steps done, or None.
 
-        figures: with `teacher_entropy`, in nats, and `feature_spread`. A symptom is reported again only if it has gone.
+        figures: with `teacher_entropy`, in nats, and `feature_spread`. A symptom that disappears may be reported again.
         """
         symptoms = self._symptoms(figures)
         self._since = {name: self._since.get(name, steps) for name in symptoms}

@@ -1,4 +1,8 @@
-"""How well a model in training reconstructs a few images, in figures and in a picture; the same images every time."""
+"""Measures how well a model in training reconstructs a fixed set of images, in figures and in a picture.
+
+It does not use autoencoders/runner.py, which would switch TF32 off and change the figures of an fp32 run on a GPU, and
+which would name --batch-size, an option that training lacks, if memory ran out.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,19 +25,19 @@ from tcae_cli.sources.source import Source
 _NUM_IMAGES = 256  # at most
 _NUM_DRAWN = 8
 _BATCH_SIZE = 32
-_KEPT_BYTES = 64 * 2**20  # of decoded images; more are read anew each time
+_KEPT_BYTES = 64 * 2**20  # at most, of decoded images in memory; more are read anew each time
 
 
 class Validation:
-    """Measures on up to 256 images spread evenly over a source, centre crops as `tcae eval` takes them.
+    """Measures on up to 256 images spread evenly over a source, in the centre crops of `tcae eval`.
 
-    Images that cannot be read are left out. Raises SourceError if none can.
+    Images that cannot be read are omitted. Raises SourceError if none can be read.
     """
 
     def __init__(
         self, source: Source, recipe: Recipe, device: torch.device, inception: nn.Module | None, name: str
     ) -> None:
-        """inception: as load_inception gives it, on the device; without it there is no rFID. name: "val" or "train"."""
+        """inception: load_inception's network on the device, or None to omit rFID. name: "val" or "train"."""
         self._source, self._recipe, self._device = source, recipe, device
         self._inception, self._name = inception, name
         self._rows = _spread(len(source))
@@ -43,10 +47,10 @@ class Validation:
 
     @torch.no_grad()
     def figures(self, model: TCAE) -> dict[str, float]:
-        """Mean PSNR in dB and SSIM after a uint8 round trip, and rFID, as {name}_psnr, _ssim and _rfid.
+        """Return mean PSNR in dB and SSIM after a uint8 round trip, and rFID, as {name}_psnr, _ssim and _rfid.
 
-        rFID, of two images and more, is between these very images and their reconstructions: of so few it says how a
-        run goes, and compares with nothing published.
+        rFID compares these very images, at least two, with their reconstructions. With so few images it shows how a run
+        progresses, and is not comparable with published values.
         """
         sums, num_images = dict.fromkeys(METRICS, 0.0), 0
         decoded_features: list[Tensor] = []
@@ -68,7 +72,7 @@ class Validation:
 
     @torch.no_grad()
     def draw(self, model: TCAE, path: Path) -> None:
-        """A PNG of eight of the images above their reconstructions."""
+        """Write a PNG of eight of the images above their reconstructions."""
         originals = next(self._batches())[:_NUM_DRAWN]
         decoded = self._round_trip(model, originals.to(self._device)).cpu()
         rows = [[image.permute(1, 2, 0).numpy() for image in images] for images in (originals, decoded)]
@@ -83,7 +87,7 @@ class Validation:
         return self._read() if self._kept is None else iter(self._kept)
 
     def _read(self) -> Iterator[Tensor]:
-        """[b, 3, h, w], uint8, on the CPU, the readable ones of 32."""
+        """Yield the readable images of each 32 rows, [b, 3, h, w], uint8, on the CPU."""
         found = False
         for start in range(0, len(self._rows), _BATCH_SIZE):
             rows = self._rows[start : start + _BATCH_SIZE]
@@ -94,13 +98,13 @@ class Validation:
                 yield good
         if not found:
             raise SourceError(
-                f"{self._source.uri}: none of the {len(self._rows)} images to measure reconstructions on can be read; "
+                f"{self._source.uri}: none of the {len(self._rows)} images for validation can be read; "
                 f"give others with --val"
             )
 
 
 def _spread(num_rows: int) -> list[int]:
-    """Rows spread evenly over all, in an order whose first eight are too."""
+    """Return rows spread evenly over all, in an order whose first eight are spread evenly too."""
     count = min(_NUM_IMAGES, num_rows)
     rows = [place * num_rows // count for place in range(count)]
     stride = -(-count // _NUM_DRAWN)

@@ -175,7 +175,7 @@ def test_a_frozen_encoder_leaves_self_distillation_nothing_to_do(finetune):
 
 @pytest.fixture
 def command_line(photos, tmp_path, monkeypatch, capsys):
-    """Runs `tcae finetune` in this process; gives exit code and stderr."""
+    """Run `tcae finetune` in this process; return its exit code and stderr."""
     path = tmp_path / "mine.yaml"
     path.write_text(
         "data: {resize_min: 64, resize_max: 80}\nloss: {perceptual: none, self_distillation: {global_size: 64}}\n"
@@ -206,7 +206,7 @@ def test_the_command_line_trains_the_parents_decoder(command_line, small_checkpo
     ("options", "sentence"),
     [
         (["--freeze", "encoder"], "add --set loss.self_distillation=none"),
-        (["--set", "model.width=64"], "model.width is 64, that of the model to finetune 32; leave model.width away"),
+        (["--set", "model.width=64"], "model.width is 64, but the model to finetune has 32; omit model.width"),
         (["--from", "nowhere"], "no model at nowhere; give a file, a run folder, hf://org/name or"),
         (["--gpus", "2"], "--gpus and --device cpu exclude each other"),
         (["--weights", "squeezenet1_1"], "--weights squeezenet1_1 is not of the form NAME=PATH"),

@@ -1,4 +1,4 @@
-"""What ends a training run ends it in one sentence, and the last checkpoint stands."""
+"""A failure ends a training run in one sentence, and the last checkpoint stays valid."""
 
 import resource
 import signal
@@ -50,7 +50,7 @@ def test_a_run_folder_that_is_a_file(photos, tmp_path):
 
 
 def test_a_disk_that_is_full_at_a_checkpoint(photos, tmp_path):
-    """A limit on file sizes stands for the full disk: the state does not fit from the second checkpoint on."""
+    """A limit on file sizes simulates a full disk: the state of the second checkpoint does not fit."""
     run, limits = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 

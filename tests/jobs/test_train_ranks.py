@@ -1,4 +1,4 @@
-"""Training on several ranks: the same run as on one, under real torchrun on the CPU."""
+"""Several ranks train the same run as one, under real torchrun on the CPU."""
 
 import json
 import os
@@ -77,7 +77,7 @@ def test_two_ranks_make_the_losses_of_one(on_one_rank, photos, tmp_path):
 
 
 def test_a_sharded_model_makes_the_losses_of_a_whole_one_and_goes_on_on_one_rank(on_one_rank, photos, tmp_path):
-    """FSDP2 on two ranks, killed after the first checkpoint; one rank, which holds all of it, ends the run."""
+    """FSDP2 on two ranks is killed after the first checkpoint; one rank, which holds everything, finishes the run."""
     run, sharded = tmp_path / "run", recipe(**FULL, train={"sharded": True})
     process = start(photos, run, sharded, start_new_session=True)
     deadline = time.monotonic() + 120
@@ -116,7 +116,7 @@ def test_a_rank_that_is_killed_ends_the_launch_in_one_sentence(photos, tmp_path,
 
 
 def test_a_rank_that_is_left_alone_says_so(photos, tmp_path):
-    """Without a launcher that ends it, as under Slurm: the other rank is killed in the middle of the run."""
+    """Without a launcher that would end the launch, as under Slurm, one rank is killed in the middle of the run."""
     endless = recipe(steps=100_000, **FULL)
     common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     ranks = [

@@ -1,4 +1,4 @@
-"""The game's losses against plain loops, and the gradient at the last weight against the real decoder's."""
+"""The adversarial losses equal plain loops, and the gradient at the last weight equals the real decoder's."""
 
 import pytest
 import torch

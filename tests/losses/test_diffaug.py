@@ -1,4 +1,4 @@
-"""DiffAug against plain loops over images and pixels."""
+"""DiffAug equals plain loops over images and pixels."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""iBOT's losses against plain loops over images, crops and tokens."""
+"""iBOT's losses equal plain loops over images, crops and tokens."""
 
 import math
 
@@ -23,7 +23,7 @@ def logits(*shape: int) -> Tensor:
 
 
 def cross_entropy(teacher: Tensor, student: Tensor) -> float:
-    """Of one token: -sum over prototypes of p log q, from the definition."""
+    """Return the loss of one token from the definition: -sum over prototypes of p log q."""
     weights = [math.exp(float(value) / STUDENT_TEMP) for value in student]
     return -sum(float(p) * math.log(w / sum(weights)) for p, w in zip(teacher, weights, strict=True))
 

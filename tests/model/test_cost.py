@@ -1,4 +1,4 @@
-"""Every row of the cost table of TC-AE (TCAE.md section 2): multiply-accumulates at 256 px, batch 1, and parameters."""
+"""Multiply-accumulates at 256 px, batch 1, and parameters of each size; B is the 164 G of arXiv:2604.07340."""
 
 import pytest
 import torch
@@ -24,7 +24,7 @@ def build(**spec) -> TCAE:
 
 
 def gmacs(model: TCAE) -> tuple[float, float]:
-    """Of encode and of decode."""
+    """Return the cost of encode and of decode."""
     inputs = torch.empty(1, 3, 256, 256, device="meta"), torch.empty(1, 128, 8, 8, device="meta")
     counts = []
     for function, example in zip((model.encode, model.decode), inputs, strict=True):
@@ -35,7 +35,7 @@ def gmacs(model: TCAE) -> tuple[float, float]:
 
 
 def class_token_gmacs(spec: ModelSpec) -> float:
-    """What one more token adds to n: 12 d^2 of linear layers and (2n + 1) 2d of attention a block."""
+    """Return the cost of one more token than n: 12 d^2 of linear layers and (2n + 1) 2d of attention a block."""
 
     def block(n):
         return 12 * spec.width**2 + (2 * n + 1) * 2 * spec.width

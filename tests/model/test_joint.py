@@ -1,4 +1,4 @@
-"""Which objective reaches what: the gradients of the two forwards of training."""
+"""The gradients of the two forward passes of training: which objective reaches which parameters."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Scripts of recipes/ as modules, for tests of what is in them."""
+"""Imports the scripts of recipes/ as modules for tests."""
 
 import importlib.util
 import sys
@@ -10,7 +10,7 @@ from types import ModuleType
 
 @contextmanager
 def imported(script: Path) -> Iterator[ModuleType]:
-    """The module of a script, under the name of its file."""
+    """Return the module of a script, under the name of its file."""
     spec = importlib.util.spec_from_file_location(script.stem, script)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module

@@ -1,4 +1,4 @@
-"""The ablation's script: what it measures, what it concludes, and that it goes on where it was."""
+"""The ablation's script measures, concludes, and resumes where it stopped."""
 
 import io
 import json
@@ -38,7 +38,7 @@ def ablation():
 
 @pytest.fixture(scope="module")
 def data(photos, tmp_path_factory) -> Path:
-    """24 photographs of three classes, shuffled: 12 in six tars to train on, 12 in one to measure on."""
+    """24 shuffled photographs of three classes: 12 in six tars for training, 12 in one tar for measuring."""
     folder = tmp_path_factory.mktemp("small")
     paths = sorted(photos.rglob("*.jpg"), key=lambda path: (path.stem, path.parent.name))
     names = sorted({path.parent.name for path in paths})
@@ -83,7 +83,7 @@ def test_a_model_is_measured_by_its_reconstructions_and_by_probes(ablation, data
 
 @pytest.fixture(scope="module")
 def finished(ablation, data, tmp_path_factory) -> Path:
-    """The folder of four arms, trained for a step."""
+    """Return the folder of four arms, trained for one step."""
     out = tmp_path_factory.mktemp("out")
     done = run(ablation, data, out, "--steps", "1", "--seeds", "1")
     assert done.exit_code == 0, done.output
@@ -139,7 +139,7 @@ def test_a_run_of_another_recipe_is_refused_in_one_sentence_and_its_figures_stay
 
 
 def arms(values, beside, *, figure="probe-latents", probe=0.3):
-    """Figures of two seeds of "stc-ssl" and of "ssl", for a chance of 0.1."""
+    """Return figures of two seeds of "stc-ssl" and of "ssl", for a chance of 0.1."""
     steady = {"probe-tokens": [probe, probe], "probe-latents": [probe, probe], "probe-chance": [0.1, 0.1]}
     return {"stc-ssl": {**steady, figure: values}, "ssl": {**steady, figure: beside}}
 

@@ -1,4 +1,4 @@
-"""The downstream run: a DiT on a store learns, draws, goes on where it was, and is the same on two ranks."""
+"""The downstream run: a DiT on a store learns, samples, resumes where it stopped, and is the same on two ranks."""
 
 import json
 import os
@@ -132,7 +132,7 @@ def test_sampling_goes_on_with_what_is_missing_and_guidance_changes_what_it_draw
     [
         (
             ["--guidance", "4"],
-            "samples has images of guidance 1.0, not 4.0; move them away, or leave --num-samples out",
+            "samples has images of guidance 1.0, not 4.0; move them away, or omit --num-samples",
         ),
         (["--sampling-steps", "6"], "samples has images of sampling_steps 5, not 6; move them away"),
         (["--num-samples", "6"], "samples has images of num_samples 5, not 6; move them away"),
@@ -214,7 +214,7 @@ def test_ranks_share_each_batch_and_each_epoch_has_every_row_once(train_dit, sto
 
 
 def test_the_sampler_follows_a_known_velocity_to_the_data(train_dit, store):
-    """Where all data is one point, the velocity of x at t is (x - point) / t: a straight line that ends there."""
+    """If all data is one point, the velocity of x at t is (x - point) / t: a straight line that ends at the point."""
 
     class Exact(torch.nn.Module):
         def forward(self, latents, times, labels):
@@ -250,9 +250,12 @@ def test_no_sample_begins_from_noise_that_was_trained_with(train_dit, store):
         (["--guidance", "nan"], "--guidance is nan; give a number from 0 to below inf"),
         (["--lr", "nan"], "--lr is nan; give a number from 0 to below inf"),
         (["--guidance", "4", "--class-dropout", "0"], "--guidance 4 needs training with --class-dropout above 0"),
-        (["--heads", "3"], "--width 32 is no multiple of --heads 3; change one of them"),
+        (["--heads", "3"], "--width 32 is not a multiple of --heads 3; change one of them"),
         (["--patch-size", "4"], "--patch-size 4 does not divide 2 latent positions; use 1"),
-        (["--batch-size", "25"], "has 24 latents, fewer than --batch-size 25; encode more images, or lower it"),
+        (
+            ["--batch-size", "25"],
+            "has 24 latents, fewer than --batch-size 25; encode more images, or lower --batch-size",
+        ),
         (["--model", "tcae-tiny"], "tcae-tiny has 6c4a2b735296; pass --model with the first"),
         (["--resume"], "has no state.safetensors to resume from; start it without --resume"),
         (["--device", "abacus"], "--device abacus is not a device"),

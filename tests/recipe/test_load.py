@@ -1,4 +1,4 @@
-"""Recipes: what is wrong with one is said in one sentence that names the file, the key and the fix."""
+"""An error in a recipe is one sentence that names the file, the key and the fix."""
 
 from pathlib import Path
 
@@ -101,14 +101,14 @@ def test_a_recipe_to_finetune_with_takes_what_it_does_not_say_from_the_parent(tm
     [
         (
             "{width: 64, num_heads: 2}",
-            "model.width is 64, that of the model to finetune 192; leave model.width away, or",
+            "model.width is 64, but the model to finetune has 192; omit model.width, or",
         ),
-        ("{depths: [1, 2]}", "model.depths is [1, 2], that of the model to finetune [2, 3]; leave model.depths away"),
+        ("{depths: [1, 2]}", "model.depths is [1, 2], but the model to finetune has [2, 3]; omit model.depths"),
         (
             "{preset: S}",
-            "model.width is 384, that of the model to finetune 192; leave model.preset away, or train from",
+            "model.width is 384, but the model to finetune has 192; omit model.preset, or train from",
         ),
-        ("{pixel_shortcut: true}", "model.pixel_shortcut is True, that of the model to finetune False; leave"),
+        ("{pixel_shortcut: true}", "model.pixel_shortcut is True, but the model to finetune has False; omit"),
         ("{image_size: 250}", "image_size 250 is not a multiple of downsampling 32"),
         ("{widht: 64}", "unknown key model.widht; did you mean model.width?"),
         ("{preset: XXL}", "preset 'XXL' is not one of tiny, S, B, L"),

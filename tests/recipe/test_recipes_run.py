@@ -38,7 +38,7 @@ GAME = ["discriminator=patchgan", "discriminator_start=0.0", "generator_start=0.
 
 @pytest.fixture(scope="session")
 def squeezenet(tmp_path_factory) -> Path:
-    """Random weights under torchvision's names."""
+    """Write random weights under torchvision's names."""
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("weights") / "squeezenet.safetensors"
     safetensors.torch.save_file(torchvision.models.squeezenet1_1(weights=None).state_dict(), path)
@@ -82,7 +82,7 @@ def test_two_steps_of_each_recipe(path, photos, squeezenet, small_checkpoint, tm
 
 
 def terms(recipe):
-    """A figure of the log for each part of the loss."""
+    """Return a figure of the log for each part of the loss."""
     loss = recipe.loss
     yield from [("perceptual", loss.perceptual), ("masked_patch", loss.self_distillation)]
     yield from [("generator", loss.adversarial), ("discriminator", loss.adversarial)]

@@ -1,4 +1,4 @@
-"""What a run leaves to look at: lines of figures, TensorBoard events, curves."""
+"""The log of a run: lines of figures, TensorBoard events, curves."""
 
 import json
 import math
@@ -19,7 +19,7 @@ def lines(run) -> list[dict]:
 
 
 def log_figures(run, **figures):
-    """A log of one line a value, ten steps apart."""
+    """Write a log with one line for each value, ten steps apart."""
     log = MetricsLog(run, 0)
     for number, values in enumerate(zip(*figures.values(), strict=True), start=1):
         log.write(10 * number, dict(zip(figures, values, strict=True)))
@@ -27,7 +27,7 @@ def log_figures(run, **figures):
 
 
 def pixels_of(picture, colour, tolerance=4) -> np.ndarray:
-    """[h, w], whether each pixel has about this colour."""
+    """Return [h, w], bool: which pixels have about this colour."""
     with Image.open(picture) as image:
         return (np.abs(np.array(image.convert("RGB")).astype(int) - colour) <= tolerance).all(axis=2)
 

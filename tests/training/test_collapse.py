@@ -1,4 +1,4 @@
-"""A collapse of self-distillation is told in words, once."""
+"""A collapse of self-distillation is reported once, in a sentence."""
 
 import math
 
@@ -11,7 +11,7 @@ HEALTHY = {"teacher_entropy": 0.7 * MOST, "feature_spread": 0.03}
 
 
 def told(watch, steps, **figures) -> list[tuple[int, str]]:
-    """What is said at each of these steps."""
+    """Return the sentence reported at each of these steps."""
     said = ((step, watch.look(step, HEALTHY | figures)) for step in steps)
     return [(step, sentence) for step, sentence in said if sentence is not None]
 

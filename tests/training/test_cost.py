@@ -1,4 +1,4 @@
-"""What an image costs in a step, against the table of TC-AE and against a step that is really computed."""
+"""The cost of an image in a step, against TC-AE's table (arXiv:2604.07340) and against a step that is computed."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A step of training against the same written out plainly."""
+"""A step of training equals the same step written out plainly."""
 
 import copy
 
@@ -77,7 +77,7 @@ def step(recipe: Recipe, state: TrainingState, **options) -> dict[str, Tensor]:
 
 
 def plain_objectives(recipe: Recipe, state: TrainingState, seen: TrainingBatch) -> tuple[Tensor, Tensor]:
-    """Reconstruction and self-distillation loss, with nothing of the step's own code but the losses."""
+    """Return both losses, computed with none of the step's own code except the losses."""
     spec, model = recipe.loss.self_distillation, state.model
     encoder, head = model.autoencoder.encoder, model.head
     images = to_float(seen.images)

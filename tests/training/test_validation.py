@@ -23,7 +23,7 @@ GAP = 4  # pixels between the pictures of a grid
 
 
 class Copying(nn.Module):
-    """An autoencoder that gives back what it is shown, and remembers it."""
+    """An autoencoder that returns its input, and remembers it."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,14 +35,14 @@ class Copying(nn.Module):
 
 
 class Inverting(nn.Module):
-    """An autoencoder that gives back negatives."""
+    """An autoencoder that returns negatives."""
 
     def forward(self, images):
         return -images
 
 
 class Quadrants(nn.Module):
-    """Twelve features of uint8 images in place of the Inception's 2,048: the means of their quadrants."""
+    """Stands for the Inception with twelve features of uint8 images, the means of their quadrants, instead of 2,048."""
 
     def forward(self, images):
         assert images.dtype == torch.uint8
@@ -55,7 +55,7 @@ def validation(source, inception=None, name="val", settings=None):
 
 @pytest.fixture
 def numbered(tmp_path):
-    """600 pictures, each of the colour that says its number."""
+    """600 images, each in a colour that encodes its number."""
     folder = tmp_path / "numbered"
     folder.mkdir()
     for number in range(600):
@@ -141,7 +141,7 @@ def test_images_too_large_to_keep_are_read_each_time(photos, tmp_path, monkeypat
     for path in folder.rglob("*.jpg"):
         path.unlink()
 
-    with pytest.raises(SourceError, match="none of the 24 images to measure reconstructions on can be read; give oth"):
+    with pytest.raises(SourceError, match="none of the 24 images for validation can be read; give oth"):
         measured.figures(Inverting())
     with pytest.raises(SourceError, match="none of the 24 images"):
         measured.draw(Inverting(), tmp_path / "grid.png")
@@ -161,9 +161,7 @@ def test_a_source_of_nothing_readable_is_refused_at_the_start(photos, tmp_path):
 
     with pytest.raises(SourceError) as refused:
         validation(open_source(str(folder), tmp_path / "index"))
-    assert str(refused.value) == (
-        f"{folder}: none of the 24 images to measure reconstructions on can be read; give others with --val"
-    )
+    assert str(refused.value) == (f"{folder}: none of the 24 images for validation can be read; give others with --val")
 
 
 def test_rfid_is_the_frechet_distance_of_originals_and_reconstructions_each_time(source):

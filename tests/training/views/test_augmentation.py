@@ -1,4 +1,4 @@
-"""Crops and what is done to their colours: against Pillow, colorsys and plain loops, and by counting."""
+"""Crops and their augmentation equal Pillow, colorsys and plain loops, and occur as often as they should."""
 
 import colorsys
 import math

@@ -1,4 +1,4 @@
-"""Training batches from worker processes: the same as from this one, whatever becomes of the workers."""
+"""Worker processes make the same training batches as this process, even if workers die or hang."""
 
 import multiprocessing
 import os
@@ -61,7 +61,7 @@ def die_at_once() -> None:
 
 
 class TroubledSource(Source):
-    """Something happens to the process that reads the culprit, or that opens the source."""
+    """A source that harms the process which reads the culprit, or which opens it."""
 
     def __init__(self, index_dir: Path, trouble: Callable[[Path], None] | None, opened: Callable[[], None] | None):
         super().__init__(index_dir)
@@ -84,7 +84,7 @@ def open_in_worker(index_dir: Path, trouble: Callable | None, opened: Callable |
 
 @pytest.fixture
 def views(photos, tmp_path):
-    """Makes the views of 24 photographs, with trouble in them."""
+    """Return a maker of the views of 24 photographs, with trouble in them."""
     open_source(str(photos), tmp_path / "index")
     return lambda trouble=None, opened=None: TrainingViews(
         TroubledSource(tmp_path / "index", trouble, opened), recipe()
@@ -93,7 +93,7 @@ def views(photos, tmp_path):
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch):
-    """A death is seen at once; and no test may leave a process or a thread."""
+    """Notice a death at once, and check that no test leaves a process or a thread."""
     monkeypatch.setattr(watchdog, "LOOK_EVERY_S", 0.1)
     yield
     assert multiprocessing.active_children() == []

@@ -1,4 +1,4 @@
-"""Views of a sample and batches of a step: drawn from seed and sample alone, whoever makes them."""
+"""The views of a sample and the batches of a step depend on seed and sample alone, whatever process makes them."""
 
 import shutil
 from collections import Counter
@@ -40,7 +40,7 @@ def photograph(photos) -> np.ndarray:
 
 @pytest.fixture
 def damaged(photos, tmp_path) -> Source:
-    """The photographs, a third of which are no images any more."""
+    """The photographs, a third of which are damaged."""
     shutil.copytree(photos, tmp_path / "photos")
     for path in (tmp_path / "photos" / "person").iterdir():
         path.write_bytes(b"no image")

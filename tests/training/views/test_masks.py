@@ -1,4 +1,4 @@
-"""Masks: as many tokens as may be, in rectangles, for as many crops as asked for."""
+"""Masks cover at most the drawn share of tokens, in rectangles, in the share of crops that the recipe asks for."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Training from tars read front to back: each image once an epoch, whoever reads, and on from a unit."""
+"""Training from tars read front to back: each image comes once an epoch, for any readers, and a unit is resumed."""
 
 import multiprocessing
 import os
@@ -30,13 +30,13 @@ def recipe(batch_size: int = 1, shuffle_buffer: int | None = 4, seed: int = 0) -
 
 
 def grey(number: int) -> bytes:
-    """An image that can be told from its pixels, however it is cropped."""
+    """Return an image that its pixels identify, however it is cropped."""
     return encode_image(np.full((SIZE, SIZE, 3), number, np.uint8), "png")
 
 
 @pytest.fixture
 def shards(make_tar, tmp_path: Path) -> Callable[..., str]:
-    """Makes tars of so many images each, numbered on from tar to tar, and gives their pattern."""
+    """Return a maker of tars of so many images each, numbered through all tars; it returns their pattern."""
 
     def make(*num_images: int) -> str:
         first = 0
@@ -66,7 +66,7 @@ def take(num_batches: int, uri: str, of: Recipe, rank=0, world_size=1, workers=0
 
 
 def take_below(stop: int, uri: str, of: Recipe, rank=0, world_size=1, first_unit=0) -> list[TrainingBatch]:
-    """The batches until one tells that all units below `stop` have been given."""
+    """Return the batches until one reports that all units below `stop` have been given."""
     taken: list[TrainingBatch] = []
     with closing(stream_training_batches(TrainingStream(uri, of, rank, world_size), 0, first_unit)) as batches:
         while not taken or taken[-1].first_unit < stop:

@@ -1,4 +1,4 @@
-"""One tar read front to back, wherever it comes from and however it is damaged; and patterns of many."""
+"""A tar is read front to back, from any place and with any damage; and patterns expand to many tars."""
 
 import gzip
 import tarfile
@@ -11,7 +11,7 @@ import s3fs
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
 from tcae_cli.training.views.tar_stream import expand_tars, is_stream, read_images
 
-FIVE = {f"{number}.png": b"image %d" % number for number in range(5)}  # an image is told by its name
+FIVE = {f"{number}.png": b"image %d" % number for number in range(5)}  # names identify the images
 READ = list(enumerate(FIVE.values()))
 
 
