@@ -20,7 +20,7 @@ from tcae_cli.losses.self_distillation import (
     teacher_probabilities,
 )
 from tcae_cli.model.joint import Crops, StudentLogits, TeacherLogits, on_grid
-from tcae_cli.recipe.schema import Recipe, SelfDistillationSpec
+from tcae_cli.recipe.schema import Recipe
 from tcae_cli.runtime.process_group import mean_over_ranks
 from tcae_cli.training.ema import update_average
 from tcae_cli.training.schedule import teacher_momentum, teacher_temp
@@ -97,12 +97,6 @@ def distillation_terms(
         features.square().mean(dim=(0, 1)),
     )
     return terms, sums
-
-
-def drop_frozen_gradients(state: TrainingState, spec: SelfDistillationSpec, steps: int) -> None:
-    """Drop the prototypes' gradient in the first steps, so that the features settle on fixed prototypes."""
-    if state.model.head is not None and state.step < spec.frozen_last_layer * steps:
-        state.model.head.prototypes.grad = None
 
 
 def follow_student(state: TrainingState, parts: Sequence[TeacherSums], recipe: Recipe) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from tcae_cli.model.joint import JointModel
-from tcae_cli.recipe.schema import AdversarialSpec, OptimizerSpec
+from tcae_cli.recipe.schema import OptimizerSpec
 from tcae_cli.training.sharding import whole
 
 _DECODER = ("autoencoder.decoder.", "autoencoder.from_latents.")
@@ -40,12 +40,6 @@ def build_discriminator_optimizer(discriminator: nn.Module, spec: OptimizerSpec,
     """Return AdamW without weight decay over what the discriminator trains, as in RAE (arXiv:2510.11690)."""
     trained = [p for p in discriminator.parameters() if p.requires_grad]
     return torch.optim.AdamW(trained, lr=lr, betas=spec.betas, weight_decay=0.0, fused=True)
-
-
-def discriminator_schedule(spec: OptimizerSpec, adversarial: AdversarialSpec) -> OptimizerSpec:
-    """Return the optimiser's schedule, scaled to the discriminator's own peak."""
-    min_lr = spec.min_lr * adversarial.lr / spec.lr
-    return spec.model_copy(update={"lr": adversarial.lr, "min_lr": min_lr})
 
 
 def set_learning_rate(optimizers: Iterable[Optimizer], rate: float) -> None:

@@ -21,11 +21,10 @@ from tcae_cli.training.distillation import (
     TeacherSums,
     crops_of,
     distillation_terms,
-    drop_frozen_gradients,
     follow_student,
 )
 from tcae_cli.training.ema import update_average, warmed_up
-from tcae_cli.training.optim import clip_gradients, discriminator_schedule, set_learning_rate
+from tcae_cli.training.optim import clip_gradients, set_learning_rate
 from tcae_cli.training.schedule import has_begun, learning_rate
 from tcae_cli.training.sharding import gradients_stay_here
 from tcae_cli.training.state import TrainingState
@@ -61,8 +60,9 @@ def training_step(trainer: Trainer, state: TrainingState, batch: TrainingBatch, 
             computed.append(_backward(trainer, state, part, compare=compare))
     terms = {name: torch.stack([part[name] for part, _ in computed]).mean() for name in computed[0][0]}
 
-    if spec is not None:
-        drop_frozen_gradients(state, spec, steps)
+    # At first the prototypes stay fixed, so that the features settle on them.
+    if spec is not None and state.model.head is not None and state.step < spec.frozen_last_layer * steps:
+        state.model.head.prototypes.grad = None
     terms["grad_norm"] = clip_gradients(state.model, recipe.optimizer)
     for optimizer in state.optimizers:
         optimizer.step()
@@ -157,10 +157,13 @@ def _train_discriminator(trainer: Trainer, state: TrainingState, parts: list[Tra
     """Train the discriminator on the updated model's reconstructions of the same images; return its terms."""
     recipe, adversarial = trainer.recipe, trainer.recipe.loss.adversarial
     assert adversarial is not None and state.discriminator is not None and state.discriminator_optimizer is not None
+    # The optimiser's schedule, scaled to the discriminator's peak and counted from its start.
+    min_lr = recipe.optimizer.min_lr * adversarial.lr / recipe.optimizer.lr
+    schedule = recipe.optimizer.model_copy(update={"lr": adversarial.lr, "min_lr": min_lr})
     begun_at = round(adversarial.discriminator_start * recipe.train.steps)
-    schedule = discriminator_schedule(recipe.optimizer, adversarial)
     rate = learning_rate(schedule, state.step - begun_at, recipe.train.steps - begun_at)
     set_learning_rate([state.discriminator_optimizer], rate)
+
     seen = []
     for part in parts:
         images = to_float(part.images.to(trainer.device, non_blocking=True))

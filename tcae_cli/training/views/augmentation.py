@@ -40,7 +40,11 @@ LOCAL = Distortion(blur=0.5, solarise=0.0)
 
 def clean_view(image: np.ndarray, spec: DataSpec, size: int, random: np.random.Generator) -> Tensor:
     """Return a view [3, size, size], uint8, of an image [h, w, 3]: short side resized, random crop, random flip."""
-    image = _without_far_ends(image)
+    # Only the middle of a strip: one of 1 x 10,000 pixels would take gigabytes once its short side is resized.
+    longest = _LONGEST * min(image.shape[:2])
+    y, x = (max(0, side - longest) // 2 for side in image.shape[:2])
+    image = image[y : image.shape[0] - y, x : image.shape[1] - x]
+
     short_side = int(random.integers(max(size, spec.resize_min), max(size, spec.resize_max), endpoint=True))
     height, width = (max(short_side, round(side * short_side / min(image.shape[:2]))) for side in image.shape[:2])
     resized = resize(image, height, width)
@@ -172,10 +176,3 @@ def _convolve(pixels: Tensor, weights: list[float], axis: int) -> Tensor:
     for start, weight in enumerate(weights[1:], 1):
         total.add_(pixels.narrow(axis, start, length), alpha=weight)
     return total
-
-
-def _without_far_ends(image: np.ndarray) -> np.ndarray:
-    """Return the middle of a strip: one of 1 x 10,000 pixels would take gigabytes once its short side is resized."""
-    longest = _LONGEST * min(image.shape[:2])
-    y, x = (max(0, side - longest) // 2 for side in image.shape[:2])
-    return image[y : image.shape[0] - y, x : image.shape[1] - x]

@@ -92,7 +92,7 @@ class TrainingViews(Dataset[TrainingBatch]):
         if attempt:
             return int(np.random.default_rng((seed, sample, attempt)).integers(num_rows))
         epoch, position = divmod(sample, num_rows)
-        return int(_permutation(num_rows, seed, epoch)[position])
+        return int(epoch_order(num_rows, seed, epoch)[position])
 
 
 def load_training_batches(views: TrainingViews, steps: range, num_workers: int) -> Generator[TrainingBatch, None, None]:
@@ -148,5 +148,6 @@ class _OrError(Dataset[TrainingBatch | SourceError]):
 
 
 @lru_cache(maxsize=2)
-def _permutation(num_rows: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(num_rows)
+def epoch_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    """Return the order of `count` rows, or tars, in an epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(count)

@@ -7,7 +7,6 @@ unit is cut into portions, each with every k-th image of its tar, and consumers 
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import count, islice
 from typing import Any, NamedTuple
 
@@ -20,6 +19,7 @@ from tcae_cli.images.image_file import decode_image
 from tcae_cli.images.loader import _SHARED_MEMORY_FILE, start_worker, worker_context
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.sources.index import image_suffixes
+from tcae_cli.training.views.batches import epoch_order
 from tcae_cli.training.views.crops import SampleViews, TrainingBatch, sample_views, stack_views
 from tcae_cli.training.views.tar_stream import expand_tars, read_images
 
@@ -123,7 +123,7 @@ class _Plan(IterableDataset[_Made]):
         """Return the tar of a portion, and which of the tar's images it has."""
         unit, portion = divmod(number, self.num_portions)
         epoch, position = divmod(unit, len(self.tars))
-        tar = int(_order(len(self.tars), self.stream.recipe.train.seed, epoch)[position])
+        tar = int(epoch_order(len(self.tars), self.stream.recipe.train.seed, epoch)[position])
         # Portions move on with each epoch: otherwise a consumer could see the same images for ever, or none.
         return tar, (portion + epoch) % self.num_portions
 
@@ -197,11 +197,6 @@ class _Consumer:
                 else:
                     yield _Encoded(unit, unit * _IMAGES_OF_A_UNIT + index, data)
             self._reading = (number + self._plan.num_consumers) // self._plan.num_portions
-
-
-@lru_cache(maxsize=2)
-def _order(num_tars: int, seed: int, epoch: int) -> np.ndarray:
-    return np.random.default_rng((seed, epoch)).permutation(num_tars)
 
 
 def _load_in_workers(plan: _Plan) -> Generator[_Made, None, None]:
