@@ -8,13 +8,22 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import pytest
+import torch
+import zarr
 
+from tcae_cli.autoencoders.families import FAMILIES
 from tcae_cli.cli import main, tcae
+from tcae_cli.evaluation.metrics.registry import METRICS
+from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.recipe.load import dump_recipe
+from tcae_cli.reports.evaluation import EvalRequest
+from tcae_cli.reports.progress import Silent
+from tcae_cli.runtime.registry import Registry
+from tcae_cli.store.reader import LatentStore
 
 from .pictures import write_tar
 from .small_recipes import recipe
@@ -141,6 +150,8 @@ def test_each_command_line_runs_or_says_what_it_needs(page, run_line):
 
 def test_each_command_shown_is_one_the_command_line_takes():
     lines = [line for page in PAGES for block in blocks(page, "sh") for line in block.lines]
+    names = tcae.list_commands(click.Context(tcae))
+    lines += [line for name in names for _, line in getattr(_command(name), "examples", ())]
     commands = [words for line in lines for words in commands_in(line)]
     assert len(commands) > 40
     for name, *arguments in commands:
@@ -240,6 +251,49 @@ def wait_for(path: Path) -> None:
     while not path.exists():
         assert time.monotonic() < patience_ends_at
         time.sleep(0.01)
+
+
+def example(name: str) -> Any:
+    """The class of that name in docs/contributing.md, from the file that a contributor writes."""
+    names: dict = {}
+    exec(snippet("docs/contributing.md", f"class {name}"), names)
+    return names[name]
+
+
+@pytest.fixture
+def add() -> Iterator[Callable[[Registry, str, Any], None]]:
+    """Adds a thing to a registry for this test."""
+    added = []
+
+    def add_to(registry: Registry, name: str, thing: Any) -> None:
+        registry.add(name, thing)
+        added.append((registry, name))
+
+    yield add_to
+    for registry, name in added:
+        registry.remove(name)
+
+
+def test_the_example_of_a_metric_is_one(add, photos, small_checkpoint):
+    add(METRICS, "mae", example("MeanAbsoluteError"))
+    request = EvalRequest(metrics=("mae",), models=(str(small_checkpoint),), data=str(photos), num_workers=0)
+    assert 0 < evaluate(request, Silent()).evaluations[0].values["mae"] < 255
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:zarr")  # plain zarr does not know .tcae
+def test_the_example_of_a_family_makes_a_store_that_plain_zarr_reads(add, encode, photos, tmp_path):
+    add(FAMILIES, "means:", example("BlockMeans"))
+    encode(photos, tmp_path / "out.zarr", model="means:8", sizes=(64,))
+    latents = LatentStore(tmp_path / "out.zarr").latents(range(24))
+    assert latents.shape == (24, 3, 8, 8) and abs(latents).max() <= 1
+    assert (zarr.open_group(tmp_path / "out.zarr", mode="r")["latents"][:] == latents).all()
+
+
+def test_the_example_of_a_loss_is_a_term():
+    term = example("Charbonnier")(0.5, None)
+    black, white = -torch.ones(2, 3, 8, 8), torch.ones(2, 3, 8, 8)
+    assert term.weight == 0.5
+    assert abs(term(black, white) - 1) < 1e-4 and term(black, black) < 2e-3
 
 
 def test_every_file_named_is_there():
