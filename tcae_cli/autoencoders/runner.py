@@ -71,7 +71,9 @@ class Runner:
         with self.computing(len(latents)):
             images = self.model.decode(latents.to(self.device))
             if refuse_non_finite and not images.isfinite().all():
-                raise TcaeError(f"{self.name} decodes to what is not a number; try --precision fp32, or mend the model")
+                raise TcaeError(
+                    f"{self.name} decodes to values that are not finite; try --precision fp32, or use another model"
+                )
             return to_uint8(images)
 
     @contextmanager

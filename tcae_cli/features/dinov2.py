@@ -57,7 +57,7 @@ def load_dinov2(weights: Path | None = None) -> Dinov2Features:
     published = f"{_FILE} ({_PUBLISHED})"
     return Dinov2Features(
         load_pretrained(
-            _build, weights or find_cached(_FILE, _REPOSITORY), NAME, published, "leave the metrics that need it away"
+            _build, weights or find_cached(_FILE, _REPOSITORY), NAME, published, "omit the metrics that need it"
         )
     )
 

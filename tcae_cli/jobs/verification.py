@@ -13,7 +13,7 @@ _MOST_PROBLEMS = 100  # sentences kept; all are counted
 
 @dataclass
 class Verification:
-    """What every check is given: where to look, and where to report problems and progress."""
+    """The store that the checks read, and the place where they report problems and progress."""
 
     request: VerifyRequest
     folder: Folder

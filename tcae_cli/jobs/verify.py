@@ -89,7 +89,7 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
         for problem in check_tables(folder, shards.totals):
             verification.add_problem(problem)
     for claim in live_claims(folder):
-        verification.not_checked.append(f"what process {claim['pid']} on {claim['host']} is writing now")
+        verification.not_checked.append(f"the shard that process {claim['pid']} on {claim['host']} is writing now")
 
     num_compared = 0
     sample = Sample()
@@ -119,7 +119,7 @@ def _find_model(verification: Verification) -> str | None:
     except NotFoundError as error:
         if request.model:
             raise
-        verification.not_checked.append(f"what latents decode to: {error}, with --model")
+        verification.not_checked.append(f"whether latents decode to their images: {error}; --model names a model")
         return None
     if found != spec.encoder.hash:
         raise StoreError(
@@ -161,7 +161,9 @@ def _open_source(verification: Verification, scratch: Path) -> Source | None:
     try:
         return load_source(verification.folder.fetch(index_folder(verification.spec), scratch))
     except (SourceError, OSError) as error:
-        verification.not_checked.append(f"what latents decode to: the store's list of images cannot be read ({error})")
+        verification.not_checked.append(
+            f"whether latents decode to their images: the store's list of images cannot be read ({error})"
+        )
         return None
 
 

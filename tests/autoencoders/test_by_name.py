@@ -142,7 +142,7 @@ def test_the_hash_covers_the_config_but_not_how_it_is_written(saved, copy):
 
 
 def test_a_models_hash_is_the_same_for_ever(copy):
-    """Whatever fields later versions of diffusers add; stores could not be continued else."""
+    """Later versions of diffusers may add fields; a hash that changed with them would end every store."""
     tensors = load_file(copy / WEIGHTS)
     save_file({key: torch.ones_like(value) for key, value in tensors.items()}, copy / WEIGHTS)
     assert (

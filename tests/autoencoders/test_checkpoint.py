@@ -74,7 +74,7 @@ def spec_of(name, **changes) -> ModelSpec:
 
 
 def save_child(path, model, parent, tensors):
-    """As a training run does: weights in half precision, but for those to ship unchanged."""
+    """Save as a training run does: weights in half precision, except those that are shipped unchanged."""
     half = {name: value.half() for name, value in model.state_dict().items()}
     statistics = read_header("tcae-tiny").statistics
     description = ModelDescription(spec=model.spec, statistics=statistics, recipe={}, step=1, parent=parent)

@@ -98,11 +98,13 @@ def test_images_are_rounded_half_up_and_clamped():
     assert Runner("m", Double(levels), CPU, "fp32").decode(torch.zeros(6)).tolist() == [0, 0, 1, 0, 255, 255]
 
 
-def test_what_is_no_number_is_refused_on_request():
+def test_values_that_are_not_finite_are_refused_on_request():
     for value in ("nan", "inf"):
         runner = Runner("mine", Double(torch.tensor([0.0, float(value)])), CPU, "bf16")
         assert len(runner.decode(torch.zeros(2))) == 2
-        with pytest.raises(TcaeError, match=r"^mine decodes to what is not a number; try --precision fp32, or mend"):
+        with pytest.raises(
+            TcaeError, match=r"^mine decodes to values that are not finite; try --precision fp32, or use another"
+        ):
             runner.decode(torch.zeros(2), refuse_non_finite=True)
 
 

@@ -42,13 +42,13 @@ def reference() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def tensors(reference) -> dict[str, Tensor]:
-    """As timm publishes them."""
+    """The weights as timm publishes them."""
     return reference.state_dict()
 
 
 @pytest.fixture(scope="module")
 def file(tensors, tmp_path_factory) -> Path:
-    """As Meta publishes them."""
+    """The weights as Meta publishes them."""
     path = tmp_path_factory.mktemp("weights") / "dinov2_vitl14_pretrain.pth"
     torch.save(tensors | {"mask_token": torch.zeros(1, WIDTH)}, path)
     return path
@@ -150,7 +150,7 @@ def test_missing_weights_are_named_with_the_ways_to_give_them(caches):
         "dinov2 needs dinov2_vitl14_pretrain.pth "
         "(https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth), and "
         f"{caches}/torch/hub/checkpoints/dinov2_vitl14_pretrain.pth does not exist; put it there, "
-        "pass --weights dinov2=PATH, or leave the metrics that need it away"
+        "pass --weights dinov2=PATH, or omit the metrics that need it"
     )
 
 

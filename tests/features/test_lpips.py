@@ -65,9 +65,9 @@ def test_missing_weights_are_named_with_what_to_do_instead(tmp_path, monkeypatch
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
 
     with pytest.raises(WeightsError) as refused:
-        load_feature_network("lpips-alex", instead="leave that metric away")
+        load_feature_network("lpips-alex", instead="omit that metric")
     assert str(refused.value) == (
         "lpips-alex needs alexnet-owt-7be5be79.pth (torchvision's AlexNet_Weights.IMAGENET1K_V1), and "
         f"{tmp_path}/hub/checkpoints/alexnet-owt-7be5be79.pth does not exist; "
-        "put it there, pass --weights lpips-alex=PATH, or leave that metric away"
+        "put it there, pass --weights lpips-alex=PATH, or omit that metric"
     )

@@ -1,4 +1,4 @@
-"""What numbers a store holds: values that do not fit cost their row, and int8 costs what the store says it costs."""
+"""The numbers in a store: values that do not fit fail their row, and int8 costs what the store says it costs."""
 
 import shutil
 from pathlib import Path
@@ -24,7 +24,7 @@ HALVES = "animal/3.jpg"  # row 3
 
 
 class Listening(Silent):
-    """Keeps what is said."""
+    """Keeps the sentences that a job says."""
 
     def __init__(self) -> None:
         self.said: list[str] = []

@@ -28,7 +28,7 @@ def random_covariance(width, seed):
 
 
 def plain_distance(one, other):
-    """As the definition reads, with scipy's matrix root."""
+    """Compute the distance as the definition reads, with scipy's matrix root."""
     one, other = one.double().numpy(), other.double().numpy()
     first, second = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
     means = np.square(one.mean(0) - other.mean(0)).sum()

@@ -23,7 +23,7 @@ def found(references, queries, num_neighbours=K, block=7, order=lambda starts: s
 
 
 def plain_neighbours(references, query, num_neighbours=K):
-    """As the definition reads, in float64."""
+    """Find the neighbours as the definition reads, in float64."""
     z = references.double().numpy()
     similarity = z @ z[query] / (np.linalg.norm(z, axis=1) * np.linalg.norm(z[query]))
     similarity[query] = -np.inf
