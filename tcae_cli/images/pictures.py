@@ -14,19 +14,19 @@ from tcae_cli.runtime.files import make_folder, write_atomic
 
 _COLUMNS = 8
 
+Pictures = Sequence[np.ndarray] | np.ndarray  # of one size, each [h, w, 3], uint8
 
-def write_pairs(
-    path: Path, originals: Sequence[np.ndarray], decoded: Sequence[np.ndarray], *, replace: bool = False
-) -> Path:
+
+def write_pairs(path: Path, originals: Pictures, decoded: Pictures, *, replace: bool = False) -> Path:
     """Write a PNG file with lines of up to eight originals, each above its reconstruction, and return its path.
 
-    originals, decoded: images of one size, each [h, w, 3], uint8. Where a file exists already, path-2, path-3 and so
-    on are tried, unless `replace` is set. Raises DiskError if the file cannot be written.
+    Where a file exists already, path-2, path-3 and so on are tried, unless `replace` is set. Raises DiskError if the
+    file cannot be written.
     """
     lines = []
     for start in range(0, len(originals), _COLUMNS):
         columns = slice(start, start + _COLUMNS)
-        lines += [originals[columns], decoded[columns]]
+        lines += [list(originals[columns]), list(decoded[columns])]
     target = path if replace else _free_path(path)
     make_folder(target.parent)
     write_atomic(target, encode_image(draw_grid(lines), "png"))

@@ -11,15 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from tcae_cli.errors import SourceError
-from tcae_cli.images.image_file import draw_grid, encode_image
 from tcae_cli.images.loader import load_rows
+from tcae_cli.images.pictures import to_pixels, write_pairs
 from tcae_cli.images.transform import to_float, to_uint8
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
 from tcae_cli.metrics.image import METRICS
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.runtime.device import autocast
-from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.sources.source import Source
 
 _NUM_IMAGES = 256  # at most
@@ -74,10 +73,8 @@ class Validation:
     def draw(self, model: TCAE, path: Path) -> None:
         """Write a PNG of eight of the images above their reconstructions."""
         originals = next(self._batches())[:_NUM_DRAWN]
-        decoded = self._round_trip(model, originals.to(self._device)).cpu()
-        rows = [[image.permute(1, 2, 0).numpy() for image in images] for images in (originals, decoded)]
-        make_folder(path.parent)
-        write_atomic(path, encode_image(draw_grid(rows), "png"))
+        decoded = self._round_trip(model, originals.to(self._device))
+        write_pairs(path, to_pixels(originals), to_pixels(decoded), replace=True)
 
     def _round_trip(self, model: TCAE, images: Tensor) -> Tensor:
         with autocast(self._device, self._recipe.train.precision):
