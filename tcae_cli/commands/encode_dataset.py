@@ -10,6 +10,7 @@ from tcae_cli.commands._options import IMAGES, MODEL, PROCESSES, STORE
 from tcae_cli.commands._run import run_job_on_gpus
 from tcae_cli.recipe.choices import LatentDtype, Precision, Resize
 from tcae_cli.reports.encode import EncodeRequest
+from tcae_cli.store.codecs.registry import CODECS
 
 
 @command(
@@ -71,7 +72,7 @@ from tcae_cli.reports.encode import EncodeRequest
 )
 @option(
     "--codec",
-    type=click.Choice(["zstd", "none", "lz4-bitshuffle"]),
+    type=click.Choice(list(CODECS)),
     default=EncodeRequest.codec,
     show_default=True,
     group=STORE,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import Self
 
 from tcae_cli.errors import UsageError
 from tcae_cli.recipe.choices import DEFAULT_MODEL, LatentDtype, Precision, Resize
@@ -25,7 +25,7 @@ class EncodeRequest:
     flip: bool = False  # the mirrored images too
     resize: Resize = "torch"
     dtype: LatentDtype = "float16"
-    codec: Literal["zstd", "none", "lz4-bitshuffle"] = "zstd"
+    codec: str = "zstd"  # of store/codecs/registry.py
     append: bool = False  # rows for images that are new in the source
     retry_failed: bool = False
     num_parts: int = 1

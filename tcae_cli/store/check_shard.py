@@ -12,6 +12,7 @@ import numpy as np
 
 from tcae_cli.errors import StoreError
 from tcae_cli.runtime.folder import Folder
+from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.layout import read_spec, shard_file
 from tcae_cli.store.quantise import as_float
 from tcae_cli.store.record import FileRecord, ShardRecord, parse_record, record_name
@@ -100,7 +101,9 @@ class ShardChecker:
 
     def _check_view(self, view: str, found: ShardCheck, record: ShardRecord) -> None:
         data, is_sound = self._read(shard_file(self._spec, view, found.shard), found, record)
-        if data is None or not (is_sound or self._spec.codec == "zstd"):  # only its chunks have checksums of their own
+        if data is None or not (
+            is_sound or CODECS[self._spec.codec].has_checksum
+        ):  # only its chunks have checksums of their own
             return
         num_problems = len(found.problems)
         try:

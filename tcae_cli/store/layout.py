@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import zarr
 from pydantic import ValidationError
-from zarr.codecs import BloscCodec, ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
 from tcae_cli.errors import DiskError, StoreError
 from tcae_cli.runtime.folder import Folder
-from tcae_cli.store.spec import PENDING, Codec, StoreSpec, View
+from tcae_cli.store.codecs.registry import CODECS
+from tcae_cli.store.spec import PENDING, StoreSpec, View
 
 PRIVATE_FOLDER = ".tcae"
 INDEXES = f"{PRIVATE_FOLDER}/index"
@@ -141,7 +141,7 @@ def array_metadata(spec: StoreSpec) -> dict[str, bytes]:
             dtype=spec.dtype,
             chunks=(1, *shape),
             shards=(rows, *shape),
-            compressors=_compressor(spec.codec, np.dtype(spec.dtype).itemsize),
+            compressors=CODECS[spec.codec]().compressor(np.dtype(spec.dtype).itemsize),
             fill_value=_FILL_VALUES[spec.dtype],
             chunk_key_encoding={"name": "default", "separator": "."},  # one folder, one fsync
             dimension_names=("row", "channel", "height", "width"),
@@ -178,13 +178,3 @@ def _reshaped(old: bytes, wanted: bytes) -> bytes:
     if metadata["shape"] == shape:
         return old
     return json.dumps({**metadata, "shape": shape}, indent=2).encode()
-
-
-def _compressor(codec: Codec, itemsize: int) -> ZstdCodec | BloscCodec | None:
-    match codec:
-        case "zstd":
-            return ZstdCodec(level=1, checksum=True)
-        case "lz4-bitshuffle":
-            return BloscCodec(cname="lz4", clevel=5, shuffle="bitshuffle", typesize=itemsize)
-        case "none":
-            return None

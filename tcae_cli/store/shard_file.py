@@ -7,12 +7,9 @@ same files, at about 1 ms a chunk (STORE sections 2 and 7).
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Protocol
 
 import google_crc32c
 import numpy as np
-from numcodecs.blosc import Blosc
-from numcodecs.zstd import Zstd
 
 from tcae_cli.runtime.folder import FileInProgress
 from tcae_cli.store.record import FileRecord
@@ -21,34 +18,6 @@ ABSENT = 2**64 - 1
 CRC_BYTES = 4
 _BLOCK_BYTES = 2**20  # written at a time
 _BLOCKS_WAITING = 2  # to be written, at most: memory does not grow where the disk is slow
-
-
-class ChunkCodec(Protocol):
-    """Compresses the bytes of one chunk."""
-
-    def encode(self, chunk: np.ndarray) -> bytes:
-        """The compressed bytes."""
-
-    def decode(self, data: bytes | bytearray) -> bytes | bytearray:
-        """The bytes again; raises RuntimeError or ValueError if they are damaged."""
-
-
-class _NoCodec:
-    def encode(self, chunk: np.ndarray) -> bytes:
-        return chunk.tobytes()
-
-    def decode(self, data: bytes | bytearray) -> bytes | bytearray:
-        return data
-
-
-def chunk_codec(name: str) -> ChunkCodec:
-    """The codec of a store, by its name there."""
-    codecs: dict[str, ChunkCodec] = {
-        "zstd": Zstd(level=1, checksum=True),
-        "lz4-bitshuffle": Blosc(cname="lz4", clevel=5, shuffle=Blosc.BITSHUFFLE),
-        "none": _NoCodec(),
-    }
-    return codecs[name]
 
 
 def crc32c_of(data: bytes) -> int:

@@ -16,8 +16,9 @@ import numpy as np
 
 from tcae_cli.errors import StoreError
 from tcae_cli.runtime.folder import Folder, LocalFolder
+from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.layout import shard_file
-from tcae_cli.store.shard_file import ABSENT, CRC_BYTES, chunk_codec, crc32c_of
+from tcae_cli.store.shard_file import ABSENT, CRC_BYTES, crc32c_of
 from tcae_cli.store.spec import StoreSpec
 
 _REQUESTS_TOGETHER = 32  # of rows of a remote store
@@ -34,9 +35,9 @@ class ShardReader:
 
     def __init__(self, folder: Folder, spec: StoreSpec, view: str) -> None:
         self._folder, self._spec, self._view = folder, spec, view
-        self._codec, self._rows_per_shard = chunk_codec(spec.codec), spec.rows_per_shard
+        self._codec, self._rows_per_shard = CODECS[spec.codec](), spec.rows_per_shard
         self._shape, self._dtype = spec.sample_shape(view), np.dtype(spec.dtype).newbyteorder("<")
-        self._is_kept_as_read = spec.codec == "none" and self._dtype.isnative
+        self._is_kept_as_read = self._codec.is_raw and self._dtype.isnative
         most_open = _most_files_open() if isinstance(folder, LocalFolder) else _MOST_SHARDS_OPEN
         self._shard = lru_cache(most_open)(self._open)
 

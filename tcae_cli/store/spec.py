@@ -3,13 +3,12 @@
 import math
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from tcae_cli.recipe.choices import MAIN_VIEW, LatentDtype, Precision, Resize
+from tcae_cli.store.codecs.registry import CODECS
 
 OK, FAILED, PENDING = 1, 2, 0  # of a row's status
-
-Codec = Literal["zstd", "none", "lz4-bitshuffle"]
 
 _SHARD_BYTES = 256 * 2**20  # of raw latents of one view, at most
 _FEWEST_ROWS, _MOST_ROWS = 16, 4096  # of a shard
@@ -90,12 +89,19 @@ class StoreSpec(_Part):
     source: SourceIdentity
     dtype: LatentDtype
     quantisation: Quantisation | None = None  # of int8
-    codec: Codec
+    codec: str
     rows_per_shard: int
     has_captions: bool
     scaling: Literal["none"] = "none"  # the latents are raw
     tool_versions: dict[str, str]
     created_at: str  # ISO 8601, UTC
+
+    @field_validator("codec")
+    @classmethod
+    def _is_registered(cls, codec: str) -> str:
+        if codec not in CODECS:
+            raise ValueError(f"there is no codec {codec}; the codecs are {', '.join(CODECS)}")
+        return codec
 
     @property
     def num_rows(self) -> int:

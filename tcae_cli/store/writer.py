@@ -11,6 +11,7 @@ import numpy as np
 
 from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.folder import Folder
+from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.kept_rows import KeptRows
 from tcae_cli.store.layout import read_spec, shard_file
 from tcae_cli.store.quantise import as_float
@@ -22,7 +23,7 @@ from tcae_cli.store.record import (
     record_name,
     write_record,
 )
-from tcae_cli.store.shard_file import ShardFileWriter, chunk_codec, crc32c_of
+from tcae_cli.store.shard_file import ShardFileWriter, crc32c_of
 from tcae_cli.store.side_chunks import SideChunks
 from tcae_cli.store.spec import FAILED, OK, PENDING
 from tcae_cli.store.statistics import LatentMoments, Moments
@@ -59,7 +60,7 @@ class StoreWriter:
 
     def __init__(self, folder: Folder) -> None:
         self.folder, self.spec = folder, read_spec(folder)
-        self.codec, self.side = chunk_codec(self.spec.codec), SideChunks(folder, self.spec)
+        self.codec, self.side = CODECS[self.spec.codec](), SideChunks(folder, self.spec)
 
     def plan(self, shards: Sequence[int]) -> list[ShardPlan]:
         """Those of the shards that need work, and which rows of them."""

@@ -15,7 +15,6 @@ from tcae_cli.store.quantise import as_float
 from tcae_cli.store.statistics import Moments
 from tcae_cli.store.writer import EncodedRows, ShardPlan, StoreWriter
 
-CODECS = ["zstd", "none", "lz4-bitshuffle"]
 SHAPE = (4, 2, 3)
 BATCH_SIZE = 8
 

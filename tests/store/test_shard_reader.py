@@ -9,10 +9,11 @@ import pytest
 
 from tcae_cli.errors import StoreError
 from tcae_cli.store import shard_reader
+from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.shard_file import crc32c_of
 
-from .conftest import CODECS, known_latents
+from .conftest import known_latents
 
 
 @pytest.fixture

@@ -9,10 +9,11 @@ import tensorstore
 import zarr
 
 from tcae_cli.errors import StoreError, UsageError
+from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import rows_per_shard
 
-from .conftest import CODECS, known_latents
+from .conftest import known_latents
 from .test_dataset import int8_with_flip
 
 

@@ -1,0 +1,19 @@
+"""The codecs of stores by name: the choices of `--codec`, and what a store's root may name.
+
+To add one, write its class in a file of this folder and add its line here.
+"""
+
+from typing import TYPE_CHECKING
+
+from tcae_cli.runtime.registry import Registry
+
+if TYPE_CHECKING:  # numpy takes a while to import, and help asks for the names only
+    from tcae_cli.store.codecs.codec import ChunkCodec
+
+CODECS: "Registry[type[ChunkCodec]]" = Registry(
+    {
+        "zstd": "tcae_cli.store.codecs.zstd:ZstdChunks",
+        "none": "tcae_cli.store.codecs.none:RawChunks",
+        "lz4-bitshuffle": "tcae_cli.store.codecs.lz4_bitshuffle:BitshuffledChunks",
+    }
+)
