@@ -1,8 +1,8 @@
-"""The shards of one rank: read, encode and write at the same time, a commit a shard."""
+"""Encodes the shards of one rank: reads, encodes and writes at the same time, and commits shard by shard."""
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -26,9 +26,18 @@ from tcae_cli.store.writer import EncodedRows, ShardInProgress, ShardPlan, Store
 _EARLY_ROWS = 200  # when over half of the first so many fail, something is wrong with all of them
 
 
+@dataclass(frozen=True)
+class EncodeRun:
+    """One process's run of the command."""
+
+    request: EncodeRequest
+    device: torch.device
+    progress: Progress
+
+
 @dataclass
 class ShardsReport:
-    """What this process did."""
+    """The work that this process did."""
 
     num_rows: int = 0
     num_failed: int = 0
@@ -36,50 +45,44 @@ class ShardsReport:
     stage_seconds: dict[str, float] = field(default_factory=dict)  # busy time: "read", "encode", "pack", "write"
 
 
-def encode_shards(
-    request: EncodeRequest,
-    writer: StoreWriter,
-    source: Source,
-    shards: Sequence[int],
-    device: torch.device,
-    check: Callable[[], None],
-    progress: Progress,
-) -> ShardsReport:
-    """Encode those rows of the shards that are not committed. `check` raises when this process must not write any more.
+def encode_shards(run: EncodeRun, writer: StoreWriter, source: Source, shards: Sequence[int]) -> ShardsReport:
+    """Encode those rows of the shards that are not committed.
 
     Raises SourceError as soon as most of the first images have failed; what is committed stays.
     """
-    spec, report, plans = writer.spec, ShardsReport(), writer.plan(shards)
-    num_all = sum(len(spec.rows_of_shard(shard)) for shard in shards)
-    num_todo = sum(len(plan.todo) for plan in plans)
+    spec, plans = writer.spec, writer.plan(shards)
     if not plans:
-        return report
-
-    encoder = LatentEncoder(load_runner(request.model, device, spec.compute.dtype), spec)
-    num_workers = _default_workers() if request.num_workers is None else request.num_workers
+        return ShardsReport()
+    encoder = LatentEncoder(load_runner(run.request.model, run.device, spec.compute.dtype), spec)
+    num_workers = run.request.num_workers
+    if num_workers is None:  # this rank's share of the machine's cores
+        num_workers = max(1, len(os.sched_getaffinity(0)) // distributed.local_world_size())
     batches = load_batches(
         source,
         _batches(plans, spec.compute.batch_size),
         Transform(tuple(spec.sizes), spec.transform.resize),
-        Reading(spec.compute.batch_size, num_workers, pin_memory=device.type == "cuda"),
+        Reading(spec.compute.batch_size, num_workers, pin_memory=run.device.type == "cuda"),
     )
-    progress.start(_label(), num_all, done=num_all - num_todo)
+
+    ranks = distributed.world_size()
+    label = f"encode, rank {distributed.rank()} of {ranks}" if ranks > 1 else "encode"
+    num_all = sum(len(spec.rows_of_shard(shard)) for shard in shards)
+    run.progress.start(label, num_all, done=num_all - sum(len(plan.todo) for plan in plans))
     pack = partial(_timed_pack, encoder=encoder, writer=writer)
-    sink = _Sink(writer, source, plans, report, check, progress)
-    sink.is_second_try = request.retry_failed  # these have failed before, and may again
+    sink = _Sink(run, writer, source, plans)
     try:
         first = next(batches)  # start-up ends here
         started = time.perf_counter()
-        with threads_for_whole_batches(device) as num_threads:
+        with threads_for_whole_batches(run.device) as num_threads:
             run_pipeline(chain([first], batches), [Stage(encoder, num_threads), Stage(pack)], sink.write)
-        report.elapsed_s = time.perf_counter() - started
+        sink.report.elapsed_s = time.perf_counter() - started
     finally:
         batches.close()
         sink.close()
-    # Those work side by side, so a stage is busy when all of its own are.
-    report.stage_seconds["read"] /= max(1, num_workers)
-    report.stage_seconds["encode"] /= num_threads
-    return report
+    # The workers, and the threads, of a stage work side by side: it is busy when all of them are.
+    sink.report.stage_seconds["read"] /= max(1, num_workers)
+    sink.report.stage_seconds["encode"] /= num_threads
+    return sink.report
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def _timed_pack(encoded: Encoded, *, encoder: LatentEncoder, writer: StoreWriter
 
 
 def _batches(plans: Sequence[ShardPlan], batch_size: int) -> Iterator[BatchRows]:
-    """The batches of the shards that hold rows to encode. Cut in one way, whatever is left of a shard."""
+    """Yield the batches of the shards that hold rows to encode, cut in the same way whatever is left of a shard."""
     for plan in plans:
         todo = set(plan.todo) if plan.record else None
         for rows in batches_of_rows(plan.rows.start, plan.rows.stop, batch_size):
@@ -107,24 +110,13 @@ def _batches(plans: Sequence[ShardPlan], batch_size: int) -> Iterator[BatchRows]
 
 
 class _Sink:
-    """Takes packed batches in order and commits a shard when its last row is there."""
+    """Takes packed batches in order and commits a shard when its last row has come."""
 
-    def __init__(
-        self,
-        writer: StoreWriter,
-        source: Source,
-        plans: Sequence[ShardPlan],
-        report: ShardsReport,
-        check: Callable[[], None],
-        progress: Progress,
-    ) -> None:
-        self._writer, self._source, self._report = writer, source, report
-        self._check, self._progress = check, progress
-        self._stages = report.stage_seconds
-        self._stages |= dict.fromkeys(("read", "encode", "pack", "write"), 0.0)
-        self.is_second_try = False
+    def __init__(self, run: EncodeRun, writer: StoreWriter, source: Source, plans: Sequence[ShardPlan]) -> None:
+        self._run, self._writer, self._source = run, writer, source
         self._plans, self._last_row = iter(plans), -1
         self._shard: ShardInProgress | None = None
+        self.report = ShardsReport(stage_seconds=dict.fromkeys(("read", "encode", "pack", "write"), 0.0))
 
     def write(self, packed: _Packed) -> None:
         """Store a batch."""
@@ -135,13 +127,13 @@ class _Sink:
             self._shard = self._begin(next(self._plans))
         self._shard.add(rows)
         if rows.todo[-1] == self._last_row:
-            self._check()
             self._shard.commit()
             self._shard = None
-        self._progress.advance(len(rows.todo), len(rows.failures))
+        self._run.progress.advance(len(rows.todo), len(rows.failures))
+        stages = self.report.stage_seconds
         for stage, seconds in packed.seconds.items():
-            self._stages[stage] += seconds
-        self._stages["write"] += time.perf_counter() - started
+            stages[stage] += seconds
+        stages["write"] += time.perf_counter() - started
 
     def close(self) -> None:
         """Drop a shard that did not come to its end."""
@@ -149,7 +141,6 @@ class _Sink:
             self._shard.abandon()
 
     def _begin(self, plan: ShardPlan) -> ShardInProgress:
-        self._check()
         rows, source = plan.rows, self._source
         self._last_row = plan.todo[-1]
         captions = [source.caption(row) for row in rows] if self._writer.spec.has_captions else None
@@ -158,23 +149,14 @@ class _Sink:
         return self._writer.begin(plan, keys=keys, labels=labels, captions=captions)
 
     def _count(self, rows: EncodedRows) -> None:
-        report = self._report
+        report = self.report
         report.num_rows += len(rows.todo)
         report.num_failed += len(rows.failures)
-        is_early = report.num_rows <= _EARLY_ROWS + len(rows.todo) and not self.is_second_try
-        if is_early and report.num_failed > _EARLY_ROWS // 2:
+        if self._run.request.retry_failed:  # these have failed before, and may again
+            return
+        if report.num_rows <= _EARLY_ROWS + len(rows.todo) and report.num_failed > _EARLY_ROWS // 2:
             failure = next(iter(rows.failures.values()))
             raise SourceError(
                 f"{self._source.uri}: {report.num_failed} of the first {report.num_rows} images failed, "
                 f"{failure.path} because: {failure.error}; put the source right and repeat"
             )
-
-
-def _default_workers() -> int:
-    """Decoding processes of a rank: its share of the machine's cores."""
-    return max(1, len(os.sched_getaffinity(0)) // distributed.local_world_size())
-
-
-def _label() -> str:
-    ranks = distributed.world_size()
-    return f"encode, rank {distributed.rank()} of {ranks}" if ranks > 1 else "encode"

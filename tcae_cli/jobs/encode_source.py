@@ -1,7 +1,7 @@
-"""The source of a store: scanned anew, and held against what the store's rows are."""
+"""Scans the source of a store anew, and compares it with the source that the store's rows came from."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from tcae_cli.errors import StoreError
@@ -10,50 +10,37 @@ from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.sources.index import SUMMARY_FILE
 from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source_apart
-from tcae_cli.sources.source import Source, load_source
+from tcae_cli.sources.source import load_source
 from tcae_cli.store.commit import failed_rows
+from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder
-from tcae_cli.store.spec import StoreSpec
 
-_TELL_EVERY_S = 5.0
+_SAY_EVERY_S = 5.0
 
 
-def open_store_source(
-    request: EncodeRequest, folder: Folder, found: StoreSpec | None, scratch: Path, progress: Progress
-) -> Path:
-    """The folder of a new index, in which rows the store has already keep their numbers.
+def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch: Path, progress: Progress) -> Path:
+    """Return the folder of a new index, in which rows the store has already keep their numbers.
 
-    found: what is in `folder`, None where there is no store yet. Raises StoreError if the store's rows are not the
-    source's: with --append, only if some of the store's source is another one altogether. With --retry-failed, images
-    that failed before may have changed.
+    store: None where there is none yet. Raises StoreError if its rows are not the source's: with --append, only if
+    some of its source is another one altogether. With --retry-failed, images that failed before may have changed.
     """
     previous = None
-    if found and f"{index_folder(found)}/{SUMMARY_FILE}" in folder.sizes(index_folder(found)):
-        previous = folder.fetch(index_folder(found), scratch)
+    if store:
+        name = index_folder(store.spec)
+        if f"{name}/{SUMMARY_FILE}" in store.folder.sizes(name):
+            previous = store.folder.fetch(name, scratch)
     index = scratch / "index"
-    retried = failed_rows(folder) if found and request.retry_failed else ()
+    retried = failed_rows(store) if store and request.retry_failed else ()
     changes = index_source_apart(
         request.source,
         index,
         PreviousIndex(previous, request.append, retried) if previous else None,
-        on_progress=_now_and_then(lambda count: progress.say(f"{request.source}: {count:,} images found so far")),
+        on_progress=_at_intervals(lambda count: progress.say(f"{request.source}: {count:,} images found so far")),
     )
-    now = load_source(index).fingerprint
-    if found and not previous and now != found.source.fingerprint:
-        raise StoreError(
-            f"{folder.uri} cannot be continued: its list of images, {index_folder(found)}, is gone, and "
-            f"{request.source} is not what it was made from (fingerprint {now[:12]}, not "
-            f"{found.source.fingerprint[:12]}); name the source as it was then, or encode into another store"
-        )
-    if found and previous and not request.append and _words(changes):
-        raise StoreError(_cannot_continue(request, folder, found, changes, load_source(index)))
-    if request.append and changes.num_vanished == (found.source.count if found else -1):
-        raise StoreError(
-            f"{request.source} holds none of the {changes.num_vanished:,} images {folder.uri} was made from; "
-            f"name the same source with more images in it, or encode into another store"
-        )
-    if found and _words(changes):
-        progress.say(f"{request.source}, against {folder.uri}: {_words(changes)}")
+    if store:
+        _refuse_other_images(request, store, index, changes if previous else None)
+        if words := _words(changes):
+            progress.say(f"{request.source}, against {store.folder.uri}: {words}")
     if changes.num_changed or changes.num_vanished:
         progress.say("rows of changed and vanished images stay as they were encoded")
     return index
@@ -61,52 +48,79 @@ def open_store_source(
 
 def publish_index(folder: Folder, index: Path, name: str) -> None:
     """Put an index where the ranks look for it, unless the same is there."""
-    (there,) = folder.read_many([f"{name}/{SUMMARY_FILE}"])
-    if there == (index / SUMMARY_FILE).read_bytes():
+    (published,) = folder.read_many([f"{name}/{SUMMARY_FILE}"])
+    if published == (index / SUMMARY_FILE).read_bytes():
         return
-    for path in sorted(index.iterdir(), key=lambda path: path.name == SUMMARY_FILE):  # last: it says that all is there
+    # The summary is last: it says that all of the index has been written.
+    for path in sorted(index.iterdir(), key=lambda path: path.name == SUMMARY_FILE):
         folder.put(path, f"{name}/{path.name}")
 
 
-def _cannot_continue(
-    request: EncodeRequest, folder: Folder, found: StoreSpec, changes: SourceChanges, source: Source
-) -> str:
-    ways = ["encode into another store"]
-    if changes.num_new:
-        ways.insert(0, "pass --append to add the new ones as rows")
+def _refuse_other_images(
+    request: EncodeRequest, store: StoreHandle, index: Path, changes: SourceChanges | None
+) -> None:
+    """Raise StoreError unless the store's rows can be continued with this source.
+
+    changes: since the store was made; None if the store has lost its index, so that only fingerprints can be compared.
+    """
+    was, source, uri = store.spec.source, load_source(index), store.folder.uri
+    if changes is None:
+        if source.fingerprint != was.fingerprint:
+            raise StoreError(
+                f"{uri} cannot be continued: its list of images, {index_folder(store.spec)}, is gone, and "
+                f"{request.source} is not what it was made from (fingerprint {source.fingerprint[:12]}, not "
+                f"{was.fingerprint[:12]}); name the source as it was then, or encode into another store"
+            )
+        return
+    if request.append:
+        if changes.num_vanished == was.count:
+            raise StoreError(
+                f"{request.source} holds none of the {changes.num_vanished:,} images {uri} was made from; "
+                f"name the same source with more images in it, or encode into another store"
+            )
+        return
+    if words := _words(changes):
+        raise StoreError(
+            f"{uri} cannot be continued: it was made from {was.count:,} images (fingerprint "
+            f"{was.fingerprint[:12]}), and {request.source} has {len(source):,} ({source.fingerprint[:12]}): "
+            f"{words}; {', or '.join(_ways_out(request, changes))}"
+        )
+
+
+def _ways_out(request: EncodeRequest, changes: SourceChanges) -> list[str]:
+    """Return what a user can do about a source that is not as it was."""
+    ways = []
     if changes.num_changed or changes.num_vanished:
-        ways.insert(0, "put them back as they were")
+        ways.append("put them back as they were")
     if changes.num_changed and not request.retry_failed:
-        ways.insert(1, "pass --retry-failed to encode those of the changed ones that had failed")
-    return (
-        f"{folder.uri} cannot be continued: it was made from {found.source.count:,} images (fingerprint "
-        f"{found.source.fingerprint[:12]}), and {request.source} has {len(source):,} ({source.fingerprint[:12]}): "
-        f"{_words(changes)}; {', or '.join(ways)}"
-    )
+        ways.append("pass --retry-failed to encode those of the changed ones that had failed")
+    if changes.num_new:
+        ways.append("pass --append to add the new ones as rows")
+    return [*ways, "encode into another store"]
 
 
 def _words(changes: SourceChanges) -> str:
-    """What is not as it was, in words; "" if all is."""
+    """Return the differences of the source in words; "" if there are none."""
     kinds = (
         (changes.num_new, "new", changes.new),
         (changes.num_changed, "changed", changes.changed),
         (changes.num_vanished, "vanished", changes.vanished),
     )
-    return "; ".join(f"{count:,} {kind} ({_some(names, count)})" for count, kind, names in kinds if count)
+    return "; ".join(
+        f"{count:,} {kind} ({', '.join(names)}{', ...' if count > len(names) else ''})"
+        for count, kind, names in kinds
+        if count
+    )
 
 
-def _now_and_then(tell: Callable[[int], None]) -> Callable[[int], None]:
-    """Passes on what it is told, at most every few seconds: most sources are looked through in less."""
-    told_at = time.monotonic()
+def _at_intervals(on_progress: Callable[[int], None]) -> Callable[[int], None]:
+    """Pass counts on every few seconds at most: most sources are scanned in less, and nothing is said of them."""
+    said_at = time.monotonic()
 
-    def hear(count: int) -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at > _TELL_EVERY_S:
-            told_at = time.monotonic()
-            tell(count)
+    def pass_on(count: int) -> None:
+        nonlocal said_at
+        if time.monotonic() - said_at > _SAY_EVERY_S:
+            said_at = time.monotonic()
+            on_progress(count)
 
-    return hear
-
-
-def _some(names: Sequence[str], count: int) -> str:
-    return ", ".join(names) + (", ..." if count > len(names) else "")
+    return pass_on

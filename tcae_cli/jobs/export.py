@@ -24,7 +24,7 @@ from tcae_cli.reports.export import SCALED, ExportReport, ExportRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.files import tree_bytes
 from tcae_cli.runtime.folder import LocalFolder, open_folder
-from tcae_cli.store.layout import is_complete, read_spec
+from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.reader import LatentStore
 
 _TOOLS = ("tcae", "numpy", "torch")
@@ -64,9 +64,7 @@ def export_store(request: ExportRequest, progress: Progress) -> ExportReport:
 
 
 def _open_rows(request: ExportRequest) -> ExportRows:
-    folder = open_folder(request.store)
-    read_spec(folder)
-    if not is_complete(folder):
+    if not StoreHandle(open_folder(request.store)).is_complete:
         raise StoreError(f"{request.store} is incomplete; finish it by repeating tcae encode-dataset, then export it")
     store = LatentStore(request.store, request.view)
     if not len(store.ok_rows):

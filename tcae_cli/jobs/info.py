@@ -1,4 +1,4 @@
-"""`tcae info`: what a store is and how far it is, from its root, its records and two small arrays."""
+"""`tcae info`: describes a store and how far it is, from its root, its records and two small arrays."""
 
 import warnings
 from collections import Counter
@@ -9,10 +9,10 @@ import numpy as np
 from tcae_cli.errors import StoreError
 from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.store import InfoReport, InfoRequest
-from tcae_cli.runtime.folder import Folder, open_folder
-from tcae_cli.store.claim import live_claims
+from tcae_cli.runtime.folder import open_folder
 from tcae_cli.store.commit import Totals
-from tcae_cli.store.layout import read_attributes, read_spec
+from tcae_cli.store.handle import StoreHandle
+from tcae_cli.store.lease import live_claims
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.record import read_records, record_name
 from tcae_cli.store.spec import StoreSpec
@@ -24,14 +24,21 @@ _NEARLY_DEAD = 0.01  # of the overall deviation
 
 
 def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
-    """Look at a store without writing to it. Raises StoreError if there is none, or what it says cannot be read."""
-    folder = open_folder(request.store)
-    spec, sizes = read_spec(folder), folder.sizes()
-    totals, num_committed, num_damaged = _add_up(folder, spec, sizes)
+    """Describe a store without writing to it. Raises StoreError if there is none, or its metadata cannot be read."""
+    store = StoreHandle(open_folder(request.store))
+    spec, sizes = store.spec, store.folder.sizes()
+    totals, num_committed, num_damaged = Totals(), 0, 0
+    for shard, record in read_records(store.folder, range(spec.num_shards), sizes):
+        if record:
+            totals.add(record)
+            num_committed += record.is_committed(spec)
+        else:
+            num_damaged += record_name(shard) in sizes
+
     quantisation = spec.quantisation
     return InfoReport(
         store=request.store,
-        complete=bool(read_attributes(folder)["complete"]),
+        complete=store.is_complete,
         created_at=spec.created_at,
         tool_versions=spec.tool_versions,
         num_rows=spec.num_rows,
@@ -45,7 +52,7 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
         num_shards_committed=num_committed,
         num_shards_damaged=num_damaged,
         rows_per_shard=spec.rows_per_shard,
-        writers=live_claims(folder),
+        writers=live_claims(store.folder),
         views={
             name: {"size": view.size, "flip": view.flip, "shape": list(spec.sample_shape(name))}
             for name, view in spec.views.items()
@@ -67,18 +74,6 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
     )
 
 
-def _add_up(folder: Folder, spec: StoreSpec, sizes: dict[str, int]) -> tuple[Totals, int, int]:
-    """What the records say, how many shards need no more work, and how many have lost files."""
-    totals, num_committed, num_damaged = Totals(), 0, 0
-    for shard, record in read_records(folder, range(spec.num_shards), sizes):
-        if record:
-            totals.add(record)
-            num_committed += record.is_committed(spec)
-        else:
-            num_damaged += record_name(shard) in sizes
-    return totals, num_committed, num_damaged
-
-
 def _bytes(spec: StoreSpec, sizes: dict[str, int], num_ok: int) -> dict[str, Any]:
     on_disk = sum(sizes.values())
     of_latents = sum(size for name, size in sizes.items() if name.rpartition("/c.")[0] in spec.views)
@@ -93,7 +88,7 @@ def _bytes(spec: StoreSpec, sizes: dict[str, int], num_ok: int) -> dict[str, Any
 
 
 def _duplicates(path: str) -> dict[str, Any]:
-    """Ok rows whose images had the same bytes."""
+    """Return the groups of ok rows whose images had the same bytes."""
     with warnings.catch_warnings(action="ignore"):  # of a store that is not complete
         store = LatentStore(path)
     try:
@@ -103,7 +98,7 @@ def _duplicates(path: str) -> dict[str, Any]:
         many = np.flatnonzero(counts > 1)
         shown = many[np.argsort(first[many])][:_GROUPS_SHOWN]
         keys = [store.keys(ok[group == number][:_KEYS_SHOWN]) for number in shown]
-    except (OSError, ValueError, RuntimeError) as error:  # what zarr raises for metadata and chunks that are not sound
+    except (OSError, ValueError, RuntimeError) as error:  # raised by zarr for damaged metadata and chunks
         raise StoreError(f"{path} is damaged ({error}); tcae verify {path} says where") from error
     return {"num_groups": len(many), "num_rows": int(counts[many].sum()), "keys": keys}
 

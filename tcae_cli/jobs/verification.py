@@ -5,8 +5,7 @@ from dataclasses import dataclass, field
 
 from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.store import VerifyRequest
-from tcae_cli.runtime.folder import Folder
-from tcae_cli.store.spec import StoreSpec
+from tcae_cli.store.handle import StoreHandle
 
 _MOST_PROBLEMS = 100  # sentences kept; all are counted
 
@@ -16,9 +15,7 @@ class Verification:
     """The store that the checks read, and the place where they report problems and progress."""
 
     request: VerifyRequest
-    folder: Folder
-    spec: StoreSpec
-    complete: bool  # when the verification began
+    store: StoreHandle  # as it was when the verification began
     progress: Progress
     problems: list[str] = field(default_factory=list)  # the first of them, a sentence each
     num_problems: int = 0

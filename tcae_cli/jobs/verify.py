@@ -22,9 +22,10 @@ from tcae_cli.runtime.folder import open_folder
 from tcae_cli.sources.source import Source, load_source
 from tcae_cli.store.check_shard import ShardCheck, ShardChecker
 from tcae_cli.store.check_tables import check_arrays, check_tables
-from tcae_cli.store.claim import live_claims
 from tcae_cli.store.commit import Totals
-from tcae_cli.store.layout import index_folder, is_complete, read_spec
+from tcae_cli.store.handle import StoreHandle
+from tcae_cli.store.layout import index_folder
+from tcae_cli.store.lease import live_claims
 from tcae_cli.store.record import record_name
 
 _MOST_THREADS = 4  # each holds a file of a shard
@@ -78,17 +79,17 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
     Raises StoreError if there is no store, or the model's encoder is not the one that made the latents; NotFoundError
     for a --source or --model that leads nowhere.
     """
-    folder = open_folder(request.store)
-    spec = read_spec(folder)
-    verification = Verification(request, folder, spec, is_complete(folder), progress)
+    store = StoreHandle(open_folder(request.store))
+    spec = store.spec
+    verification = Verification(request, store, progress)
     model = _find_model(verification)  # refused before hours of work
     device = choose_device(request.device)
 
     shards = _check_shards(verification)
-    if verification.complete and shards.totals.num_shards == spec.num_shards:
-        for problem in check_tables(folder, shards.totals):
+    if verification.store.is_complete and shards.totals.num_shards == spec.num_shards:
+        for problem in check_tables(store, shards.totals):
             verification.add_problem(problem)
-    for claim in live_claims(folder):
+    for claim in live_claims(store.folder):
         verification.not_checked.append(f"the shard that process {claim['pid']} on {claim['host']} is writing now")
 
     num_compared = 0
@@ -110,7 +111,7 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
 
 def _find_model(verification: Verification) -> str | None:
     """Return the name of the model to decode with; None if it cannot be found, or no sample is wanted."""
-    request, spec = verification.request, verification.spec
+    request, spec = verification.request, verification.store.spec
     if not request.num_rows:
         return None
     name = request.model or spec.encoder.name
@@ -123,7 +124,7 @@ def _find_model(verification: Verification) -> str | None:
         return None
     if found != spec.encoder.hash:
         raise StoreError(
-            f"{verification.folder.uri} was made with encoder {spec.encoder.hash[:12]} ({spec.encoder.name}), {name} "
+            f"{verification.store.folder.uri} was made with encoder {spec.encoder.hash[:12]} ({spec.encoder.name}), {name} "
             f"has {found[:12]}; pass --model with the first, or --rows 0 to decode nothing"
         )
     return name
@@ -131,17 +132,17 @@ def _find_model(verification: Verification) -> str | None:
 
 def _check_shards(verification: Verification) -> _CheckedShards:
     """Check the arrays' metadata and every shard that has a record, several at a time."""
-    spec = verification.spec
-    array_problems = check_arrays(verification.folder)
+    spec = verification.store.spec
+    array_problems = check_arrays(verification.store)
     for problem in array_problems:
         verification.add_problem(problem)
-    checker = ShardChecker(verification.folder, with_side_arrays=not array_problems)
+    checker = ShardChecker(verification.store, with_side_arrays=not array_problems)
     shards = _CheckedShards()
 
     def take(found: ShardCheck) -> None:  # they come in order
         for problem in found.problems:
             verification.add_problem(problem)
-        if found.record is None and not found.problems and verification.complete:
+        if found.record is None and not found.problems and verification.store.is_complete:
             verification.add_problem(
                 f"{record_name(found.shard)} is missing, though the store is complete; repeat tcae encode-dataset"
             )
@@ -159,7 +160,7 @@ def _open_source(verification: Verification, scratch: Path) -> Source | None:
     if verification.request.source:
         return open_compared_source(verification, verification.request.source, scratch)
     try:
-        return load_source(verification.folder.fetch(index_folder(verification.spec), scratch))
+        return load_source(verification.store.folder.fetch(index_folder(verification.store.spec), scratch))
     except (SourceError, OSError) as error:
         verification.not_checked.append(
             f"whether latents decode to their images: the store's list of images cannot be read ({error})"
@@ -179,11 +180,11 @@ def _picture(request: VerifyRequest) -> Path:
 def _report(verification: Verification, shards: _CheckedShards, num_compared: int, sample: Sample) -> VerifyReport:
     return VerifyReport(
         store=verification.request.store,
-        complete=verification.complete,
-        num_rows=verification.spec.num_rows,
+        complete=verification.store.is_complete,
+        num_rows=verification.store.spec.num_rows,
         num_ok=shards.totals.num_ok,
         num_failed=shards.totals.num_failed,
-        num_shards=verification.spec.num_shards,
+        num_shards=verification.store.spec.num_shards,
         num_shards_checked=shards.totals.num_shards,
         num_files=shards.num_files,
         num_bytes=shards.num_bytes,

@@ -55,10 +55,11 @@ def compare_sample(
     images' bytes. The picture of the main view shows originals above what their latents decode to; an existing file
     is kept. Raises DiskError if the picture cannot be written.
     """
-    spec = verification.spec
+    spec = verification.store.spec
     sample = Sample()
     decoders = {
-        view: _ViewDecoder(runner, ShardReader(verification.folder, spec, view), spec, view) for view in spec.views
+        view: _ViewDecoder(runner, ShardReader(verification.store.folder, spec, view), spec, view)
+        for view in spec.views
     }
     shown: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
     rows = list(hashes)

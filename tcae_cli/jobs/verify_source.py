@@ -25,7 +25,7 @@ def open_compared_source(verification: Verification, uri: str, scratch: Path) ->
 
     Raises NotFoundError if nothing is at `uri`, SourceError if it cannot be used.
     """
-    folder, spec = verification.folder, verification.spec
+    folder, spec = verification.store.folder, verification.store.spec
     name, previous = index_folder(spec), None
     if f"{name}/{SUMMARY_FILE}" in folder.sizes(name):
         previous = folder.fetch(name, scratch)

@@ -1,4 +1,4 @@
-"""Whether a shard is what its record says: files, checksums, chunks, status and statistics.
+"""Checks a shard against its record: files, checksums, chunks, status and statistics.
 
 Sentences name files inside the store. Memory holds one file at a time, of 256 MiB of raw latents at most.
 """
@@ -6,15 +6,14 @@ Sentences name files inside the store. Memory holds one file at a time, of 256 M
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
 
 import numpy as np
 
 from tcae_cli.errors import StoreError
-from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.codecs.registry import CODECS
-from tcae_cli.store.layout import read_spec, shard_file
-from tcae_cli.store.quantise import as_float
+from tcae_cli.store.handle import StoreHandle
+from tcae_cli.store.layout import shard_file
+from tcae_cli.store.quantise import LEVELS, as_float
 from tcae_cli.store.record import FileRecord, ShardRecord, parse_record, record_name
 from tcae_cli.store.shard_file import crc32c_of
 from tcae_cli.store.shard_reader import ShardReader
@@ -22,14 +21,12 @@ from tcae_cli.store.side_chunks import SideChunks
 from tcae_cli.store.spec import FAILED, OK, PENDING
 from tcae_cli.store.statistics import LatentMoments, Moments
 
-_TOLERANCE = 1e-12
 _BATCH_ROWS = 64
-_FILL_INT8 = -128  # of rows that are not ok; no int8 latent has it
 
 
 @dataclass
 class ShardCheck:
-    """What was found of one shard."""
+    """The findings on one shard."""
 
     shard: int
     record: ShardRecord | None = None  # None where there is none that can be read
@@ -37,22 +34,22 @@ class ShardCheck:
     num_files: int = 0
     num_bytes: int = 0
     ok_rows: list[int] = field(default_factory=list)  # as the record says, ascending
-    content_hashes: np.ndarray | None = None  # of those, [k], uint64; None if their file is not sound
+    content_hashes: np.ndarray | None = None  # of those, [k], uint64; None if their file is damaged
 
 
 class ShardChecker:
-    """Checks shards of a store that exists; several threads may, each a shard of its own.
+    """Checks shards of a store; several threads may, each a shard of its own.
 
-    with_side_arrays: False if their metadata is damaged, and their values cannot be read.
+    with_side_arrays: False if their metadata is damaged, so that their values cannot be read.
     """
 
-    def __init__(self, folder: Folder, with_side_arrays: bool = True) -> None:
-        self._folder, self._spec = folder, read_spec(folder)
-        self._side = SideChunks(folder, self._spec) if with_side_arrays else None
-        self._readers = {view: ShardReader(folder, self._spec, view) for view in self._spec.views}
+    def __init__(self, store: StoreHandle, with_side_arrays: bool = True) -> None:
+        self._folder, self._spec = store.folder, store.spec
+        self._side = SideChunks(store) if with_side_arrays else None
+        self._readers = {view: ShardReader(store.folder, store.spec, view) for view in store.spec.views}
 
     def check(self, shard: int) -> ShardCheck:
-        """Hold a shard against its record. One that is written meanwhile is looked at again."""
+        """Check a shard against its record. One that is written meanwhile is checked again."""
         while True:
             before = self._read_record(shard)
             found = self._check(shard, before)
@@ -83,14 +80,13 @@ class ShardChecker:
         return found
 
     def _is_not_of(self, shard: int, record: ShardRecord) -> str | None:
-        """Why a record cannot be that of a shard of this store."""
-        rows, files = self._spec.rows_of_shard(shard), {*self._spec.views, *self._spec.side_arrays}
+        """Return why a record cannot be that of a shard of this store; None if it can."""
+        rows, arrays = self._spec.rows_of_shard(shard), {*self._spec.views, *self._spec.side_arrays}
         counts = (record.num_ok + record.num_failed, len(record.failures))
         if counts != (record.num_rows, record.num_failed) or record.num_rows > len(rows):
             return f"{record_name(shard)}: its counts of rows do not add up"
-        if (record.shard, record.first_row) != (shard, rows.start) or record.files.keys() != {
-            shard_file(self._spec, array, shard) for array in files
-        }:
+        files = {shard_file(self._spec, array, shard) for array in arrays}
+        if (record.shard, record.first_row) != (shard, rows.start) or record.files.keys() != files:
             return f"{record_name(shard)} is the record of other files"
         try:
             for said in (record.statistics or {}).values():
@@ -101,24 +97,26 @@ class ShardChecker:
 
     def _check_view(self, view: str, found: ShardCheck, record: ShardRecord) -> None:
         data, is_sound = self._read(shard_file(self._spec, view, found.shard), found, record)
-        if data is None or not (
-            is_sound or CODECS[self._spec.codec].has_checksum
-        ):  # only its chunks have checksums of their own
+        # Which chunks of a changed file are damaged can be told only where each has a checksum of its own.
+        if data is None or not (is_sound or CODECS[self._spec.codec].has_checksum):
             return
         num_problems = len(found.problems)
+        moments: Moments | None = None
         try:
-            moments = self._moments(view, self._stored(view, data, found, record))
+            values = self._stored(view, data, found, record)
+            while batch := list(islice(values, _BATCH_ROWS)):
+                moments = Moments.of(as_float(np.stack(batch), self._spec, view)).merge(moments)
         except StoreError as error:
             found.problems.append(self._inside(error))
             return
         if is_sound and len(found.problems) == num_problems:
-            said = (record.statistics or {}).get(view)
-            if differing := _differing(moments, said):
+            differing = _differing(moments, record, view)
+            if differing:
                 where = record_name(found.shard)
                 found.problems.append(f"{where}: {differing} of {view} is not that of the latents stored")
 
     def _stored(self, view: str, data: bytes, found: ShardCheck, record: ShardRecord) -> Iterator[np.ndarray]:
-        """The values of the ok rows that are sound, [c, h, w] each. Raises StoreError if the file has no index."""
+        """Yield the values of the sound ok rows, [c, h, w] each. Raises StoreError if the file has no index."""
         name, reader = shard_file(self._spec, view, found.shard), self._readers[view]
         opened, ok_rows = reader.whole(found.shard, data), set(found.ok_rows)
         for slot in range(self._spec.rows_per_shard):
@@ -135,16 +133,11 @@ class ShardChecker:
             except StoreError as error:
                 found.problems.append(self._inside(error))
                 continue
-            if not np.isfinite(values).all() or (values.dtype == np.int8 and (values == _FILL_INT8).any()):
+            # int8 latents never have the fill value, which is below -LEVELS.
+            if not np.isfinite(values).all() or (values.dtype == np.int8 and (values < -LEVELS).any()):
                 found.problems.append(f"{name}: the latents of row {row} are not finite")
                 continue
             yield values
-
-    def _moments(self, view: str, values: Iterator[np.ndarray]) -> LatentMoments | None:
-        moments: Moments | None = None
-        while batch := list(islice(values, _BATCH_ROWS)):
-            moments = Moments.of(as_float(np.stack(batch), self._spec, view)).merge(moments)
-        return LatentMoments.of(moments) if moments else None
 
     def _check_side(self, found: ShardCheck, record: ShardRecord, failed: set[int]) -> None:
         for array in self._spec.side_arrays:
@@ -160,14 +153,13 @@ class ShardChecker:
                 found.problems += _wrong_status(name, status, record, failed)
 
     def _read(self, name: str, found: ShardCheck, record: ShardRecord) -> tuple[bytes | None, bool]:
-        """A file of the shard, and whether it is what was committed."""
+        """Return a file of the shard, None if it cannot be read, and whether it is the one that was committed."""
         try:
             data = self._folder.read(name)
         except OSError as error:
             is_gone = isinstance(error, FileNotFoundError)
-            found.problems.append(
-                f"{name} {'is missing' if is_gone else f'cannot be read ({error.strerror or error})'}"
-            )
+            reason = "is missing" if is_gone else f"cannot be read ({error.strerror or error})"
+            found.problems.append(f"{name} {reason}")
             return None, False
         found.num_files += 1
         found.num_bytes += len(data)
@@ -186,7 +178,7 @@ class ShardChecker:
 
 
 def _wrong_status(name: str, status: np.ndarray, record: ShardRecord, failed: set[int]) -> list[str]:
-    """How the status of a shard's rows differs from its record; while its files are replaced, of the ok rows."""
+    """Return how a shard's status differs from its record; while its files are replaced, of ok rows only."""
     wanted = np.full(len(status), PENDING, np.uint8)
     wanted[: record.num_rows] = OK
     wanted[[row - record.first_row for row in failed]] = FAILED
@@ -199,29 +191,12 @@ def _wrong_status(name: str, status: np.ndarray, record: ShardRecord, failed: se
     return [f"{name}: row {record.first_row + first} is {found}, its record says {words[int(wanted[first])]}{more}"]
 
 
-def tolerance_of(moments: LatentMoments) -> float:
-    """By how much statistics of the same latents may differ: 1e-12 of their root mean square, for another order."""
-    overall = moments.channel.over((0,))
-    return _TOLERANCE * float(np.hypot(overall.mean, overall.std))
-
-
-def statistic_differences(found: LatentMoments, said: dict[str, np.ndarray]) -> list[str]:
-    """Names of statistics that `said`, arrays as LatentMoments.arrays gives them, lacks or has otherwise."""
-    tolerance = tolerance_of(found)
-    return [
-        name
-        for name, values in found.arrays().items()
-        if name not in said
-        or said[name].shape != values.shape
-        or not (np.abs(said[name] - values) <= tolerance).all()  # so that a NaN differs
-    ]
-
-
-def _differing(found: LatentMoments | None, said: dict[str, Any] | None) -> str | None:
-    """The first statistic of a record that is not what was found."""
-    if found is None or said is None:
-        return None if found is said else "the count of rows"
-    moments = LatentMoments.from_json(said)
-    if moments.num_rows != found.num_rows:
+def _differing(moments: Moments | None, record: ShardRecord, view: str) -> str | None:
+    """Return the first statistic of a record that is not that of the latents of a view; None if all are."""
+    said = (record.statistics or {}).get(view)
+    if moments is None or said is None:
+        return None if moments is None and said is None else "the count of rows"
+    found, committed = LatentMoments.of(moments), LatentMoments.from_json(said)
+    if committed.num_rows != found.num_rows:
         return "num_rows"
-    return next(iter(statistic_differences(found, moments.arrays())), None)
+    return next(iter(found.differing(committed.arrays())), None)

@@ -1,4 +1,4 @@
-"""Whether what a store says as a whole agrees with the records of its shards: arrays, counts, statistics, failures."""
+"""Checks a store's root, arrays' metadata, statistics and failures table against the records of its shards."""
 
 import json
 from dataclasses import asdict
@@ -7,23 +7,23 @@ from typing import Any
 import numpy as np
 
 from tcae_cli.runtime.folder import Folder
-from tcae_cli.store.check_shard import statistic_differences, tolerance_of
 from tcae_cli.store.commit import Totals
-from tcae_cli.store.layout import ROOT, array_metadata, read_array, read_attributes, read_spec
+from tcae_cli.store.handle import StoreHandle
+from tcae_cli.store.layout import ROOT, array_metadata, read_array
 from tcae_cli.store.statistics import LatentMoments
 
-_DAMAGED = (OSError, ValueError, KeyError, RuntimeError)  # what zarr raises for metadata and chunks that are not sound
+_DAMAGED = (OSError, ValueError, KeyError, RuntimeError)  # raised by zarr for damaged metadata and chunks
 _ROW_COUNTS = ("ok", "failed", "encoded_again_in_float32")
 
 
-def check_arrays(folder: Folder) -> list[str]:
-    """What is wrong with the metadata of the store's arrays, a sentence each; none if they can be read."""
-    spec, problems = read_spec(folder), []
+def check_arrays(store: StoreHandle) -> list[str]:
+    """Return the problems of the metadata of the store's arrays, a sentence each; none if all arrays can be read."""
+    problems = []
     fields = ["node_type", "data_type", "chunk_grid"]
-    if read_attributes(folder)["complete"]:  # else rows may be about to be appended
+    if store.is_complete:  # else rows may be about to be appended
         fields.append("shape")
-    wanted = array_metadata(spec)
-    for name, data in zip(wanted, folder.read_many(list(wanted)), strict=True):
+    wanted = array_metadata(store.spec)
+    for name, data in zip(wanted, store.folder.read_many(list(wanted)), strict=True):
         if data is None:
             problems.append(f"{name} is missing; repeat tcae encode-dataset, which writes it again")
             continue
@@ -37,9 +37,9 @@ def check_arrays(folder: Folder) -> list[str]:
     return problems
 
 
-def check_tables(folder: Folder, totals: Totals) -> list[str]:
-    """What a complete store says that is not what its shards' records add up to, a sentence each."""
-    attributes, problems = read_attributes(folder), []
+def check_tables(store: StoreHandle, totals: Totals) -> list[str]:
+    """Return where a complete store differs from the sums over its shards' records, a sentence each."""
+    attributes, problems = store.attributes, []
     for name, count in zip(_ROW_COUNTS, (totals.num_ok, totals.num_failed, totals.num_again), strict=True):
         said = attributes.get("rows", {}).get(name)
         if said != count:
@@ -52,36 +52,32 @@ def check_tables(folder: Folder, totals: Totals) -> list[str]:
     if said.keys() != totals.moments.keys():
         problems.append(f"{ROOT}: statistics are of {', '.join(said) or 'no view'}, not of those with ok rows")
     for view, moments in totals.moments.items():
-        problems += _check_summary(view, moments, said.get(view, {}))
-        problems += _check_statistics(folder, view, moments)
-    return problems + _check_failures(folder, totals)
+        problems += [
+            f"{ROOT}: statistics.{view}.{name} is not that of the latents stored"
+            for name, value in moments.summary().items()
+            if not _is_close(said.get(view, {}).get(name), value, moments.tolerance())
+        ]
+        problems += _check_statistics(store.folder, view, moments)
+    return problems + _check_failures(store.folder, totals)
 
 
-def _check_summary(view: str, moments: LatentMoments, said: dict[str, Any]) -> list[str]:
-    """The statistics in the root's attributes."""
-    return [
-        f"{ROOT}: statistics.{view}.{name} is not that of the latents stored"
-        for name, value in moments.summary().items()
-        if not _is_close(said.get(name), value, moments)
-    ]
-
-
-def _is_close(said: Any, value: Any, moments: LatentMoments) -> bool:
+def _is_close(said: Any, value: Any, tolerance: float) -> bool:
+    """Whether a number, or a list of them, in the root's attributes is the one found."""
     said_values, values = np.asarray(said, object), np.asarray(value, np.float64)
     if said_values.shape != values.shape or not all(isinstance(each, int | float) for each in said_values.flat):
         return False
-    return bool((np.abs(said_values.astype(np.float64) - values) <= tolerance_of(moments)).all())
+    return bool((np.abs(said_values.astype(np.float64) - values) <= tolerance).all())
 
 
 def _check_statistics(folder: Folder, view: str, moments: LatentMoments) -> list[str]:
-    """The arrays below statistics/."""
+    """Return the problems of the arrays below statistics/."""
     said, problems = {}, []
     for name in moments.arrays():
         try:
             said[name] = read_array(folder, f"statistics/{view}/{name}")
         except _DAMAGED as error:
             problems.append(f"statistics/{view}/{name} cannot be read ({error})")
-    wrong = [name for name in statistic_differences(moments, said) if name in said]
+    wrong = [name for name in moments.differing(said) if name in said]
     return problems + [f"statistics/{view}/{name} is not that of the latents stored" for name in wrong]
 
 

@@ -3,6 +3,7 @@
 import os
 import warnings
 from collections.abc import Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -11,14 +12,15 @@ import numpy as np
 
 from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.runtime.folder import LocalFolder, open_folder
-from tcae_cli.store.layout import read_array, read_attributes, read_spec, shard_file
+from tcae_cli.store.commit import read_failures
+from tcae_cli.store.handle import StoreHandle
+from tcae_cli.store.layout import read_array, shard_file
 from tcae_cli.store.quantise import LEVELS, as_float
 from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.spec import MAIN_VIEW, OK, PENDING
-from tcae_cli.store.statistics import Moments
+from tcae_cli.store.statistics import Moments, normalisation
 
 _ROWS_TOGETHER = 256  # read at a time where all are
-_SMALLEST_STD = 1e-6  # what does not vary, to float32, is divided by this
 
 
 class LatentStore:
@@ -30,10 +32,10 @@ class LatentStore:
 
     def __init__(self, path: Path | str, view: str = MAIN_VIEW) -> None:
         self.folder, self.view = open_folder(path), view
-        self.spec = read_spec(self.folder)
-        attributes = read_attributes(self.folder)
-        self.complete: bool = attributes["complete"]
-        self.summaries: dict[str, Any] = attributes["statistics"] or {}  # of the ok rows of each view, once complete
+        store = StoreHandle(self.folder)
+        self.spec = store.spec
+        self.complete = store.is_complete
+        self.summaries: dict[str, Any] = store.attributes["statistics"] or {}  # of each view's ok rows, once complete
         if view not in self.spec.views:
             raise UsageError(f"{path} has no view {view}; it has {', '.join(self.spec.views)}")
         if not self.complete:
@@ -103,7 +105,7 @@ class LatentStore:
         self._refuse_without_statistics()
         summary = self.summaries[self.view]
         mean, std = (np.array(summary[f"channel_{name}"])[:, None, None] for name in ("mean", "std"))
-        return _normalisation(mean, std)
+        return normalisation(mean, std)
 
     def position_normalisation(self) -> tuple[np.ndarray, np.ndarray]:
         """The same of each position of each channel, [c, h, w].
@@ -116,7 +118,7 @@ class LatentStore:
             latents = self.latents(self.ok_rows[start : start + _ROWS_TOGETHER].tolist())
             moments = Moments.of(latents.astype(np.float32)).merge(moments)
         assert moments is not None  # a store with statistics has ok rows
-        return _normalisation(moments.mean, moments.std)
+        return normalisation(moments.mean, moments.std)
 
     def refuse_other_encoder(self, encoder_hash: str, name: str, fix: str) -> None:
         """Raise StoreError unless this encoder made the latents; a model finetuned behind it still has the same.
@@ -165,10 +167,7 @@ class LatentStore:
 
     def failures(self) -> list[dict[str, Any]]:
         """Row, path, stage and error of each failed row, once the store is complete."""
-        if not self.complete:
-            return []
-        columns = {name: self._column(f"failures/{name}").tolist() for name in ("row", "path", "stage", "error")}
-        return [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+        return [asdict(failure) for failure in read_failures(self.folder)] if self.complete else []
 
     def _refuse_lost(self, row: int) -> None:
         if np.searchsorted(self.ok_rows, row, "right") > np.searchsorted(self.ok_rows, row):
@@ -195,7 +194,3 @@ class LatentStore:
 
     def _column(self, name: str) -> np.ndarray:
         return read_array(self.folder, name)
-
-
-def _normalisation(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return mean.astype(np.float32), np.maximum(std, _SMALLEST_STD).astype(np.float32)

@@ -1,7 +1,7 @@
-"""The commit of a shard: one small record, created last. A shard without one is not there.
+"""The commit of a shard: one small record, created last. A shard without one counts as missing.
 
-A shard that is taken up again, because images are appended or failed ones tried again, keeps its record: its ok rows
-stay ok. While its files are replaced the record names the new ones too, so each file is one or the other.
+A shard that is taken up again, because images are appended or failed ones are tried again, keeps its record: its ok
+rows stay ok. While its files are replaced the record names the new ones too, so that each file may be either.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ class _Part(BaseModel):
 
 
 class FileRecord(_Part):
-    """What a file of the store was when it was committed."""
+    """A file of the store as it was committed."""
 
     size: int  # bytes
     crc32c: int
@@ -43,10 +43,10 @@ class ShardRecord(_Part):
     failures: list[Failure]
     statistics: dict[str, dict[str, Any]] | None  # of each view, LatentMoments of the ok rows; None if there are none
     reopened: bool = False  # its failed rows are to be tried again
-    replacing: dict[str, FileRecord] = {}  # what takes the place of `files`
+    replacing: dict[str, FileRecord] = {}  # the files that take the place of `files`
 
     def fits(self, sizes: Mapping[str, int]) -> bool:
-        """Whether its files are there, of the sizes they had or are to have."""
+        """Whether all its files exist and have the sizes they had or are to have."""
         return all(
             sizes.get(name) in {file.size, self.replacing.get(name, file).size} for name, file in self.files.items()
         )
@@ -57,24 +57,24 @@ class ShardRecord(_Part):
 
 
 def record_name(shard: int) -> str:
-    """The file of a shard's record."""
+    """Return the file of a shard's record."""
     return f"{_RECORDS_FOLDER}/{shard:06d}.json"
 
 
-def write_record(folder: Folder, record: ShardRecord) -> None:
-    """Commit a shard, all files of which are there."""
-    folder.write(record_file(record))
-
-
 def record_file(record: ShardRecord) -> dict[str, bytes]:
-    """What is to be written to commit a shard, by name."""
+    """Return the file to write to commit a shard, by name."""
     return {record_name(record.shard): record.model_dump_json().encode()}
+
+
+def write_record(folder: Folder, record: ShardRecord) -> None:
+    """Commit a shard, all files of which have been written."""
+    folder.write(record_file(record))
 
 
 def read_records(
     folder: Folder, shards: Sequence[int], sizes: Mapping[str, int]
 ) -> Iterator[tuple[int, ShardRecord | None]]:
-    """Each shard with its record; None where there is none, or a file of it is no longer of the size it had.
+    """Yield each shard with its record; None if it has none, or a file of it has another size than was committed.
 
     sizes: of the store's files, as `folder.sizes()` gives them.
     """
@@ -84,7 +84,7 @@ def read_records(
 
 
 def parse_record(folder: Folder, shard: int, data: bytes) -> ShardRecord:
-    """The record in a file's bytes. Raises StoreError if it is damaged."""
+    """Return the record in a file's bytes. Raises StoreError if it is damaged."""
     try:
         return ShardRecord.model_validate_json(data)
     except ValidationError as error:

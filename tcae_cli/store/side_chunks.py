@@ -8,49 +8,49 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
-from tcae_cli.runtime.folder import Folder
+from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import shard_file
-from tcae_cli.store.spec import OK, PENDING, StoreSpec
+from tcae_cli.store.spec import OK, PENDING
 
 
 class SideChunks:
     """Encodes and decodes one shard's rows of the side arrays of a store that exists."""
 
-    def __init__(self, folder: Folder, spec: StoreSpec) -> None:
-        self._spec = spec
+    def __init__(self, store: StoreHandle) -> None:
+        self._folder = store.folder
+        self._spec = store.spec
         self._files: dict[str, Any] = {}
         self._arrays: dict[str, zarr.Array] = {}
-        to_buffer = default_buffer_prototype().buffer.from_bytes
-        for name in spec.side_arrays:
-            self._files[f"{name}/zarr.json"] = to_buffer(folder.read(f"{name}/zarr.json"))
+        self._to_buffer = default_buffer_prototype().buffer.from_bytes
+        for name in self._spec.side_arrays:
+            self._files[f"{name}/zarr.json"] = self._to_buffer(self._folder.read(f"{name}/zarr.json"))
             array = zarr.open_array(MemoryStore(self._files), path=name, mode="r+")
-            # A chunk of nothing but the fill value is a file too: what is absent is not written yet.
+            # A chunk of nothing but the fill value is a file too: a missing file has not been written yet.
             self._arrays[name] = array.with_config({"write_empty_chunks": True})
-        self._to_buffer = to_buffer
 
     def encode(self, name: str, shard: int, values: np.ndarray) -> bytes:
-        """The chunk of a shard; values: of each of its rows."""
+        """Return the chunk of a shard; values: of each of its rows."""
         rows = self._spec.rows_of_shard(shard)
         self._arrays[name][rows.start : rows.stop] = values
         data: bytes = self._files.pop(shard_file(self._spec, name, shard)).to_bytes()
         return data
 
     def decode(self, name: str, shard: int, chunk: bytes) -> np.ndarray:
-        """The values of each row of a shard."""
+        """Return the values of each row of a shard."""
         rows, file = self._spec.rows_of_shard(shard), shard_file(self._spec, name, shard)
         self._files[file] = self._to_buffer(chunk)
         values = np.asarray(self._arrays[name][rows.start : rows.stop])
         del self._files[file]
         return values
 
-    def taken_back(self, folder: Folder, shard: int, coming: Mapping[str, np.ndarray]) -> dict[str, bytes]:
-        """The status file of a shard without the rows that were ok and are not what they were; empty if there are none.
+    def status_taken_back(self, shard: int, coming: Mapping[str, np.ndarray]) -> dict[str, bytes]:
+        """Return the status file of a shard in which rows that will change are pending; empty if no ok row changes.
 
-        coming: what its side arrays will be. A try that was killed before its record has said that a row is ok, and its
-        image is another now, or fails: it must not be ok while its files change.
+        coming: the values its side arrays will have. A try that was killed before its record may have marked a row ok
+        whose image is another now, or fails: such a row must not be ok while its files change.
         """
         files = {name: shard_file(self._spec, name, shard) for name in ("status", "content_hash")}
-        status_file, hashes_file = folder.read_many(list(files.values()))
+        status_file, hashes_file = self._folder.read_many(list(files.values()))
         if status_file is None or hashes_file is None:
             return {}
         status = self.decode("status", shard, status_file)

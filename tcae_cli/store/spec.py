@@ -1,6 +1,7 @@
-"""What a store says of itself: the part of its root attributes that is fixed when it is made (format version 1)."""
+"""The part of a store's root attributes that is fixed when the store is made (format version 1)."""
 
 import math
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, field_validator
@@ -10,6 +11,7 @@ from tcae_cli.store.codecs.registry import CODECS
 
 OK, FAILED, PENDING = 1, 2, 0  # of a row's status
 
+_ITEM_BYTES = {"float16": 2, "float32": 4, "int8": 1}
 _SHARD_BYTES = 256 * 2**20  # of raw latents of one view, at most
 _FEWEST_ROWS, _MOST_ROWS = 16, 4096  # of a shard
 _MOST_SHARDS = 64  # aimed at, while a shard has fewer rows than it may have
@@ -20,7 +22,7 @@ class _Part(BaseModel):
 
 
 class View(_Part):
-    """One array of latents: what of each image was encoded."""
+    """One array of latents, of all images at one size, mirrored or not."""
 
     size: int  # pixels, square
     flip: bool  # whether the mirrored image was encoded
@@ -29,14 +31,14 @@ class View(_Part):
 
 
 class LatentShape(_Part):
-    """What all views share; downsampling is pixels a position."""
+    """The shape that all views share; downsampling is pixels a position."""
 
     channels: int
     downsampling: int
 
 
 class EncoderIdentity(_Part):
-    """Whose latents these are: `hash` decides, the rest is for people."""
+    """The encoder that made the latents: `hash` decides, the rest is for people."""
 
     name: str
     hash: str
@@ -58,7 +60,7 @@ class ComputeSpec(_Part):
 
 
 class SourceIdentity(_Part):
-    """What the rows are: `fingerprint` decides, `uri` says where it was when the store was made."""
+    """The source of the rows: `fingerprint` decides, `uri` says where it was when the store was made."""
 
     uri: str
     count: int
@@ -78,7 +80,7 @@ class Quantisation(_Part):
 
 
 class StoreSpec(_Part):
-    """All that is fixed when a store is made."""
+    """Everything that is fixed when a store is made."""
 
     format_version: Literal[1] = 1
     encoder: EncoderIdentity
@@ -89,7 +91,7 @@ class StoreSpec(_Part):
     source: SourceIdentity
     dtype: LatentDtype
     quantisation: Quantisation | None = None  # of int8
-    codec: str
+    codec: str  # of store/codecs/registry.py
     rows_per_shard: int
     has_captions: bool
     scaling: Literal["none"] = "none"  # the latents are raw
@@ -120,67 +122,103 @@ class StoreSpec(_Part):
 
     @property
     def side_arrays(self) -> dict[str, str]:
-        """What is kept beside the latents of each row: array name to data type; `status` is written last."""
+        """Data types, by name, of the arrays beside the latents; `status` is written last."""
         crops = {self.crop_name(size): "int32" for size in self.sizes}
         captions = {"captions": "string"} if self.has_captions else {}
         first = {"keys": "string", "labels": "int64", "content_hash": "uint64", "original_size": "int32"}
         return {**first, **crops, **captions, "status": "uint8"}
 
     def crop_name(self, size: int) -> str:
-        """The array with the part of the original that a view of this size shows."""
+        """Return the name of the array of the part of the original that a view of this size shows."""
         return "crop" if size == self.sizes[0] else f"crop_{size}"
 
     def sample_shape(self, view: str = MAIN_VIEW) -> tuple[int, int, int]:
-        """[c, h, w] of one image's latents."""
+        """Return the shape of one sample's latents, [c, h, w]."""
         return self.latent.channels, self.views[view].height, self.views[view].width
 
     def rows_of_shard(self, shard: int) -> range:
-        """The rows a shard holds; the last may hold fewer."""
+        """Return the rows of a shard; the last may hold fewer."""
         first = shard * self.rows_per_shard
         return range(first, min(first + self.rows_per_shard, self.num_rows))
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """How a run encodes: what decides whether it can continue a store, and how it makes a new one."""
+
+    encoder: EncoderIdentity
+    transform: TransformSpec
+    compute: ComputeSpec  # batches do not cross shards, so those of a store may be smaller
+    latent: LatentShape
+    views: dict[str, View]
+    dtype: LatentDtype
+    codec: str
+    tool_versions: dict[str, str]
+    created_at: str  # of a new store: ISO 8601, UTC
+
+    def new_store(self, source: SourceIdentity, has_captions: bool) -> StoreSpec:
+        """Return the spec of a store that this run makes of a source; int8 still lacks its scales."""
+        largest = max(view.height * view.width for view in self.views.values())
+        rows = rows_per_shard(source.count, self.latent.channels * largest * _ITEM_BYTES[self.dtype])
+        batch_size = min(self.compute.batch_size, rows)
+        return StoreSpec(
+            encoder=self.encoder,
+            transform=self.transform,
+            compute=self.compute.model_copy(update={"batch_size": batch_size}),
+            latent=self.latent,
+            views=self.views,
+            source=source,
+            dtype=self.dtype,
+            codec=self.codec,
+            rows_per_shard=rows,
+            has_captions=has_captions,
+            tool_versions=self.tool_versions,
+            created_at=self.created_at,
+        )
+
+    def differences(self, store: StoreSpec) -> str | None:
+        """Return in words what keeps this run from continuing a store, its source aside; None if nothing does."""
+        encoder, mine = store.encoder, self.encoder
+        batch_size = min(self.compute.batch_size, store.rows_per_shard)
+        pairs = [
+            ("encoder", f"{encoder.hash[:12]} ({encoder.name})", f"{mine.hash[:12]} ({mine.name})"),
+            ("--size", _sizes_words(store.views), _sizes_words(self.views)),
+            ("--flip", _flip_words(store.views), _flip_words(self.views)),
+            ("--resize", store.transform.resize, self.transform.resize),
+            ("--precision", store.compute.dtype, self.compute.dtype),
+            ("--batch-size", store.compute.batch_size, batch_size),
+            ("--dtype", store.dtype, self.dtype),
+            ("--codec", store.codec, self.codec),
+        ]
+        if encoder.hash == mine.hash:  # whatever the models are called
+            del pairs[0]
+        return "; ".join(f"{name} {old}, not {new}" for name, old, new in pairs if old != new) or None
+
+
 def make_views(sizes: list[int], downsampling: int, flip: bool) -> dict[str, View]:
-    """`latents` of the first size, `latents_512` of another, each with `..._flip` when asked for."""
+    """Return `latents` of the first size, `latents_512` of another, and of each its `..._flip` when asked for."""
     views: dict[str, View] = {}
     for size in sizes:
-        name, positions = (f"{MAIN_VIEW}_{size}" if views else MAIN_VIEW), size // downsampling
+        name = f"{MAIN_VIEW}_{size}" if views else MAIN_VIEW
+        positions = size // downsampling
         for suffix, mirrored in (("", False), ("_flip", True)) if flip else (("", False),):
             views[name + suffix] = View(size=size, flip=mirrored, height=positions, width=positions)
     return views
 
 
 def rows_per_shard(num_rows: int, sample_bytes: int) -> int:
-    """Rows of a shard: a power of two, the unit of commit and of sharing out work (DESIGN section 5)."""
+    """Return the rows of a shard, a power of two: the unit of commit and of sharing out work.
+
+    About 64 shards of 16 to 4,096 rows, of at most 256 MiB of raw latents each.
+    """
     rows = 2 ** int(math.log2(max(1, num_rows / _MOST_SHARDS)))
     rows = min(max(rows, _FEWEST_ROWS), _MOST_ROWS)
     return min(rows, 2 ** int(math.log2(max(1, _SHARD_BYTES // sample_bytes))))
 
 
-def differences(store: StoreSpec, wanted: StoreSpec) -> str | None:
-    """What keeps a run from continuing a store, in words, the source aside; None when nothing does."""
-    same_encoder = store.encoder.hash == wanted.encoder.hash  # whatever the models are called
-    pairs = {
-        "encoder": (_encoder_words(store), _encoder_words(store if same_encoder else wanted)),
-        "--size": (_sizes_words(store), _sizes_words(wanted)),
-        "--flip": (_flip_words(store), _flip_words(wanted)),
-        "--resize": (store.transform.resize, wanted.transform.resize),
-        "--precision": (store.compute.dtype, wanted.compute.dtype),
-        "--batch-size": (store.compute.batch_size, wanted.compute.batch_size),
-        "--dtype": (store.dtype, wanted.dtype),
-        "--codec": (store.codec, wanted.codec),
-    }
-    found = [f"{name} {old}, not {new}" for name, (old, new) in pairs.items() if old != new]
-    return "; ".join(found) or None
+def _sizes_words(views: dict[str, View]) -> str:
+    return " ".join(str(size) for size in dict.fromkeys(view.size for view in views.values()))
 
 
-def _encoder_words(spec: StoreSpec) -> str:
-    return f"{spec.encoder.hash[:12]} ({spec.encoder.name})"
-
-
-def _sizes_words(spec: StoreSpec) -> str:
-    return " ".join(map(str, spec.sizes))
-
-
-def _flip_words(spec: StoreSpec) -> str:
-    return "given" if any(view.flip for view in spec.views.values()) else "absent"
+def _flip_words(views: dict[str, View]) -> str:
+    return "given" if any(view.flip for view in views.values()) else "absent"

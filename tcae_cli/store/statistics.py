@@ -3,15 +3,19 @@
 Axes: k rows, c channels, h w positions.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+_TOLERANCE = 1e-12  # of the root mean square: statistics of the same latents added in another order agree to this
+_SMALLEST_STD = 1e-6  # latents that do not vary, to float32, are divided by this
+
 
 @dataclass(frozen=True)
 class Moments:
-    """Of each of m places: how many values were seen, their mean, squared deviations from it, and their range."""
+    """Count, mean, squared deviations and range of the values at each of m places."""
 
     count: int  # values a place
     mean: np.ndarray  # [m...], float64
@@ -21,7 +25,7 @@ class Moments:
 
     @classmethod
     def of(cls, latents: np.ndarray) -> "Moments":
-        """Of each place [c, h, w] over rows; latents: [k, c, h, w], float32 or float64, k at least 1."""
+        """Return those of each place [c, h, w] over rows; latents: [k, c, h, w], float32 or float64, k at least 1."""
         # Row by row the sums stay in the cache; over a whole batch this takes four times as long.
         count, mean = len(latents), np.zeros(latents.shape[1:])
         for row in latents:
@@ -41,7 +45,7 @@ class Moments:
         return deviation
 
     def merge(self, other: "Moments | None") -> "Moments":
-        """Moments of both sets of values together (Chan, Golub and LeVeque 1979, equation 2.1)."""
+        """Return the moments of both sets of values together (Chan, Golub and LeVeque 1979, equation 2.1)."""
         if other is None:
             return self
         count = self.count + other.count
@@ -55,7 +59,7 @@ class Moments:
         )
 
     def over(self, axes: tuple[int, ...]) -> "Moments":
-        """Of the places that are left when those along some axes are taken together."""
+        """Return those of the places that are left when those along some axes are taken together."""
         places = int(np.prod([self.mean.shape[axis] for axis in axes]))
         mean = self.mean.mean(axes, keepdims=True)
         m2 = self.m2.sum(axes) + self.count * np.square(self.mean - mean).sum(axes)
@@ -72,11 +76,11 @@ class LatentMoments:
 
     @classmethod
     def of(cls, places: Moments) -> "LatentMoments":
-        """From those of each place [c, h, w]."""
+        """Return those of latents whose moments at each place [c, h, w] are known."""
         return cls(places.count, places.over((1, 2)), places.over((0,)))
 
     def merge(self, other: "LatentMoments | None") -> "LatentMoments":
-        """Of both together."""
+        """Return the moments of both sets of rows together."""
         if other is None:
             return self
         return LatentMoments(
@@ -84,7 +88,7 @@ class LatentMoments:
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What a store keeps: `channel_mean` [c], `position_mean` [h, w], and so on, float64."""
+        """Return the arrays a store keeps: `channel_mean` [c], `position_mean` [h, w], and so on, float64."""
         return {
             f"{name}_{suffix}": np.asarray(values, np.float64)
             for name, part in (("channel", self.channel), ("position", self.position))
@@ -92,7 +96,7 @@ class LatentMoments:
         }
 
     def summary(self) -> dict[str, Any]:
-        """What the root's attributes show: overall, and of each channel."""
+        """Return the figures in the root's attributes: overall, and of each channel."""
         overall = self.channel.over((0,))
         return {
             "num_rows": self.num_rows,
@@ -102,8 +106,24 @@ class LatentMoments:
             "channel_std": self.channel.std.tolist(),
         }
 
+    def tolerance(self) -> float:
+        """Return by how much statistics of the same latents, added in another order, may differ from these."""
+        overall = self.channel.over((0,))
+        return _TOLERANCE * float(np.hypot(overall.mean, overall.std))
+
+    def differing(self, arrays: Mapping[str, np.ndarray]) -> list[str]:
+        """Return the names of `self.arrays()` that are not among other arrays, or whose values differ there."""
+        tolerance = self.tolerance()
+        return [
+            name
+            for name, values in self.arrays().items()
+            if name not in arrays
+            or arrays[name].shape != values.shape
+            or not (np.abs(arrays[name] - values) <= tolerance).all()  # so that a NaN differs
+        ]
+
     def as_json(self) -> dict[str, Any]:
-        """The same, every bit, in types JSON knows."""
+        """Return all of it, every bit, in types that JSON knows."""
         return {
             "num_rows": self.num_rows,
             **{
@@ -114,10 +134,14 @@ class LatentMoments:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "LatentMoments":
-        """What as_json gave."""
-        return cls(data["num_rows"], *(_from_json(data[name]) for name in ("channel", "position")))
+        """Return the moments that as_json gave. Raises KeyError, TypeError or ValueError if they are damaged."""
+        parts = []
+        for name in ("channel", "position"):
+            arrays = {key: np.array(values, np.float64) for key, values in data[name].items() if key != "count"}
+            parts.append(Moments(data[name]["count"], **arrays))
+        return cls(data["num_rows"], *parts)
 
 
-def _from_json(data: dict[str, Any]) -> Moments:
-    arrays = {name: np.array(values, np.float64) for name, values in data.items() if name != "count"}
-    return Moments(data["count"], **arrays)
+def normalisation(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and the deviation, at least 1e-6, that normalise latents to mean 0 and deviation 1, float32."""
+    return mean.astype(np.float32), np.maximum(std, _SMALLEST_STD).astype(np.float32)

@@ -1,29 +1,23 @@
 """Writes shards of a store, one at a time, in the order that keeps a reader right at any instant.
 
-Latents, side arrays, status, record: where `status` says ok, the latents are there. Of a shard that is taken up again
-the rows that are kept hold the same latents in the old file and the new one, so its files may change one by one.
+Latents, side arrays, status, record: where `status` says ok, the latents have been written. Of a shard that is taken up
+again the rows that are kept hold the same latents in the old file and the new one, so its files may change one by one.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from tcae_cli.errors import StoreError
 from tcae_cli.reports.failure import Failure
-from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.codecs.registry import CODECS
-from tcae_cli.store.kept_rows import KeptRows
-from tcae_cli.store.layout import read_spec, shard_file
+from tcae_cli.store.handle import StoreHandle
+from tcae_cli.store.layout import shard_file
 from tcae_cli.store.quantise import as_float
-from tcae_cli.store.record import (
-    FileRecord,
-    ShardRecord,
-    read_records,
-    record_file,
-    record_name,
-    write_record,
-)
+from tcae_cli.store.record import FileRecord, ShardRecord, read_records, record_file, record_name, write_record
 from tcae_cli.store.shard_file import ShardFileWriter, crc32c_of
+from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.side_chunks import SideChunks
 from tcae_cli.store.spec import FAILED, OK, PENDING
 from tcae_cli.store.statistics import LatentMoments, Moments
@@ -31,7 +25,7 @@ from tcae_cli.store.statistics import LatentMoments, Moments
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What is left to do of a shard."""
+    """The work that is left on a shard."""
 
     shard: int
     rows: range
@@ -41,7 +35,7 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """The rows of one batch; k of them were encoded. What failed holds anything."""
+    """The rows of one batch, k of which were encoded. The values of failed rows do not matter."""
 
     rows: range  # the whole batch
     todo: Sequence[int]  # the k rows, ascending
@@ -56,14 +50,20 @@ class EncodedRows:
 
 
 class StoreWriter:
-    """The writing side of a store that exists."""
+    """The writing side of a store.
 
-    def __init__(self, folder: Folder) -> None:
-        self.folder, self.spec = folder, read_spec(folder)
-        self.codec, self.side = CODECS[self.spec.codec](), SideChunks(folder, self.spec)
+    check: called before anything of a shard is written; raises when this process must not write any more.
+    """
+
+    def __init__(self, store: StoreHandle, check: Callable[[], None] = lambda: None) -> None:
+        self.folder = store.folder
+        self.spec = store.spec
+        self.codec = CODECS[store.spec.codec]()
+        self.side = SideChunks(store)
+        self.check = check
 
     def plan(self, shards: Sequence[int]) -> list[ShardPlan]:
-        """Those of the shards that need work, and which rows of them."""
+        """Return those of the shards that need work, and which rows of them."""
         plans = []
         for shard, record in read_records(self.folder, shards, self.folder.sizes()):
             rows = self.spec.rows_of_shard(shard)
@@ -79,7 +79,8 @@ class StoreWriter:
         self, plan: ShardPlan, *, keys: Sequence[str], labels: np.ndarray, captions: Sequence[str] | None
     ) -> "ShardInProgress":
         """Take up a shard; keys, labels and captions are those of all its rows."""
-        if plan.record is None:  # what a kill left of it must not be taken for what is to come
+        self.check()
+        if plan.record is None:  # nothing that a kill left of it must be taken for the coming rows
             self.folder.remove([shard_file(self.spec, "status", plan.shard), record_name(plan.shard)])
         side = {"keys": np.array(keys, object), "labels": labels}
         if captions is not None:
@@ -91,13 +92,16 @@ class ShardInProgress:
     """A shard that takes batches, in order, and is then committed."""
 
     def __init__(self, writer: StoreWriter, plan: ShardPlan, side: dict[str, np.ndarray]) -> None:
-        self._writer, self._plan, self._side = writer, plan, side
-        self._kept = KeptRows(writer.folder, writer.spec, writer.side, plan.record) if plan.record else None
+        self._writer = writer
+        self._plan = plan
+        self._kept = _KeptRows(writer, plan.record) if plan.record else None
         spec, num_rows = writer.spec, len(plan.rows)
-        side["content_hash"] = np.zeros(num_rows, np.uint64)
-        side["original_size"] = np.zeros((num_rows, 2), np.int32)
-        side |= {spec.crop_name(size): np.zeros((num_rows, 4), np.int32) for size in spec.sizes}
-        side["status"] = np.full(num_rows, PENDING, np.uint8)
+        self._side = side | {
+            "content_hash": np.zeros(num_rows, np.uint64),
+            "original_size": np.zeros((num_rows, 2), np.int32),
+            **{spec.crop_name(size): np.zeros((num_rows, 4), np.int32) for size in spec.sizes},
+            "status": np.full(num_rows, PENDING, np.uint8),
+        }
         self._files = {
             view: ShardFileWriter(writer.folder.begin(shard_file(spec, view, plan.shard)), spec.rows_per_shard)
             for view in spec.views
@@ -118,6 +122,7 @@ class ShardInProgress:
 
     def commit(self) -> ShardRecord:
         """Make the shard part of the store."""
+        self._writer.check()
         folder, spec, shard = self._writer.folder, self._writer.spec, self._plan.shard
         self._keep_until(self._plan.rows.stop)
         assert PENDING not in self._side["status"]
@@ -129,8 +134,9 @@ class ShardInProgress:
         }
         records = {shard_file(spec, view, shard): file.seal() for view, file in self._files.items()}
         records |= {name: FileRecord(size=len(data), crc32c=crc32c_of(data)) for name, data in chunks.items()}
+
         if self._plan.record:
-            folder.write(self._writer.side.taken_back(folder, shard, self._side))
+            folder.write(self._writer.side.status_taken_back(shard, self._side))
             write_record(folder, self._plan.record.model_copy(update={"replacing": records}))
         for file in self._files.values():
             file.publish()
@@ -150,7 +156,7 @@ class ShardInProgress:
             self._append(range(self._next_row, min(self._next_row + batch_size, row)), None)
 
     def _append(self, rows: range, encoded: EncodedRows | None) -> None:
-        """The rows of one batch, of which some may be kept."""
+        """Append the rows of one batch, of which some may be kept."""
         assert rows.start == self._next_row
         self._next_row = rows.stop
         new = dict(zip(encoded.todo, range(len(encoded.todo)), strict=True)) if encoded else {}
@@ -176,7 +182,12 @@ class ShardInProgress:
                     chunk, kept_latents = self._kept.latents(view, row)
                     values.append(kept_latents)
                     file.append(chunk)
-            self._count(view, values, encoded if not kept else None)
+            if encoded and not kept:
+                moments = encoded.moments[view]
+            else:
+                moments = Moments.of(as_float(np.stack(values), self._writer.spec, view)) if values else None
+            before = self._moments[view]
+            self._moments[view] = before.merge(moments) if before else moments
 
     def _take_side(self, encoded: EncodedRows) -> None:
         slots = np.array(encoded.todo, np.int64) - self._plan.rows.start
@@ -187,17 +198,6 @@ class ShardInProgress:
         for name, crops in encoded.crops.items():
             self._side[name][slots] = crops
         self._failures += encoded.failures.values()
-
-    def _count(self, view: str, values: list[np.ndarray], encoded: EncodedRows | None) -> None:
-        if encoded:
-            moments = encoded.moments[view]
-        elif values:
-            moments = Moments.of(as_float(np.stack(values), self._writer.spec, view))
-        else:
-            return
-        if moments:
-            before = self._moments[view]
-            self._moments[view] = before.merge(moments) if before else moments
 
     def _record(self, files: dict[str, FileRecord]) -> ShardRecord:
         moments = {view: LatentMoments.of(each).as_json() for view, each in self._moments.items() if each}
@@ -213,3 +213,36 @@ class ShardInProgress:
             failures=sorted(self._failures, key=lambda failure: failure.row),
             statistics=moments or None,
         )
+
+
+class _KeptRows:
+    """The rows of a shard that is taken up again which stay as they are, read from its files."""
+
+    def __init__(self, writer: StoreWriter, record: ShardRecord) -> None:
+        folder, spec = writer.folder, writer.spec
+        self._first_row = record.first_row
+        self._failures = {failure.row: failure for failure in record.failures}
+        self._readers = {view: ShardReader(folder, spec, view) for view in spec.views}
+        self._side: dict[str, np.ndarray] = {}
+        for name in ("content_hash", "original_size", *(spec.crop_name(size) for size in spec.sizes)):
+            chunk = folder.read(shard_file(spec, name, record.shard))
+            self._side[name] = writer.side.decode(name, record.shard, chunk)
+        self._advice = f"; remove {folder.uri}/{record_name(record.shard)} and repeat: its shard is then encoded again"
+
+    def latents(self, view: str, row: int) -> tuple[bytes, np.ndarray]:
+        """Return the chunk of an ok row and its values. Raises StoreError if it is damaged or missing."""
+        try:
+            chunk = self._readers[view].chunk(row)
+            if chunk is None:
+                raise StoreError(f"the latents of row {row} are gone")
+            return chunk, self._readers[view].stored(row, chunk)
+        except StoreError as error:
+            raise StoreError(f"{error}{self._advice}") from error
+
+    def take_side(self, rows: Sequence[int], side: dict[str, np.ndarray]) -> list[Failure]:
+        """Fill the side arrays of a shard for these rows, and return the failures among them."""
+        slots = np.array(rows, np.int64) - self._first_row
+        for name, values in self._side.items():
+            side[name][slots] = values[slots]
+        side["status"][slots] = [FAILED if row in self._failures else OK for row in rows]
+        return [self._failures[row] for row in rows if row in self._failures]

@@ -15,8 +15,8 @@ from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.export import ExportFormat, ExportRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime.folder import LocalFolder
-from tcae_cli.store import layout
 from tcae_cli.store.commit import finalise
+from tcae_cli.store.handle import create_store
 from tcae_cli.store.spec import StoreSpec, rows_per_shard
 from tcae_cli.store.statistics import Moments
 from tcae_cli.store.writer import EncodedRows, StoreWriter
@@ -78,15 +78,15 @@ def write_many(few: Path, path: Path, codec: str) -> Path:
     )
     latents = {view: LatentStore(few, view).latents(source.ok_rows.tolist()) for view in spec.views}
     path.make()
-    layout.create_store(path, spec)
-    writer = StoreWriter(path)
+    store = create_store(path, spec)
+    writer = StoreWriter(store)
     for plan in writer.plan(range(spec.num_shards)):
         rows, copied = plan.rows, np.array(plan.rows) % len(source.ok_rows)
         keys = [f"{row % 10}/{row:06d}.png" for row in rows]
         in_progress = writer.begin(plan, keys=keys, labels=np.array(rows) % 10, captions=None)
         in_progress.add(encoded_rows(rows, {view: values[copied] for view, values in latents.items()}, spec))
         in_progress.commit()
-    finalise(path)
+    finalise(store)
     return path.path
 
 

@@ -20,7 +20,7 @@ from tcae_cli.reports.encode import EncodeReport, EncodeRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime.folder import LocalFolder
 from tcae_cli.sources.source import Source, open_source
-from tcae_cli.store.layout import create_store
+from tcae_cli.store.handle import create_store
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import StoreSpec
 from tcae_cli.store.writer import StoreWriter
@@ -37,8 +37,7 @@ def read_all(source: Source, batch_size: int, num_workers: int) -> list[ImageBat
 
 def write_all(encoded: list[Encoded], encoder: LatentEncoder, source: Source, spec: StoreSpec, path: Path) -> None:
     path.mkdir()
-    create_store(LocalFolder(path), spec)
-    writer, batches = StoreWriter(LocalFolder(path)), iter(encoded)
+    writer, batches = StoreWriter(create_store(LocalFolder(path), spec)), iter(encoded)
     for plan in writer.plan(range(spec.num_shards)):
         rows = plan.rows
         labels = source.labels(rows.start, rows.stop)

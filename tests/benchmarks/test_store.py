@@ -25,8 +25,9 @@ from tcae_cli.reports.encode import EncodeReport, EncodeRequest
 from tcae_cli.reports.progress import Progress, Silent
 from tcae_cli.runtime.folder import LocalFolder
 from tcae_cli.runtime.local_file import LocalFile
-from tcae_cli.store import layout, shard_file, writer
+from tcae_cli.store import shard_file, writer
 from tcae_cli.store import spec as parts
+from tcae_cli.store.handle import create_store
 from tcae_cli.store.shard_file import ShardFileWriter
 from tcae_cli.store.statistics import Moments
 from tcae_cli.store.writer import EncodedRows, ShardInProgress, StoreWriter
@@ -172,8 +173,7 @@ class Workload:
         path = self.folder / "store.zarr"
         path.mkdir()
         folder = LocalFolder(path)
-        layout.create_store(folder, spec_of_a_shard())
-        store = StoreWriter(folder)
+        store = StoreWriter(create_store(folder, spec_of_a_shard()))
         if is_compressed:
             store.codec = CompressedBefore(self.compressed)
         (plan,) = store.plan([0])

@@ -12,7 +12,7 @@ import pytest
 from tcae_cli.cli import _run
 from tcae_cli.errors import StoreError
 from tcae_cli.jobs import encode as encode_job
-from tcae_cli.store import layout
+from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.reader import LatentStore
 
 from ..store_contents import assert_same_arrays, assert_same_store
@@ -155,16 +155,16 @@ def test_a_part_at_work_keeps_out_what_does_not_go_with_it_and_is_gone_on_with_w
 def test_of_parts_that_make_one_store_in_different_ways_the_second_is_refused(
     photos, tmp_path, encode, monkeypatch, request, others, words
 ):
-    store, create, source = tmp_path / "store.zarr", layout.create_store, photos
+    store, create, source = tmp_path / "store.zarr", encode_job.create_store, photos
     if "source" in others:
         source = request.getfixturevalue(others["source"])
 
-    def come_second(folder, spec) -> None:
-        monkeypatch.setattr(layout, "create_store", create)
+    def come_second(folder, spec) -> StoreHandle:
+        monkeypatch.setattr(encode_job, "create_store", create)
         encode(photos, store, num_parts=2, part=0)
-        create(folder, spec)
+        return create(folder, spec)
 
-    monkeypatch.setattr(layout, "create_store", come_second)
+    monkeypatch.setattr(encode_job, "create_store", come_second)
     with pytest.raises(StoreError, match=words):
         encode(**{"store": store, "num_parts": 2, "part": 1} | others | {"source": source})
     encode(photos, store, num_parts=2, part=1)

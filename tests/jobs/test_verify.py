@@ -12,7 +12,7 @@ from tcae_cli.jobs.verify import verify_store
 from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.store import VerifyReport, VerifyRequest
 from tcae_cli.runtime.folder import LocalFolder
-from tcae_cli.store.layout import read_spec
+from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.record import FileRecord, ShardRecord, record_name
 from tcae_cli.store.shard_file import ShardFileWriter, crc32c_of
 from tcae_cli.store.shard_reader import ShardReader
@@ -66,7 +66,7 @@ def change_attributes(store: Path, change) -> None:
 def write_latents(store: Path, view: str, shard: int, rows: list[int | None]) -> None:
     """Give a shard the latents of these rows, and a record that fits."""
     folder = LocalFolder(store)
-    spec, name = read_spec(folder), f"{view}/c.{shard}.0.0.0"
+    spec, name = StoreHandle(folder).spec, f"{view}/c.{shard}.0.0.0"
     reader = ShardReader(folder, spec, view)
     chunks = [None if row is None else reader.chunk(row) for row in rows]
     writer = ShardFileWriter(folder.begin(name), spec.rows_per_shard)

@@ -8,9 +8,9 @@ import pytest
 
 from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.folder import LocalFolder
-from tcae_cli.store import layout
 from tcae_cli.store import spec as parts
 from tcae_cli.store.commit import finalise
+from tcae_cli.store.handle import StoreHandle, create_store
 from tcae_cli.store.quantise import as_float
 from tcae_cli.store.statistics import Moments
 from tcae_cli.store.writer import EncodedRows, ShardPlan, StoreWriter
@@ -82,7 +82,7 @@ def write_plan(writer: StoreWriter, plan: ShardPlan, latents: np.ndarray, failed
 
 def write_shards(path: Path, shards, failed: set[int] = frozenset(), commit: bool = True) -> list[int]:
     """Write those of the shards that need it; returns the rows that were encoded."""
-    writer = StoreWriter(LocalFolder(path))
+    writer = StoreWriter(StoreHandle(LocalFolder(path)))
     latents, plans = known_latents(writer.spec.num_rows, writer.spec.dtype), writer.plan(shards)
     for plan in plans:
         write_plan(writer, plan, latents, failed, commit)
@@ -97,9 +97,9 @@ def make_store(tmp_path) -> Callable[..., Path]:
         path = tmp_path / name
         spec = spec_of(num_rows, **changes)
         path.mkdir()
-        layout.create_store(LocalFolder(path), spec)
+        store = create_store(LocalFolder(path), spec)
         write_shards(path, range(spec.num_shards) if shards is None else shards, failed)
-        finalise(LocalFolder(path))
+        finalise(store)
         return path
 
     return make

@@ -14,7 +14,7 @@ from tcae_cli.cli import _run
 from tcae_cli.errors import StoreError
 from tcae_cli.runtime.folder import LocalFolder
 from tcae_cli.store.codecs.registry import CODECS
-from tcae_cli.store.layout import read_spec
+from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.reader import LatentStore
 
 COMMAND = "tcae_cli.commands.encode_dataset"
@@ -98,7 +98,7 @@ def test_a_store_of_a_codec_that_is_not_registered_is_refused(make_store):
     root = path / "zarr.json"
     root.write_text(root.read_text().replace('"codec": "none"', '"codec": "gzip"'))
     with pytest.raises(StoreError, match=r"other\.zarr/zarr\.json is damaged: .*; restore it from a copy"):
-        read_spec(LocalFolder(path))
+        StoreHandle(LocalFolder(path))
     assert "gzip" not in CODECS
 
 

@@ -18,7 +18,8 @@ from tcae_cli.store.commit import (
     reopen_failed,
     reopen_unless_whole,
 )
-from tcae_cli.store.layout import fit_arrays, is_complete, read_spec, shard_file
+from tcae_cli.store.handle import StoreHandle, fit_arrays
+from tcae_cli.store.layout import shard_file
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.record import ShardRecord, record_name
 from tcae_cli.store.spec import SourceIdentity
@@ -33,12 +34,16 @@ def files_of(path: Path) -> dict[str, bytes]:
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
 
 
+def opened(path: Path) -> StoreHandle:
+    return StoreHandle(LocalFolder(path))
+
+
 def record_of(path: Path, shard: int) -> ShardRecord:
     return ShardRecord.model_validate_json((path / record_name(shard)).read_bytes())
 
 
 def committed(path: Path) -> set[int]:
-    return set(range(3)) - {plan.shard for plan in StoreWriter(LocalFolder(path)).plan(range(3))}
+    return set(range(3)) - {plan.shard for plan in StoreWriter(opened(path)).plan(range(3))}
 
 
 def assert_ok_rows_are_right(path: Path) -> np.ndarray:
@@ -72,17 +77,17 @@ def die_at(monkeypatch, number: int, *methods: str) -> None:
 
 def test_a_store_is_complete_only_when_every_shard_is_committed(make_store):
     path = make_store(shards=[0, 1])
-    assert not finalise(LocalFolder(path)) and not is_complete(LocalFolder(path))
+    assert not finalise(opened(path)) and not opened(path).is_complete
 
     write_shards(path, [2])
-    assert finalise(LocalFolder(path)) and is_complete(LocalFolder(path))
+    assert finalise(opened(path)) and opened(path).is_complete
 
 
 def test_of_all_that_finish_one_completes_the_store(make_store):
     path = make_store(shards=[0, 1], failed={3})
     write_shards(path, [2], {3})
     with ThreadPoolExecutor(4) as ranks:
-        answers = list(ranks.map(finalise, [LocalFolder(path) for _ in range(4)]))
+        answers = list(ranks.map(finalise, [opened(path) for _ in range(4)]))
 
     assert sorted(answers) == [False, False, False, True]
     assert files_of(path) == files_of(make_store(name="whole.zarr", failed={3}))
@@ -94,11 +99,11 @@ def test_a_finish_that_was_cut_short_is_repeated(make_store, monkeypatch, number
     write_shards(path, [2])
     with monkeypatch.context() as patch, pytest.raises(Kill):
         die_at(patch, number, "write", "remove", "create")
-        finalise(LocalFolder(path))
+        finalise(opened(path))
         raise Kill  # the last number is past the end
 
-    reopen_unless_whole(LocalFolder(path))
-    assert finalise(LocalFolder(path)) or is_complete(LocalFolder(path))
+    reopen_unless_whole(opened(path))
+    assert finalise(opened(path)) or opened(path).is_complete
     assert files_of(path) == files_of(whole)
 
 
@@ -124,9 +129,9 @@ def test_a_kill_between_any_two_files_of_a_shard_is_mended_by_writing_it_again(m
         (path / shard_file(spec_of(40), name, 1)).unlink()
 
     assert (assert_ok_rows_are_right(path)[16:32] == 1).any() == (last_written == "status")
-    reopen_unless_whole(LocalFolder(path))
+    reopen_unless_whole(opened(path))
     assert write_shards(path, range(3), {20}) == list(range(16, 32))
-    finalise(LocalFolder(path))
+    finalise(opened(path))
     assert_same_but_generation(path, whole)
 
 
@@ -151,12 +156,12 @@ def test_writing_a_shard_again_takes_its_status_back_first(make_store):
 
 def test_a_complete_store_that_lost_a_file_is_open_again(make_store):
     path = make_store()
-    reopen_unless_whole(LocalFolder(path))
-    assert is_complete(LocalFolder(path))
+    reopen_unless_whole(opened(path))
+    assert opened(path).is_complete
 
     (path / "latents" / "c.1.0.0.0").write_bytes(b"short")
-    reopen_unless_whole(LocalFolder(path))
-    assert not is_complete(LocalFolder(path))
+    reopen_unless_whole(opened(path))
+    assert not opened(path).is_complete
     assert committed(path) == {0, 2}
 
 
@@ -196,7 +201,7 @@ def test_an_index_that_no_root_names_is_removed(make_store):
         (path / ".tcae" / "index" / fingerprint).mkdir(parents=True)
         (path / ".tcae" / "index" / fingerprint / "index.json").write_text("{}")
 
-    remove_old_indexes(LocalFolder(path))
+    remove_old_indexes(opened(path))
     assert [name for name in files_of(path) if "/index/" in name] == [f".tcae/index/{'cd' * 16}/index.json"]
 
 
@@ -206,39 +211,39 @@ def test_a_store_survives_being_moved(make_store, tmp_path):
 
 
 def grow(path: Path, num_rows: int) -> None:
-    folder = LocalFolder(path)
-    source = read_spec(folder).source.model_copy(update={"count": num_rows, "fingerprint": "ef" * 16})
-    append_rows(folder, SourceIdentity(**source.model_dump()))
-    fit_arrays(folder)
+    store = opened(path)
+    source = store.spec.source.model_copy(update={"count": num_rows, "fingerprint": "ef" * 16})
+    append_rows(store, SourceIdentity(**source.model_dump()))
+    fit_arrays(store)
 
 
 def test_appended_rows_are_encoded_and_no_other(make_store):
     path = make_store(failed={3, 36})  # 40 rows: the last shard holds 8 of 16
     grow(path, 61)
-    assert not is_complete(LocalFolder(path))
+    assert not opened(path).is_complete
     assert assert_ok_rows_are_right(path)[40:].tolist() == [0] * 21
 
     assert write_shards(path, range(4), {3, 36}) == list(range(40, 61))
-    finalise(LocalFolder(path))
-    whole = make_store(61, failed={3, 36}, name="whole.zarr", source=read_spec(LocalFolder(path)).source)
+    finalise(opened(path))
+    whole = make_store(61, failed={3, 36}, name="whole.zarr", source=opened(path).spec.source)
     assert_same_but_generation(path, whole)
 
 
 def test_failed_rows_are_tried_again_and_no_other(make_store):
     path = make_store(failed={3, 5, 36})
-    assert reopen_failed(LocalFolder(path), range(3)) == 3
-    assert not is_complete(LocalFolder(path))
+    assert reopen_failed(opened(path), range(3)) == 3
+    assert not opened(path).is_complete
 
     assert write_shards(path, range(3), {5}) == [3, 5, 36]
-    finalise(LocalFolder(path))
+    finalise(opened(path))
     assert [failure["row"] for failure in LatentStore(path).failures()] == [5]
     assert_same_but_generation(path, make_store(failed={5}, name="whole.zarr"))
 
 
 def test_with_nothing_failed_a_complete_store_stays_complete(make_store):
     path = make_store()
-    assert reopen_failed(LocalFolder(path), range(3)) == 0
-    assert is_complete(LocalFolder(path))
+    assert reopen_failed(opened(path), range(3)) == 0
+    assert opened(path).is_complete
 
 
 @pytest.mark.parametrize("number", range(8))
@@ -250,7 +255,7 @@ def test_a_kill_while_a_shard_is_taken_up_again_loses_no_row_that_was_ok(make_st
         grow(path, 48)  # one shard, as its last one
         expected_rows, failed = list(range(40, 48)), {3, 36}
     else:
-        reopen_failed(LocalFolder(path), range(3))
+        reopen_failed(opened(path), range(3))
         expected_rows, failed = [3, 36], set()
     with monkeypatch.context() as patch, pytest.raises(Kill):
         die_at(patch, number, "write", "begin")
@@ -259,14 +264,14 @@ def test_a_kill_while_a_shard_is_taken_up_again_loses_no_row_that_was_ok(make_st
 
     assert (assert_ok_rows_are_right(path)[:40] >= before * (before == 1)).all()
     assert set(write_shards(path, range(3), failed)) <= set(expected_rows)
-    finalise(LocalFolder(path))
+    finalise(opened(path))
     whole = make_store(len(LatentStore(path)), failed=failed, name="whole.zarr", source=LatentStore(path).spec.source)
     assert_same_but_generation(path, whole)
 
 
 def test_a_kept_row_that_is_damaged_is_named_with_the_way_out(make_store):
     path = make_store(failed={3})
-    reopen_failed(LocalFolder(path), range(3))
+    reopen_failed(opened(path), range(3))
     shard = path / "latents" / "c.0.0.0.0"
     data = bytearray(shard.read_bytes())
     data[3] ^= 0xFF
@@ -280,11 +285,11 @@ def test_a_kept_row_that_is_damaged_is_named_with_the_way_out(make_store):
 
 def test_an_append_that_was_killed_before_the_arrays_grew_goes_on(make_store):
     path = make_store()
-    folder = LocalFolder(path)
-    append_rows(folder, read_spec(folder).source.model_copy(update={"count": 48}))
+    store = opened(path)
+    append_rows(store, store.spec.source.model_copy(update={"count": 48}))
     with pytest.warns(UserWarning, match="not complete"):
         assert LatentStore(path).status().tolist() == [1] * 40 + [0] * 8
 
-    fit_arrays(folder)
+    fit_arrays(store)
     assert write_shards(path, range(3)) == list(range(40, 48))
-    assert finalise(folder)
+    assert finalise(store)

@@ -1,0 +1,118 @@
+"""Opens a store, whose root then changes only through its handle, and makes a new one and the arrays it describes."""
+
+import json
+from typing import Any
+
+from pydantic import ValidationError
+
+from tcae_cli.errors import DiskError, StoreError
+from tcae_cli.runtime.folder import Folder
+from tcae_cli.store.layout import PRIVATE_FOLDER, ROOT, array_metadata, group_metadata
+from tcae_cli.store.spec import StoreSpec
+
+
+class StoreHandle:
+    """A store of ours. Opening it reads its root; raises StoreError if none is there, or of a version unknown here.
+
+    Other processes may change the root at any time: `refresh` where that matters, and before each `write_root`.
+    """
+
+    folder: Folder
+    attributes: dict[str, Any]  # of the root group
+    spec: StoreSpec  # the part of them that is fixed when a store is made; only appending changes its source
+
+    def __init__(self, folder: Folder) -> None:
+        self.folder = folder
+        self.refresh()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the store has all its rows, its statistics and its failures table."""
+        return bool(self.attributes["complete"])
+
+    @property
+    def generation(self) -> int:
+        """How many times a complete store was opened again."""
+        return int(self.attributes["generation"])
+
+    def refresh(self) -> None:
+        """Read the root again."""
+        try:
+            data = self.folder.read(ROOT)
+        except DiskError:  # an OSError too, with its own sentence
+            raise
+        except OSError as error:
+            reason = f"{self.folder.uri}/{ROOT}: {error.strerror or error}"
+            raise StoreError(f"{self.folder.uri} is not a store of latents: {reason}") from error
+        self._take(data)
+
+    def write_root(self, **changes: Any) -> None:
+        """Change root attributes, in one step."""
+        data = group_metadata({**self.attributes, **changes})
+        self.folder.write({ROOT: data})
+        self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        uri = self.folder.uri
+        try:
+            root = json.loads(data)
+            attributes: dict[str, Any] = root["attributes"] if root["node_type"] == "group" else {}
+        except (ValueError, KeyError, TypeError) as error:
+            raise StoreError(f"{uri}/{ROOT} is not the metadata of a Zarr group; name another path") from error
+        version = attributes.get("format_version")
+        if version != 1:
+            found = "a Zarr group of something else" if version is None else f"of format version {version}"
+            raise StoreError(f"{uri} is {found}, not a store this tcae reads (version 1); name another path")
+        try:
+            self.spec = StoreSpec.model_validate({name: attributes[name] for name in StoreSpec.model_fields})
+        except (KeyError, ValidationError) as error:
+            reason = str(error).splitlines()[0]
+            raise StoreError(f"{uri}/{ROOT} is damaged: {reason}; restore it from a copy") from error
+        self.attributes = attributes
+
+
+def find_store(folder: Folder) -> StoreHandle | None:
+    """Open the store in this folder; None if the folder is empty or missing.
+
+    Raises StoreError if something else is there, before it is touched.
+    """
+    try:
+        return StoreHandle(folder)
+    except StoreError as error:
+        if isinstance(error.__cause__, NotADirectoryError):
+            raise StoreError(f"{folder.uri} exists and is not a store of latents; name another path") from error
+        if not isinstance(error.__cause__, FileNotFoundError):
+            raise
+    # A creation that was killed has left our private folder, but no root.
+    if any(not name.startswith(f"{PRIVATE_FOLDER}/") for name in folder.sizes()):
+        raise StoreError(f"{folder.uri} exists, is not a store of latents and is not empty; name another path")
+    return None
+
+
+def create_store(folder: Folder, spec: StoreSpec) -> StoreHandle:
+    """Make a store with all rows pending, and open it; if another process has made one here meanwhile, open that."""
+    attributes = {**spec.model_dump(mode="json"), "statistics": None, "complete": False, "generation": 0}
+    folder.create(ROOT, group_metadata(attributes))
+    store = StoreHandle(folder)
+    fit_arrays(store)
+    return store
+
+
+def fit_arrays(store: StoreHandle) -> None:
+    """Give a store the arrays its root describes: those that are missing, and more rows to those that are short.
+
+    Whoever opens a store for writing does this, so that it completes a creation or an append that was killed.
+    """
+    wanted = array_metadata(store.spec)
+    found = dict(zip(wanted, store.folder.read_many(list(wanted)), strict=True))
+    # Only the shape of an array that exists may change: its chunks are written as its metadata says.
+    changed = {name: _reshaped(old, wanted[name]) if old else wanted[name] for name, old in found.items()}
+    if changes := {name: data for name, data in changed.items() if data != found[name]}:
+        store.folder.write(changes)
+
+
+def _reshaped(old: bytes, wanted: bytes) -> bytes:
+    metadata, shape = json.loads(old), json.loads(wanted)["shape"]
+    if metadata["shape"] == shape:
+        return old
+    return json.dumps({**metadata, "shape": shape}, indent=2).encode()
