@@ -229,8 +229,8 @@ def test_verify_says_that_a_store_is_incomplete(tcae, photos, tmp_path, small_ch
     code, stdout, _ = tcae("verify", store, "--rows", 0)
     assert code == 0
     assert "1 of 2 shards checked" in stdout
-    assert stdout.endswith("sound so far; it is incomplete, repeat tcae encode-dataset to go on\n")
-    assert f"{store}: incomplete; repeat tcae encode-dataset to go on\n" in tcae("info", store)[1]
+    assert stdout.endswith("sound so far; it is incomplete, repeat tcae encode-dataset to resume\n")
+    assert f"{store}: incomplete; repeat tcae encode-dataset to resume\n" in tcae("info", store)[1]
 
 
 def test_the_summary_of_training_says_where_the_model_is_and_shows_the_last_figures(tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Read, compute and write at the same time, in bounded stages."""
+"""Runs batches through stages that read, compute and write at the same time, in bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -11,17 +11,17 @@ _WAITING = 2  # batches more than are worked on at once: memory does not grow wi
 
 
 class Stage(NamedTuple):
-    """What is done to each batch; several threads do several batches at once."""
+    """One step of the work on each batch; several threads work on several batches at once."""
 
     work: Callable[[Any], Any]
     num_threads: int = 1
 
 
 def run_pipeline(batches: Iterable[Any], stages: Sequence[Stage], write: Callable[[Any], None]) -> None:
-    """Feed every batch through the stages, each on what the one before gave, and write, in the order of the batches.
+    """Pass every batch through the stages, one after the other, and write the results in the order of the batches.
 
-    Reading overlaps them when `batches` is made elsewhere, as a loader with workers does. An error in any stage ends
-    the run and is raised here; nothing is written after it.
+    Reading overlaps with them when `batches` is made elsewhere, as a loader with workers does. An error in any stage
+    ends the run and is raised here; nothing is written after it.
     """
     stopped = Event()
 
@@ -37,7 +37,8 @@ def run_pipeline(batches: Iterable[Any], stages: Sequence[Stage], write: Callabl
         most = sum(stage.num_threads for stage in stages) + _WAITING
         in_flight: deque[Future[None]] = deque()
         for batch in batches:
-            result = _done(batch)
+            result: Future[Any] = Future()
+            result.set_result(batch)
             for stage, worker in zip(stages, workers, strict=True):
                 result = worker.submit(_work_on, stage.work, result)
             in_flight.append(writing.submit(write_result, result))
@@ -49,9 +50,3 @@ def run_pipeline(batches: Iterable[Any], stages: Sequence[Stage], write: Callabl
 
 def _work_on(work: Callable[[Any], Any], before: Future[Any]) -> Any:
     return work(before.result())
-
-
-def _done(value: Any) -> Future[Any]:
-    future: Future[Any] = Future()
-    future.set_result(value)
-    return future

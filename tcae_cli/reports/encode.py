@@ -41,7 +41,7 @@ class EncodeRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class EncodeReport(Report):
-    """What the store holds after a run, and what this process did for it."""
+    """The state of the store after a run, and the work that this process did."""
 
     store: str
     num_rows: int
@@ -59,7 +59,7 @@ class EncodeReport(Report):
 
     @classmethod
     def of_ranks(cls, reports: Sequence[Self]) -> Self:
-        """The report of a launch: the deciding rank's, with all ranks' work; stages ran side by side on the ranks."""
+        """Return the report of a launch: the deciding rank's, with all ranks' work; their stages ran side by side."""
         names = next((rank.stage_seconds for rank in reports if rank.stage_seconds), {})
         stages = {name: [rank.stage_seconds.get(name, 0.0) for rank in reports] for name in names}
         return replace(
@@ -71,7 +71,7 @@ class EncodeReport(Report):
 
     @property
     def exit_code(self) -> int:
-        """3 from the process that finished the store, when more failed than was allowed."""
+        """3 from the process that finished the store, if more samples failed than allowed; else 0."""
         return TOO_MANY_FAILED if self.decides and self.too_many_failed else DONE
 
     @property

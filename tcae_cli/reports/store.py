@@ -1,4 +1,4 @@
-"""What `tcae info` and `tcae verify` take and give back."""
+"""The requests and the reports of `tcae info` and `tcae verify`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ class InfoRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class InfoReport(Report):
-    """What a store is and how far it is; while it is incomplete, of the shards that are committed."""
+    """A store and its progress; while it is incomplete, figures are of the shards that are committed."""
 
     store: str
     complete: bool
@@ -29,7 +29,7 @@ class InfoReport(Report):
     rows: dict[str, int]  # ok, failed, pending, encoded_again_in_float32
     num_shards: int
     num_shards_committed: int
-    num_shards_damaged: int  # committed, and files are gone or of another size
+    num_shards_damaged: int  # committed, but a file is missing or of another size
     rows_per_shard: int
     writers: list[dict[str, Any]]  # processes at work now: host, pid, silence_s
     views: dict[str, dict[str, Any]]  # name -> size, flip, shape [c, h, w]
@@ -66,7 +66,7 @@ class VerifyRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyReport(Report):
-    """What was checked, and what is wrong."""
+    """The extent of the checks, and the problems found."""
 
     store: str
     complete: bool
@@ -85,7 +85,7 @@ class VerifyReport(Report):
     picture: Path | None
     problems: list[str]  # the first of them
     num_problems: int
-    not_checked: list[str]  # what could not be looked at, and why
+    not_checked: list[str]  # the checks that could not be made, and why
     elapsed_s: float
 
     @property

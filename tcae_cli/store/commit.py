@@ -64,7 +64,7 @@ def finalise(store: StoreHandle) -> bool:
             return False
         totals.add(record)
 
-    tables = {**_statistics_files(totals.moments), **_failures_files(totals.failures)}
+    tables = _tables(totals)
     folder.write(tables)
     folder.remove([name for name in sizes if name.startswith(("statistics/", "failures/")) and name not in tables])
     is_first = folder.create(_finished_name(generation), b"")
@@ -148,19 +148,17 @@ def _finished_name(generation: int) -> str:
     return f"{PRIVATE_FOLDER}/finished.{generation}"
 
 
-def _statistics_files(moments: Mapping[str, LatentMoments]) -> dict[str, bytes]:
-    """Return a group for each view, of float64 arrays: channel_mean [c], position_mean [h, w] and so on."""
-    columns = {f"{view}/{name}": values for view, each in moments.items() for name, values in each.arrays().items()}
-    groups = {f"statistics/{view}/zarr.json": group_metadata({"num_rows": m.num_rows}) for view, m in moments.items()}
-    return {**_group_files("statistics", columns), **groups}
-
-
-def _failures_files(failures: list[Failure]) -> dict[str, bytes]:
-    """Return a table, one array a column."""
-    columns: dict[str, np.ndarray] = {"row": np.array([failure.row for failure in failures], np.int64)}
+def _tables(totals: Totals) -> dict[str, bytes]:
+    """Return the files of the statistics, a group of arrays for each view, and of the failures, an array a column."""
+    statistics: dict[str, np.ndarray] = {}
+    groups: dict[str, bytes] = {}
+    for view, moments in totals.moments.items():
+        statistics |= {f"{view}/{name}": values for name, values in moments.arrays().items()}
+        groups[f"statistics/{view}/zarr.json"] = group_metadata({"num_rows": moments.num_rows})
+    failures: dict[str, np.ndarray] = {"row": np.array([failure.row for failure in totals.failures], np.int64)}
     for name in ("path", "stage", "error"):
-        columns[name] = np.array([getattr(failure, name) for failure in failures], object)
-    return _group_files("failures", columns)
+        failures[name] = np.array([getattr(failure, name) for failure in totals.failures], object)
+    return {**_group_files("statistics", statistics), **groups, **_group_files("failures", failures)}
 
 
 def _group_files(group: str, arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:

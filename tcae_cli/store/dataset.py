@@ -1,4 +1,4 @@
-"""LatentDataset: a store as a torch Dataset of train-ready latents, and as batches that threads read.
+"""LatentDataset gives a store as a torch Dataset of train-ready latents, and as batches that threads read.
 
 Axes: b batch, c channels, h w positions.
 """
@@ -21,7 +21,7 @@ from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import MAIN_VIEW
 
 Normalise = Literal["channel", "position", "none"]
-Memory = Callable[[tuple[int, ...]], Tensor]  # gives a tensor of that shape
+Memory = Callable[[tuple[int, ...]], Tensor]  # allocates a tensor of that shape
 
 FIELDS = ("latents", "label", "class_name", "caption", "key")
 _ROWS_TOGETHER = 256  # read at a time into memory
@@ -31,29 +31,29 @@ _VALUES_WITHOUT_OPENMP = 2**15 - 1
 
 
 def _own_memory(shape: tuple[int, ...]) -> Tensor:
-    """float32, not filled. numpy asks for huge pages where they help; their first use costs an eighth."""
+    """Return a float32 tensor that is not filled; numpy asks for huge pages, whose first use costs an eighth."""
     return torch.from_numpy(np.empty(shape, np.float32))
 
 
 def _batch_memory(shape: tuple[int, ...]) -> Tensor:
-    """The same; in a DataLoader's worker shared, which saves the copy that sending it to the trainer would make."""
+    """Return the same; in a DataLoader's worker shared, which saves the copy that sending it to the trainer makes."""
     return _own_memory(shape) if get_worker_info() is None else shared_tensor(shape, torch.float32)
 
 
 class LatentDataset(Dataset[dict[str, Any]]):
-    """The ok rows of a store, 0 ... len - 1: failed and pending rows are left out.
+    """The ok rows of a store, as samples 0 ... len - 1; failed and pending rows are left out.
 
     A sample is a dict of the fields asked for: `latents` [c, h, w], float32; `label` [], int64, -1 where there is none;
     `class_name`, `caption` and `key`, str, "" where there is none.
 
     store: a folder, or s3:// or gs://. fields: of `FIELDS`.
     normalise: to mean 0 and deviation 1 over the store in each channel, as its statistics say, or at each position of
-    each channel, for which all of the store is read first; `none` leaves latents raw. What does not vary becomes 0.
-    random_flip: each sample from the view or, with probability 1/2, from its mirrored twin, by torch's generator.
+    each channel, for which all of the store is read first; `none` leaves latents raw. Constant latents become 0.
+    random_flip: take each sample from the view or, with probability 1/2, from its mirrored twin, by torch's generator.
     in_memory: read all latents now and keep them as they are stored, once in each rank; workers of a rank share them.
 
-    A DataLoader's workers may begin, in any way, after this process has read. Raises UsageError for a field, view or
-    normalisation there is not, StoreError for normalising by an unfinished store, DiskError for lack of shared memory.
+    A DataLoader's workers may start, by any method, after this process has read. Raises UsageError for an unknown
+    field, view or normalisation, StoreError for normalising by an unfinished store, DiskError without shared memory.
     """
 
     def __init__(
@@ -74,9 +74,19 @@ class LatentDataset(Dataset[dict[str, Any]]):
         self.rows = self.store.ok_rows
         self.class_names: tuple[str, ...] = tuple(self.store.spec.source.class_names)
         self._labels = self.store.labels()[self.rows]
-        self._texts = {name: self._read_texts(name) for name in ("key", "caption") if name in fields}
+        self._texts = {}
+        for name, read in (("key", self.store.keys), ("caption", self.store.captions)):
+            if name in fields:
+                # No Python objects: workers that count references to them would copy their memory.
+                self._texts[name] = np.array(read(self.rows.tolist()), np.dtypes.StringDType())
         self._scales = _scales(self.views)
-        self._mean_std = _mean_and_std(self.store, normalise)
+        self._mean_std: tuple[np.ndarray, np.ndarray] | None = (
+            None  # [c, 1, 1] or [c, h, w] each; None: latents stay raw
+        )
+        if normalise == "channel":
+            self._mean_std = self.store.channel_normalisation
+        elif normalise == "position":
+            self._mean_std = self.store.position_normalisation()
         # The same, [c, h, w] each: numpy is twice as fast as with one number for each channel.
         self._mean_std_of_values = self._mean_std and [
             np.broadcast_to(values, self.sample_shape).copy() for values in self._mean_std
@@ -90,14 +100,14 @@ class LatentDataset(Dataset[dict[str, Any]]):
 
     @property
     def num_classes(self) -> int:
-        """How many classes have names or, where only numbers are known, one more than the largest label."""
+        """Number of classes that have names or, where only numbers are known, one more than the largest label."""
         return len(self.class_names) or int(self._labels.max(initial=-1)) + 1
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, index: int | Sequence[int]) -> dict[str, Any]:
-        """One sample; or of several indices a batch: `latents` [b, c, h, w], `label` [b], lists of str.
+        """Return one sample; for several indices a batch: `latents` [b, c, h, w], `label` [b], lists of str.
 
         Batches: DataLoader(self, sampler=BatchSampler(...), batch_size=None). Raises IndexError, UsageError (a mask).
         """
@@ -107,7 +117,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         return batch if indices.ndim else {name: values[0] for name, values in batch.items()}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Samples that were read together, as DataLoader(dataset, batch_size=...) asks for them."""
+        """Return samples that were read together, as DataLoader(dataset, batch_size=...) asks for them."""
         batch = self._read(_whole_numbers(indices), self._draw_views(len(indices)), _own_memory)
         columns = [values.unbind() if isinstance(values, Tensor) else values for values in batch.values()]
         return [dict(zip(batch, sample, strict=True)) for sample in zip(*columns, strict=True)]
@@ -115,10 +125,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
     def batches(
         self, batches: Iterable[Sequence[int]], num_threads: int = 2, prefetch: int = 4
     ) -> Iterator[dict[str, Any]]:
-        """A batch of each list of indices, in order, read by threads of this process: no tensor changes process.
+        """Yield a batch of each list of indices, in order, read by threads: no tensor moves between processes.
 
-        batches: BatchSampler(DistributedSampler(dataset), 256, drop_last=True), say. prefetch: batches read ahead, at
-        most. The threads end with the iterator: when it is exhausted, closed or dropped.
+        batches: for example BatchSampler(DistributedSampler(dataset), 256, drop_last=True). prefetch: batches read
+        ahead, at most. The threads end with the iterator: when it is exhausted, closed or dropped.
         """
         if num_threads < 1:
             raise UsageError(f"num_threads is {num_threads}; use 1 or more")
@@ -136,7 +146,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
             threads.shutdown(cancel_futures=True)
 
     def denormalise(self, latents: Tensor) -> Tensor:
-        """The inverse, to float32: raw latents [..., c, h, w], as `decode` takes them, on the device they are on."""
+        """Invert the normalisation: return raw latents [..., c, h, w], float32, on their device, for `decode`."""
         if self._mean_std is None:
             return latents.float()
         mean, std = (torch.from_numpy(values).to(latents.device) for values in self._mean_std)
@@ -145,10 +155,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
     def assemble(
         self, indices: np.ndarray, views: np.ndarray, stored: np.ndarray | None, memory: Memory = _batch_memory
     ) -> dict[str, Any]:
-        """The batch of samples whose latents were read.
+        """Return the batch of samples whose latents were read.
 
-        indices, views: [b], int64; of `self.views` by number. stored: [b, c, h, w], in the store's dtype; None where
-        latents are not among the fields. memory: gives the float32 tensor to make them in.
+        indices, views: [b], int64; views are numbers in `self.views`. stored: [b, c, h, w], in the store's dtype; None
+        where latents are not among the fields. memory: allocates the float32 tensor of the latents.
         """
         batch: dict[str, Any] = {}
         for name in self.fields:
@@ -159,13 +169,15 @@ class LatentDataset(Dataset[dict[str, Any]]):
                 case "label":
                     batch[name] = torch.from_numpy(self._labels[indices])
                 case "class_name":
-                    batch[name] = [self._class_name(label) for label in self._labels[indices].tolist()]
+                    names = self.class_names
+                    labels = self._labels[indices].tolist()
+                    batch[name] = [names[label] if 0 <= label < len(names) else "" for label in labels]
                 case _:
                     batch[name] = self._texts[name][indices].tolist()
         return batch
 
     def _draw_views(self, count: int) -> np.ndarray:
-        """Of each sample the number of the view it is taken from."""
+        """Draw the number of the view that each sample is taken from."""
         if len(self.views) == 1:
             return np.zeros(count, np.int64)
         return torch.randint(len(self.views), (count,)).numpy()
@@ -189,7 +201,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         return self.views[view].stored(self.rows[indices].tolist())
 
     def _train_ready(self, stored: np.ndarray, views: np.ndarray, out: Tensor) -> Tensor:
-        """float32 latents, dequantised and normalised, in `out`."""
+        """Fill `out` with float32 latents, dequantised and normalised."""
         _convert(torch.from_numpy(stored), out)
         latents = out.numpy()
         if self._scales is not None:
@@ -199,14 +211,6 @@ class LatentDataset(Dataset[dict[str, Any]]):
             latents -= mean
             latents /= std
         return out
-
-    def _class_name(self, label: int) -> str:
-        return self.class_names[label] if 0 <= label < len(self.class_names) else ""
-
-    def _read_texts(self, name: str) -> np.ndarray:
-        read = self.store.keys if name == "key" else self.store.captions
-        # No Python objects: workers that count references to them would copy their memory.
-        return np.array(read(self.rows.tolist()), np.dtypes.StringDType())
 
     def _read_all(self, view: LatentStore) -> Tensor:
         out = shared_tensor((len(self), *self.sample_shape), getattr(torch, view.spec.dtype))
@@ -230,21 +234,14 @@ def _whole_numbers(index: int | Sequence[int]) -> np.ndarray:
     return indices.astype(np.int64, copy=False)
 
 
-def _mean_and_std(store: LatentStore, normalise: Normalise) -> tuple[np.ndarray, np.ndarray] | None:
-    """[c, 1, 1] or [c, h, w] each; None where latents stay raw."""
-    if normalise == "none":
-        return None
-    return store.channel_normalisation if normalise == "channel" else store.position_normalisation()
-
-
 def _scales(views: Sequence[LatentStore]) -> np.ndarray | None:
-    """Of int8 stores what one step stands for, in each view, [views, c, 1, 1]."""
+    """Return the size of an int8 step in each view, [views, c, 1, 1]; None for other dtypes."""
     scales = [scale for view in views if (scale := scale_of(view.spec, view.view)) is not None]
     return np.stack(scales)[:, :, None, None] if scales else None
 
 
 def _convert(values: Tensor, out: Tensor) -> None:
-    """Copy values into a tensor of another type of number, by this thread alone."""
+    """Copy values into a tensor of another dtype, by this thread alone."""
     most = out.numel() if torch.get_num_threads() == 1 else _VALUES_WITHOUT_OPENMP  # 1: a DataLoader's worker
     for target, part in zip(out.view(-1).split(most), values.view(-1).split(most), strict=True):
         target.copy_(part)

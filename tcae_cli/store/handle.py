@@ -104,15 +104,14 @@ def fit_arrays(store: StoreHandle) -> None:
     Whoever opens a store for writing does this, so that it completes a creation or an append that was killed.
     """
     wanted = array_metadata(store.spec)
-    found = dict(zip(wanted, store.folder.read_many(list(wanted)), strict=True))
-    # Only the shape of an array that exists may change: its chunks are written as its metadata says.
-    changed = {name: _reshaped(old, wanted[name]) if old else wanted[name] for name, old in found.items()}
-    if changes := {name: data for name, data in changed.items() if data != found[name]}:
+    changes = {}
+    for name, found in zip(wanted, store.folder.read_many(list(wanted)), strict=True):
+        if not found:
+            changes[name] = wanted[name]
+            continue
+        # Only the shape of an array that exists may change: its chunks are written as its metadata says.
+        metadata, shape = json.loads(found), json.loads(wanted[name])["shape"]
+        if metadata["shape"] != shape:
+            changes[name] = json.dumps({**metadata, "shape": shape}, indent=2).encode()
+    if changes:
         store.folder.write(changes)
-
-
-def _reshaped(old: bytes, wanted: bytes) -> bytes:
-    metadata, shape = json.loads(old), json.loads(wanted)["shape"]
-    if metadata["shape"] == shape:
-        return old
-    return json.dumps({**metadata, "shape": shape}, indent=2).encode()

@@ -1,4 +1,4 @@
-"""int8 latents: symmetric, a scale for each channel, rounded and clamped.
+"""Rounds latents to int8: symmetric, with a scale for each channel, clamped.
 
 Axes: k rows, c channels, h w positions.
 """
@@ -11,7 +11,7 @@ LEVELS = 127  # -128 is the fill value of rows that are not ok
 
 
 def channel_scales(latents: np.ndarray, quantile: float) -> np.ndarray:
-    """What one step stands for in each channel, [c], float32: that quantile of its absolute values is 127 steps.
+    """Return the size of one step in each channel, [c], float32: that quantile of its absolute values is 127 steps.
 
     latents: [k, c, h, w], float32.
     """
@@ -20,23 +20,23 @@ def channel_scales(latents: np.ndarray, quantile: float) -> np.ndarray:
 
 
 def quantise(latents: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """int8 values [k, c, h, w] of float32 latents, and of each row how many were beyond the scale, [k]."""
+    """Return int8 values [k, c, h, w] of float32 latents, and of each row how many were beyond the scale, [k]."""
     steps = np.rint(latents / scale[:, None, None])
     clipped = (np.abs(steps) > LEVELS).sum((1, 2, 3))
     return np.clip(steps, -LEVELS, LEVELS).astype(np.int8), clipped
 
 
 def dequantise(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """float32 latents of int8 values [..., c, h, w]."""
+    """Return float32 latents of int8 values [..., c, h, w]."""
     return values.astype(np.float32) * scale[:, None, None]
 
 
 def scale_of(spec: StoreSpec, view: str) -> np.ndarray | None:
-    """The scales of a view, [c], float32; None where latents are stored as they are."""
+    """Return the scales of a view, [c], float32; None where latents are stored as they are."""
     return np.array(spec.quantisation.scale[view], np.float32) if spec.quantisation else None
 
 
 def as_float(values: np.ndarray, spec: StoreSpec, view: str) -> np.ndarray:
-    """float32 latents of what a view stores."""
+    """Return float32 latents of the values that a view stores."""
     scale = scale_of(spec, view)
     return values.astype(np.float32) if scale is None else dequantise(values, scale)

@@ -1,4 +1,4 @@
-"""LatentStore: the reading side, for trainers and for `tcae decode`."""
+"""LatentStore reads a store, for trainers and for `tcae decode`."""
 
 import os
 import warnings
@@ -55,7 +55,7 @@ class LatentStore:
         return self.spec.sample_shape(self.view)
 
     def mirrored_view(self) -> str:
-        """The view of the mirrored images of this one. Raises UsageError where there is none."""
+        """Return the view of the mirrored images of this one. Raises UsageError where there is none."""
         views, own = self.spec.views, self.spec.views[self.view]
         twin = next((name for name, view in views.items() if view.size == own.size and view.flip != own.flip), None)
         if own.flip:
@@ -65,7 +65,7 @@ class LatentStore:
         return twin
 
     def latents(self, rows: Sequence[int]) -> np.ndarray:
-        """Raw latents [k, c, h, w] of rows in any order; NaN where a row is not ok.
+        """Return raw latents [k, c, h, w] of rows in any order; NaN where a row is not ok.
 
         In the store's dtype, float32 for int8 (values times the scale of their channel). Raises StoreError on damage.
         """
@@ -75,24 +75,26 @@ class LatentStore:
         return np.where(values < -LEVELS, np.float32(np.nan), as_float(values, self.spec, self.view))
 
     def stored(self, rows: Sequence[int]) -> np.ndarray:
-        """The same as it is stored, so that int8 stays int8; the fill value, NaN or -128, where a row is not ok."""
+        """Return latents as they are stored, int8 as int8; the fill value, NaN or -128, where a row is not ok."""
         numbers = np.asarray(rows, np.int64)
         if (wrong := numbers[(numbers < 0) | (numbers >= len(self))]).size:
             raise IndexError(f"row {wrong[0]} of {len(self)}")
         self._open_again_in_a_child()
         out = np.empty((len(rows), *self.sample_shape), self.spec.dtype)
         for place in self._reader.read(numbers, out):
-            self._refuse_lost(rows[place])
+            row = rows[place]
+            if np.searchsorted(self.ok_rows, row, "right") > np.searchsorted(self.ok_rows, row):
+                raise self.lost(row)
             out[place] = -LEVELS - 1 if out.dtype == np.int8 else np.nan
         return out
 
     def normalise(self, latents: np.ndarray) -> np.ndarray:
-        """Latents [..., c, h, w] with mean 0 and deviation 1 in each channel over the store, float32."""
+        """Return latents [..., c, h, w] with mean 0 and deviation 1 in each channel over the store, float32."""
         mean, std = self.channel_normalisation
         return (latents.astype(np.float32) - mean) / std
 
     def denormalise(self, latents: np.ndarray) -> np.ndarray:
-        """The inverse of normalise: raw latents, float32, as `decode` takes them."""
+        """Invert normalise: return raw latents, float32, as `decode` takes them."""
         mean, std = self.channel_normalisation
         return latents.astype(np.float32) * std + mean
 
@@ -108,7 +110,7 @@ class LatentStore:
         return normalisation(mean, std)
 
     def position_normalisation(self) -> tuple[np.ndarray, np.ndarray]:
-        """The same of each position of each channel, [c, h, w].
+        """Return mean and standard deviation at each position of each channel, [c, h, w] each, float32.
 
         A store does not keep these, so all of it is read: about a minute for a million images of 16 KiB.
         """
@@ -123,7 +125,7 @@ class LatentStore:
     def refuse_other_encoder(self, encoder_hash: str, name: str, fix: str) -> None:
         """Raise StoreError unless this encoder made the latents; a model finetuned behind it still has the same.
 
-        fix: what to do instead, in words.
+        fix: the end of its sentence, which says what to do.
         """
         made_with = self.spec.encoder
         if encoder_hash != made_with.hash:
@@ -133,7 +135,7 @@ class LatentStore:
             )
 
     def lost(self, row: int) -> StoreError:
-        """The error for an ok row that the store holds no latents of."""
+        """Return the error for an ok row that the store holds no latents of."""
         name = shard_file(self.spec, self.view, row // self.spec.rows_per_shard)
         return StoreError(f"{self.folder.uri}/{name} lacks the latents of row {row}; see tcae verify {self.folder.uri}")
 
@@ -143,35 +145,33 @@ class LatentStore:
         return np.flatnonzero(self.status() == OK)
 
     def status(self) -> np.ndarray:
-        """Of every row, [n], uint8: 0 pending, 1 ok, 2 failed."""
-        status = self._column("status")[: len(self)]
+        """Return the status of every row, [n], uint8: 0 pending, 1 ok, 2 failed."""
+        status = read_array(self.folder, "status")[: len(self)]
         # While rows are being appended the array may not reach them all yet.
         return np.pad(status, (0, len(self) - len(status)), constant_values=PENDING)
 
     def labels(self) -> np.ndarray:
-        """Class number of every row, [n], int64; -1 where there is none."""
-        return self._column("labels")
+        """Return the class number of every row, [n], int64; -1 where there is none."""
+        return read_array(self.folder, "labels")
 
     def keys(self, rows: Sequence[int]) -> list[str]:
-        """Names of rows."""
-        return self._strings("keys", rows)
+        """Return the keys of rows."""
+        return _strings(self._keys, rows)
 
     def captions(self, rows: Sequence[int]) -> list[str]:
-        """Captions of rows, "" where there is none."""
-        return self._strings("captions", rows) if self.spec.has_captions else [""] * len(rows)
+        """Return the captions of rows, "" where there is none."""
+        if not self.spec.has_captions:
+            return [""] * len(rows)
+        return _strings(read_array(self.folder, "captions"), rows)
 
     def content_hash(self, rows: Sequence[int] | None = None) -> np.ndarray:
-        """BLAKE2b of the images' bytes as they were encoded, [k], uint64; of all rows when none are named."""
-        hashes = self._column("content_hash")
+        """Return the BLAKE2b of the images' bytes as they were encoded, [k], uint64; rows: all by default."""
+        hashes = read_array(self.folder, "content_hash")
         return hashes if rows is None else hashes[np.asarray(rows, np.int64)]
 
     def failures(self) -> list[dict[str, Any]]:
-        """Row, path, stage and error of each failed row, once the store is complete."""
+        """Return row, path, stage and error of each failed row; empty until the store is complete."""
         return [asdict(failure) for failure in read_failures(self.folder)] if self.complete else []
-
-    def _refuse_lost(self, row: int) -> None:
-        if np.searchsorted(self.ok_rows, row, "right") > np.searchsorted(self.ok_rows, row):
-            raise self.lost(row)
 
     def _open_again_in_a_child(self) -> None:
         # The connections of an object store and the thread that serves them are the parent's. Local files are read by
@@ -186,11 +186,8 @@ class LatentStore:
 
     @cached_property
     def _keys(self) -> np.ndarray:
-        return self._column("keys")
+        return read_array(self.folder, "keys")
 
-    def _strings(self, name: str, rows: Sequence[int]) -> list[str]:
-        values = self._keys if name == "keys" else self._column(name)
-        return [str(value) for value in values[np.asarray(rows, np.int64)]]
 
-    def _column(self, name: str) -> np.ndarray:
-        return read_array(self.folder, name)
+def _strings(values: np.ndarray, rows: Sequence[int]) -> list[str]:
+    return [str(value) for value in values[np.asarray(rows, np.int64)]]

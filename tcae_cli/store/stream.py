@@ -1,4 +1,4 @@
-"""LatentStream: batches of a store that is larger than memory, from a few shards at a time."""
+"""LatentStream gives batches of a store that is larger than memory, from a few shards at a time."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -26,12 +26,12 @@ class LatentStream(IterableDataset[dict[str, Any]]):
     Shards come in an order drawn from seed and epoch, each read whole; rows are shuffled among `shards_together` of
     them, so a process holds that many shard files, as they are compressed, and twice as many with random_flip. Ranks,
     and the workers of one, share out the shards of an epoch: each rank gives the same number of full batches, and the
-    less than world_size * batch_size samples left over, others in each epoch, are dropped.
+    remainder of fewer than world_size * batch_size samples, another one in each epoch, is dropped.
 
     Call set_epoch before each epoch, as with DistributedSampler. Options that LatentDataset has too are described
     there. rank, world_size: by default those of torch.distributed, or of the launch if that is not initialised yet.
-    Raises UsageError if there are fewer samples than one batch a rank or a number is out of its range, and what
-    LatentDataset raises.
+    Raises UsageError if there are fewer samples than one batch a rank or a number is out of its range, and the errors
+    of LatentDataset.
     """
 
     def __init__(
@@ -49,9 +49,14 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         world_size: int | None = None,
     ) -> None:
         self.dataset = LatentDataset(store, view=view, normalise=normalise, random_flip=random_flip, fields=fields)
-        self.batch_size, self.shards_together, self.seed = batch_size, shards_together, seed
-        self.rank = _rank() if rank is None else rank
-        self.world_size = _world_size() if world_size is None else world_size
+        self.batch_size = batch_size
+        self.shards_together = shards_together
+        self.seed = seed
+        if rank is None:
+            rank = dist.get_rank() if dist.is_initialized() else distributed.rank()
+        if world_size is None:
+            world_size = dist.get_world_size() if dist.is_initialized() else distributed.world_size()
+        self.rank, self.world_size = rank, world_size
         self._refuse_out_of_range()
         self._options = {"view": view, "normalise": normalise, "random_flip": random_flip}
         if not len(self):
@@ -60,7 +65,8 @@ class LatentStream(IterableDataset[dict[str, Any]]):
                 f"for each of {self.world_size} ranks; use smaller batches"
             )
         # Workers that live on see the epoch change; they say how many they are.
-        self._epoch, self._num_workers = (torch.zeros((), dtype=torch.int64).share_memory_() for _ in range(2))
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+        self._num_workers = torch.zeros((), dtype=torch.int64).share_memory_()
         self._num_given = 0  # batches of this epoch
         self._resumed_epoch: int | None = None
         self._has_begun = torch.empty(0, dtype=torch.bool)  # in the resumed epoch, each worker
@@ -71,22 +77,22 @@ class LatentStream(IterableDataset[dict[str, Any]]):
 
     @property
     def num_dropped(self) -> int:
-        """Samples that no rank gives in an epoch."""
+        """Samples that are dropped in an epoch."""
         return len(self.dataset) - len(self) * self.batch_size * self.world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Shuffle otherwise; of an epoch that was resumed, go on with what is left."""
+        """Change the order of shards and rows; setting the epoch that was resumed continues it."""
         if epoch != int(self._epoch):
             self._epoch.fill_(epoch)
             self._num_workers.fill_(0)
             self._num_given, self._resumed_epoch = 0, None
 
     def state_dict(self, num_given: int | None = None) -> dict[str, Any]:
-        """Where this stream is, to go on from with load_state_dict.
+        """Return the position of this stream, to resume from with load_state_dict.
 
-        num_given: batches taken in this epoch, with those before it was resumed; a must with worker processes, whose
+        num_given: batches taken in this epoch, with those before it was resumed; required with worker processes, whose
         copies of the stream it does not see, unless the DataLoader has a state_dict. Raises UsageError if it is missing
-        or not of an epoch.
+        or more than an epoch has.
         """
         num_workers = int(self._num_workers)
         if num_given is None and num_workers and get_worker_info() is None:
@@ -97,12 +103,12 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         return {"epoch": int(self._epoch), "num_given": taken, "num_workers": num_workers} | self._identity
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the stream was, once; before its workers start, which have to be as many as there were.
+        """Resume where the stream was, once. Call it before the workers start, which have to be as many as there were.
 
-        Raises UsageError if this stream's samples, batches, seed or ranks are others.
+        Raises UsageError if this stream's samples, batches, seed or ranks are not those of the state.
         """
         if missing := [name for name in ("epoch", "num_given", "num_workers", *self._identity) if name not in state]:
-            raise UsageError(f"the state has no {missing[0]}; give what state_dict of a LatentStream gave")
+            raise UsageError(f"the state has no {missing[0]}; pass the result of a LatentStream's state_dict")
         for name, value in self._identity.items():
             _refuse_change(name, state[name], value)
         self._epoch.fill_(state["epoch"])
@@ -115,7 +121,7 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         epoch, info = int(self._epoch), get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 0)
         if epoch == self._resumed_epoch:
-            self._go_on(worker, num_workers)
+            self._resume(worker, num_workers)
         else:
             self._num_given, self._resumed_epoch = 0, None
         self._num_workers.fill_(num_workers)
@@ -143,13 +149,13 @@ class LatentStream(IterableDataset[dict[str, Any]]):
             "rows_per_shard": spec.rows_per_shard,
         }
 
-    def _go_on(self, worker: int, num_workers: int) -> None:
+    def _resume(self, worker: int, num_workers: int) -> None:
         if len(self._has_begun) != max(1, num_workers):
             _refuse_change("num_workers", int(self._num_workers), num_workers)
-        # Not from 0: of a pass that was dropped at once some workers have not begun, and those would go on.
+        # Each worker is marked: of a pass that was dropped at once some have not begun, and those would resume.
         if self._has_begun[worker]:
             raise UsageError(
-                f"epoch {self._resumed_epoch} was gone on with and is begun again; call set_epoch before each epoch"
+                f"epoch {self._resumed_epoch} was resumed and is begun again; call set_epoch before each epoch"
             )
         self._has_begun[worker] = True
 
@@ -162,7 +168,7 @@ class LatentStream(IterableDataset[dict[str, Any]]):
 
 
 class _Share:
-    """What one of a rank's workers gives in an epoch."""
+    """The batches that one of a rank's workers gives in an epoch."""
 
     def __init__(self, stream: LatentStream, epoch: int, part: int, num_parts: int) -> None:
         self._dataset, self._batch_size = stream.dataset, stream.batch_size
@@ -179,7 +185,7 @@ class _Share:
         self._files = [_ShardFiles(view, together) for view in stream.dataset.views]
 
     def batch(self, number: int) -> dict[str, Any]:
-        """A batch of these, by its number among them."""
+        """Return one of these batches, by its number among them."""
         part = slice(number * self._batch_size, (number + 1) * self._batch_size)
         indices, views = self._indices[part], self._views[part]
         if "latents" not in self._dataset.fields:
@@ -201,7 +207,7 @@ class _ShardFiles:
         self._open: OrderedDict[int, Any] = OrderedDict()  # by number, the last used at the end
 
     def row(self, row: int) -> np.ndarray:
-        """The values of an ok row, [c, h, w], in the store's dtype. Raises StoreError on damage."""
+        """Return the values of an ok row, [c, h, w], in the store's dtype. Raises StoreError on damage."""
         number, slot = divmod(row, self._store.spec.rows_per_shard)
         try:
             chunk = self._shard(number).chunk(slot)
@@ -222,7 +228,7 @@ class _ShardFiles:
 
 
 def _pieces(dataset: LatentDataset, seed: list[int], start: int, stop: int) -> list[np.ndarray]:
-    """Indices from start to stop of a dataset whose shards are in another order, those of each shard in an array."""
+    """Return the indices from start to stop of a dataset whose shards are shuffled, an array for each shard."""
     spec = dataset.store.spec
     firsts = np.searchsorted(dataset.rows, np.arange(spec.num_shards + 1) * spec.rows_per_shard)
     shards = np.random.default_rng(seed).permutation(spec.num_shards)
@@ -237,12 +243,4 @@ def _pieces(dataset: LatentDataset, seed: list[int], start: int, stop: int) -> l
 
 def _refuse_change(name: str, old: Any, new: Any) -> None:
     if old != new:
-        raise UsageError(f"the stream's {name} was {old} and is {new}; go on with the first")
-
-
-def _rank() -> int:
-    return dist.get_rank() if dist.is_initialized() else distributed.rank()
-
-
-def _world_size() -> int:
-    return dist.get_world_size() if dist.is_initialized() else distributed.world_size()
+        raise UsageError(f"the stream's {name} was {old} and is {new}; resume with the first")

@@ -1,4 +1,4 @@
-"""What `tcae info` and `tcae verify` show of a store: one screen."""
+"""Shows the reports of `tcae info` and `tcae verify`, each on one screen."""
 
 from typing import Any
 
@@ -12,8 +12,8 @@ _CLASSES_SHOWN = 4
 
 
 def show_info(console: Console, report: InfoReport) -> None:
-    """Print what a store is."""
-    state = "complete" if report.complete else "incomplete; repeat tcae encode-dataset to go on"
+    """Print the description of a store."""
+    state = "complete" if report.complete else "incomplete; repeat tcae encode-dataset to resume"
     console.print(f"{report.store}: {state}")
     table = Table.grid(padding=(0, 2))
     for name, words in [
@@ -67,7 +67,7 @@ def _contents(report: InfoReport) -> list[tuple[str, str]]:
 
 
 def _scaling(spec: dict[str, Any]) -> str:
-    """What the model's own generators make of raw latents, where it says so."""
+    """Return how the model's own generators scale raw latents, where its card says so."""
     shift, scale = spec.get("shift_factor"), spec.get("scaling_factor")
     if scale is None and shift is None:
         return ""
@@ -123,7 +123,7 @@ def _show_failures(console: Console, report: InfoReport) -> None:
 
 
 def show_verification(console: Console, report: VerifyReport) -> None:
-    """Print what was checked and what is wrong."""
+    """Print the extent of a verification and the problems found."""
     console.print(
         f"{report.num_shards_checked:,} of {report.num_shards:,} shards checked: {report.num_files:,} files, "
         f"{_bytes(report.num_bytes)}; {report.num_ok:,} rows ok, {report.num_failed:,} failed"
@@ -153,7 +153,7 @@ def show_verification(console: Console, report: VerifyReport) -> None:
 
 
 def _verdict(report: VerifyReport) -> str:
-    extent = "" if report.complete else " so far; it is incomplete, repeat tcae encode-dataset to go on"
+    extent = "" if report.complete else " so far; it is incomplete, repeat tcae encode-dataset to resume"
     if not report.num_problems:
         return f"sound{extent}"
     return f"{report.num_problems:,} {'problem' if report.num_problems == 1 else 'problems'}{extent}"

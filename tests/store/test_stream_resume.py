@@ -74,7 +74,7 @@ def test_a_resumed_epoch_that_is_begun_again_is_refused_not_given_in_part(
     assert len(list(loader)) == 2
     for number in range(max(1, num_workers)):
         become_worker(number, num_workers)  # torch takes 5 s to end a real one that raised
-        with pytest.raises(UsageError, match="epoch 0 was gone on with and is begun again; call set_epoch before each"):
+        with pytest.raises(UsageError, match="epoch 0 was resumed and is begun again; call set_epoch before each"):
             next(iter(stream))
     monkeypatch.undo()
     stream.set_epoch(1)
@@ -107,7 +107,7 @@ def test_another_number_of_workers_may_begin_an_epoch_and_not_go_on_in_one(path,
 
     become_worker(number, count)
     assert resumed(0) == (1 if count == 3 else 3)
-    with pytest.raises(UsageError, match=f"the stream's num_workers was 2 and is {count}; go on with the first"):
+    with pytest.raises(UsageError, match=f"the stream's num_workers was 2 and is {count}; resume with the first"):
         resumed(1)
 
 
@@ -130,13 +130,13 @@ def test_a_loader_that_keeps_the_state_of_each_worker_goes_on_too(path, become_w
 def test_what_cannot_be_gone_on_with_is_refused(path, make_store):
     state = make_stream(path).state_dict()
 
-    with pytest.raises(UsageError, match="the stream's batch_size was 4 and is 8; go on with the first"):
+    with pytest.raises(UsageError, match="the stream's batch_size was 4 and is 8; resume with the first"):
         make_stream(path, batch_size=8).load_state_dict(state)
     with pytest.raises(UsageError, match="the stream's world_size was 1 and is 2"):
         make_stream(path, world_size=2).load_state_dict(state)
     with pytest.raises(UsageError, match="the stream's normalise was channel and is none"):
         make_stream(path, normalise="none").load_state_dict(state)
-    with pytest.raises(UsageError, match="the state has no epoch; give what state_dict of a LatentStream gave"):
+    with pytest.raises(UsageError, match="the state has no epoch; pass the result of a LatentStream's state_dict"):
         make_stream(path).load_state_dict({})
 
     other = make_store(num_rows=NUM_ROWS, failed=FAILED, name="other.zarr", rows_per_shard=32)
