@@ -13,7 +13,7 @@ from tcae_cli.errors import StoreError
 from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import shard_file
-from tcae_cli.store.quantise import LEVELS, as_float
+from tcae_cli.store.quantise import FILL_VALUE, as_float
 from tcae_cli.store.record import FileRecord, ShardRecord, parse_record, record_name
 from tcae_cli.store.shard_file import crc32c_of
 from tcae_cli.store.shard_reader import ShardReader
@@ -133,8 +133,7 @@ class ShardChecker:
             except StoreError as error:
                 found.problems.append(self._inside(error))
                 continue
-            # int8 latents never have the fill value, which is below -LEVELS.
-            if not np.isfinite(values).all() or (values.dtype == np.int8 and (values < -LEVELS).any()):
+            if not np.isfinite(values).all() or (values.dtype == np.int8 and (values == FILL_VALUE).any()):
                 found.problems.append(f"{name}: the latents of row {row} are not finite")
                 continue
             yield values

@@ -14,13 +14,18 @@ from zarr.storage import MemoryStore
 
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.codecs.registry import CODECS
+from tcae_cli.store.quantise import FILL_VALUE
 from tcae_cli.store.spec import PENDING, StoreSpec
 
 PRIVATE_FOLDER = ".tcae"
 INDEXES = f"{PRIVATE_FOLDER}/index"
 ROOT = "zarr.json"
 
-_FILL_VALUES: dict[str, Any] = {"float16": math.nan, "float32": math.nan, "int8": -128}  # loud where a row is not ok
+_FILL_VALUES: dict[str, Any] = {
+    "float16": math.nan,
+    "float32": math.nan,
+    "int8": FILL_VALUE,
+}  # loud where a row is not ok
 _SIDE_FILL_VALUES: dict[str, Any] = {"string": "", "int64": -1, "uint8": PENDING}
 
 

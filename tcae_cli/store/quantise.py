@@ -7,7 +7,8 @@ import numpy as np
 
 from tcae_cli.store.spec import StoreSpec
 
-LEVELS = 127  # -128 is the fill value of rows that are not ok
+LEVELS = 127
+FILL_VALUE = -128  # of rows that are not ok; no latent is rounded to it
 
 
 def channel_scales(latents: np.ndarray, quantile: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from tcae_cli.runtime.folder import LocalFolder, open_folder
 from tcae_cli.store.commit import read_failures
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import read_array, shard_file
-from tcae_cli.store.quantise import LEVELS, as_float
+from tcae_cli.store.quantise import FILL_VALUE, as_float
 from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.spec import MAIN_VIEW, OK, PENDING
 from tcae_cli.store.statistics import Moments, normalisation
@@ -72,7 +72,7 @@ class LatentStore:
         values = self.stored(rows)
         if self.spec.quantisation is None:
             return values
-        return np.where(values < -LEVELS, np.float32(np.nan), as_float(values, self.spec, self.view))
+        return np.where(values == FILL_VALUE, np.float32(np.nan), as_float(values, self.spec, self.view))
 
     def stored(self, rows: Sequence[int]) -> np.ndarray:
         """Return latents as they are stored, int8 as int8; the fill value, NaN or -128, where a row is not ok."""
@@ -85,7 +85,7 @@ class LatentStore:
             row = rows[place]
             if np.searchsorted(self.ok_rows, row, "right") > np.searchsorted(self.ok_rows, row):
                 raise self.lost(row)
-            out[place] = -LEVELS - 1 if out.dtype == np.int8 else np.nan
+            out[place] = FILL_VALUE if out.dtype == np.int8 else np.nan
         return out
 
     def normalise(self, latents: np.ndarray) -> np.ndarray:
