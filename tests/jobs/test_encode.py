@@ -17,6 +17,7 @@ from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.errors import DeviceError, NotFoundError, SourceError, StoreError, UsageError
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.reports.progress import Silent
+from tcae_cli.runtime.folder import LocalFolder
 from tcae_cli.store.reader import LatentStore
 
 from ..store_contents import assert_same_store
@@ -290,3 +291,18 @@ def test_progress_counts_rows_done_before_and_failures(many_photos, tmp_path, en
     task, total, done, _ = progress.starts[1]
     assert (task, total) == ("encode", 240) and done >= 80
     assert progress.failed == 1
+
+
+def test_a_store_is_opened_once_and_its_root_read_again_only_where_others_may_have_changed_it(
+    photos, tmp_path, encode, monkeypatch
+):
+    read, names = LocalFolder.read, []
+    monkeypatch.setattr(LocalFolder, "read", lambda folder, name: names.append(name) or read(folder, name))
+
+    encode(photos, tmp_path / "store.zarr")
+    # Looked for before and after the claim; made; at the beginning and the end of finishing; for the report.
+    assert names.count("zarr.json") == 6
+    names.clear()
+    encode(photos, tmp_path / "store.zarr")
+    # Looked for and opened; after the scan of the source; before arrays are fitted; for the report.
+    assert names.count("zarr.json") == 5
