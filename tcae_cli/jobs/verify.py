@@ -124,8 +124,8 @@ def _find_model(verification: Verification) -> str | None:
         return None
     if found != spec.encoder.hash:
         raise StoreError(
-            f"{verification.store.folder.uri} was made with encoder {spec.encoder.hash[:12]} ({spec.encoder.name}), {name} "
-            f"has {found[:12]}; pass --model with the first, or --rows 0 to decode nothing"
+            f"{verification.store.folder.uri} was made with encoder {spec.encoder.hash[:12]} ({spec.encoder.name}), "
+            f"{name} has {found[:12]}; pass --model with the first, or --rows 0 to decode nothing"
         )
     return name
 
