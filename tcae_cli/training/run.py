@@ -22,6 +22,7 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import autocast
 from tcae_cli.runtime.process_group import least_of_ranks, take_from_first_rank
 from tcae_cli.sources.source import Source
+from tcae_cli.store.statistics import Moments
 from tcae_cli.training.ema import averaged_copy
 from tcae_cli.training.optim import build_discriminator_optimizer, build_optimizers
 from tcae_cli.training.sharding import copied, is_sharded, prepare_blocks, shard, whole
@@ -170,21 +171,15 @@ def save(run: Run) -> None:
 
 
 def _measure_latents(run: Run, model: TCAE) -> LatentStatistics:
-    """Return mean and deviation of each channel over up to 2,048 images, summed in float64."""
-    num_images = count = 0
-    total = torch.zeros(1, dtype=torch.float64)
-    squares = torch.zeros(1, dtype=torch.float64)
-    for images in _centre_crops(run.images, run.recipe):
+    """Return mean and deviation of each channel over up to 2,048 images, in float64."""
+    moments: Moments | None = None
+    for images in filter(len, _centre_crops(run.images, run.recipe)):
         with autocast(run.device, run.recipe.train.precision):
             latents = model.encode(to_float(images.to(run.device)))
-        values = latents.double().cpu().transpose(0, 1).flatten(1)
-        num_images += len(images)
-        count += values.shape[1]
-        total = total + values.sum(dim=1)
-        squares = squares + values.square().sum(dim=1)
-    mean = total / count
-    std = (squares / count - mean.square()).clamp_min(0).sqrt()
-    return LatentStatistics(mean=mean.tolist(), std=std.tolist(), num_images=num_images)
+        moments = Moments.of(latents.detach().float().cpu().numpy()).merge(moments)
+    assert moments is not None  # training has read some of these images
+    channel = moments.over((1, 2))
+    return LatentStatistics(mean=channel.mean.tolist(), std=channel.std.tolist(), num_images=moments.count)
 
 
 def _centre_crops(source: Source, recipe: Recipe) -> Iterator[Tensor]:
