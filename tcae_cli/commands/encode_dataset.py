@@ -5,7 +5,7 @@ from typing import Any, get_args
 import click
 
 from tcae_cli.commands import _options
-from tcae_cli.commands._command import command, option
+from tcae_cli.commands._command import NameIn, command, option
 from tcae_cli.commands._options import IMAGES, MODEL, PROCESSES, STORE
 from tcae_cli.commands._run import run_job_on_gpus
 from tcae_cli.recipe.choices import LatentDtype, Precision, Resize

@@ -1,14 +1,15 @@
 """`tcae export STORE TARGET --format F`."""
 
-from typing import Any, get_args
+from typing import Any
 
 import click
 
 from tcae_cli.commands import _options
-from tcae_cli.commands._command import command, option
+from tcae_cli.commands._command import NameIn, command, option
 from tcae_cli.commands._options import OUTPUT, STORE
 from tcae_cli.commands._run import run_job
-from tcae_cli.reports.export import ExportFormat, ExportRequest
+from tcae_cli.exports.registry import FORMATS
+from tcae_cli.reports.export import ExportRequest
 
 
 @command(
@@ -34,9 +35,9 @@ from tcae_cli.reports.export import ExportFormat, ExportRequest
 @option(
     "--format",
     required=True,
-    type=click.Choice(get_args(ExportFormat)),
+    type=NameIn(FORMATS),
     group=OUTPUT,
-    help="The trainer that reads the files.",
+    help="Format of the files, by the trainer that reads them.",
 )
 @option(
     "--scale",
@@ -44,7 +45,7 @@ from tcae_cli.reports.export import ExportFormat, ExportRequest
     metavar="S",
     group=OUTPUT,
     show_default="1 / std over the store",
-    help="Number that raw latents are multiplied by, for dc-ae, webdataset and mds.",
+    help="Number that raw latents are multiplied by, for trainers that take values as they are.",
 )
 @_options.as_json
 def export(as_json: bool, **options: Any) -> int:

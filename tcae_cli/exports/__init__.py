@@ -1,1 +1,1 @@
-"""Stores in the file formats of trainers that read their own: one file a format."""
+"""The file formats that other trainers read: one file for each format, and the registry of them."""

@@ -1,20 +1,20 @@
-"""Exports of one large file: it grows under another name, and goes on after its last whole row."""
+"""Exports in one large file: it grows under another name, and resumes after its last whole row."""
 
 import os
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from tcae_cli.exports.pieces import pieces_of
+from tcae_cli.exports.format import pieces_of
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.files import disk_errors, rename_durably, start_writing_out
 
 
-class GrowingFormat(Protocol):
+class GrowingFile(Protocol):
     """A file of a head, rows of equal size, and a tail."""
 
     @property
     def head(self) -> bytes:
-        """What comes first."""
+        """The bytes before the first row."""
 
     @property
     def row_bytes(self) -> int:
@@ -22,17 +22,17 @@ class GrowingFormat(Protocol):
 
     @property
     def rows_per_piece(self) -> int:
-        """The rows that are encoded together."""
+        """The number of rows that are encoded together."""
 
     def encode(self, piece: range) -> bytes:
-        """The bytes of some rows."""
+        """Return the bytes of some rows."""
 
     def finish(self, file: BinaryIO) -> None:
-        """Write the tail; the file stands at the end of the last row and can be read."""
+        """Write the tail; the file can be read too, and its position is the end of the last row."""
 
 
-def grow(path: Path, partial: Path, form: GrowingFormat, num_rows: int, progress: Progress) -> int:
-    """Write a file, as `partial` until it is whole; returns the number of rows written."""
+def grow(path: Path, partial: Path, form: GrowingFile, num_rows: int, progress: Progress) -> int:
+    """Write a file, under the name `partial` until it is whole; return the number of rows written."""
     if path.exists():
         progress.start("export", num_rows, done=num_rows, unit="rows")
         return 0
@@ -55,9 +55,10 @@ def grow(path: Path, partial: Path, form: GrowingFormat, num_rows: int, progress
     return num_rows - num_done
 
 
-def _whole_rows(path: Path, file: BinaryIO, form: GrowingFormat, num_rows: int) -> int:
-    """How many rows an earlier run wrote in full; the file stands after them and nothing follows."""
-    head, size = form.head, os.fstat(file.fileno()).st_size
+def _whole_rows(path: Path, file: BinaryIO, form: GrowingFile, num_rows: int) -> int:
+    """Return how many rows an earlier run wrote in full; cut the file after them, and place it there."""
+    head = form.head
+    size = os.fstat(file.fileno()).st_size
     num_done = min(max(0, size - len(head)) // form.row_bytes, num_rows)
     with disk_errors(path):
         file.write(head)

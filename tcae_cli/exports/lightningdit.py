@@ -1,62 +1,47 @@
 """LightningDiT (arXiv:2501.01423): safetensors of latents, mirrored latents and labels, and their statistics.
 
-Its loader draws `latents` or `latents_flip` and takes (x - mean) / std: values are raw.
+Its loader draws `latents` or `latents_flip` and takes (x - mean) / std, so values are raw.
 """
 
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 
 import torch
 from safetensors.numpy import save
 
-from tcae_cli.exports.pieces import rows_per_piece
+from tcae_cli.exports.pieces import PieceFormat
 from tcae_cli.exports.rows import ExportRows
 from tcae_cli.store.reader import LatentStore
 
-_STATISTICS = "latents_stats.pt"
-_MOST_ROWS = 4096  # of a file
 
-
-@dataclass(frozen=True)
-class SafetensorsFiles:
+class LightningDiT(PieceFormat):
     """latents_00000.safetensors, ... and latents_stats.pt."""
 
-    rows: ExportRows
-    flipped: ExportRows
+    name = "lightningdit"
+    trainer = "LightningDiT"
+    contents = "safetensors files of latents, mirrored latents and labels, raw, and latents_stats.pt"
+    needs_classes = True
+    value_bytes = 2 * 4  # float32, twice
+    closing_names = ("latents_stats.pt",)
 
-    @classmethod
-    def of(cls, rows: ExportRows) -> "SafetensorsFiles":
+    def __init__(self, rows: ExportRows) -> None:
         """Raises UsageError if the view has no mirrored twin, or rows have no class."""
-        rows.require_classes("LightningDiT")
-        store = rows.store
-        return cls(rows, ExportRows(LatentStore(store.folder.uri, store.mirrored_view())))
-
-    @property
-    def rows_per_piece(self) -> int:
-        return rows_per_piece(2 * 4 * self.rows.num_values, _MOST_ROWS)
-
-    @property
-    def notes(self) -> list[str]:
-        return []
+        super().__init__(rows)
+        self._flipped = ExportRows(LatentStore(rows.store.folder.uri, rows.store.mirrored_view()))
 
     def names(self, piece: range) -> list[str]:
-        return [f"latents_{piece.start // self.rows_per_piece:05d}.safetensors"]  # rows in the order of sorted names
-
-    @property
-    def closing_names(self) -> tuple[str, ...]:
-        return (_STATISTICS,)
+        return [f"latents_{piece.start // self.rows_per_piece:05d}.safetensors"]  # names sort as rows do
 
     def files(self, piece: range) -> dict[str, bytes]:
         tensors = {
             "latents": self.rows.latents(piece),
-            "latents_flip": self.flipped.latents(piece),
+            "latents_flip": self._flipped.latents(piece),
             "labels": self.rows.labels[piece.start : piece.stop],
         }
         return dict.fromkeys(self.names(piece), save(tensors))
 
-    def closing(self, folder: Path) -> dict[str, bytes]:
+    def closing_files(self, folder: Path) -> dict[str, bytes]:
         mean, std = map(torch.from_numpy, self.rows.store.channel_normalisation)
         buffer = BytesIO()
         torch.save({"mean": mean[None], "std": std[None]}, buffer)
-        return {_STATISTICS: buffer.getvalue()}
+        return dict.fromkeys(self.closing_names, buffer.getvalue())

@@ -1,4 +1,4 @@
-"""One run of an export at a time: a second would remove or cut what the first has not finished."""
+"""A lock that admits one run of an export at a time: a second would remove or cut the unfinished files of the first."""
 
 import errno
 import fcntl
@@ -13,7 +13,7 @@ from tcae_cli.exports.provenance import NAME
 from tcae_cli.runtime.files import disk_errors
 
 _LOCK = f".{NAME}.lock"
-_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # a file system that has none, as Lustre by default
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system without locks, such as Lustre by default
 
 
 @contextmanager
@@ -25,14 +25,14 @@ def only_run(folder: Path, target: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            (folder / _LOCK).unlink(missing_ok=True)  # still held: whoever waits sees that it is gone
+            (folder / _LOCK).unlink(missing_ok=True)  # while the lock is held, so that a waiting run notices
 
 
 def _locked(folder: Path, target: Path) -> BinaryIO:
     path = folder / _LOCK
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")  # for writing: NFS asks for it
+        file = path.open("ab")  # NFS locks files only if they are open for writing
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -46,4 +46,4 @@ def _locked(folder: Path, target: Path) -> BinaryIO:
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
-        file.close()  # it was another run's, which has just ended
+        file.close()  # the file belonged to another run, which has just ended

@@ -6,29 +6,25 @@ size, then the values, both in the order of the names (mosaicml/streaming, versi
 """
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from tcae_cli.exports.pieces import pieces_of, rows_per_piece
-from tcae_cli.exports.rows import ExportRows
+from tcae_cli.exports.pieces import PieceFormat
 
-_INDEX = "index.json"
-_MOST_ROWS = 4096  # of a shard
 _INT_BYTES = 8
 
 
-@dataclass(frozen=True)
-class MdsShards:
+class Mds(PieceFormat):
     """shard.00000.mds, ... and index.json."""
 
-    rows: ExportRows
-
-    @property
-    def rows_per_piece(self) -> int:
-        return rows_per_piece(2 * self.rows.num_values, _MOST_ROWS)
+    name = "mds"
+    trainer = "trainers on MosaicML's streaming datasets: mosaicml/diffusion and micro_diffusion"
+    contents = "MDS shards of latents (float16 bytes, scaled), label, caption and key, and index.json"
+    takes_scale = True
+    value_bytes = 2  # float16
+    closing_names = ("index.json",)
 
     @property
     def notes(self) -> list[str]:
@@ -40,10 +36,6 @@ class MdsShards:
     def names(self, piece: range) -> list[str]:
         return [f"shard.{piece.start // self.rows_per_piece:05d}.mds"]
 
-    @property
-    def closing_names(self) -> tuple[str, ...]:
-        return (_INDEX,)
-
     def files(self, piece: range) -> dict[str, bytes]:
         columns = json.dumps(self._columns, sort_keys=True).encode()
         latents = self.rows.latents(piece, np.float16)
@@ -52,23 +44,24 @@ class MdsShards:
         places = first + np.cumsum([0, *map(len, samples)])
         return dict.fromkeys(self.names(piece), b"".join([_uint32(len(samples), *places), columns, *samples]))
 
-    def closing(self, folder: Path) -> dict[str, bytes]:
+    def closing_files(self, folder: Path) -> dict[str, bytes]:
         shards = []
-        for piece in pieces_of(range(len(self.rows)), self.rows_per_piece):
+        for piece in self.pieces:
             (name,) = self.names(piece)
             file = {"basename": name, "bytes": (folder / name).stat().st_size, "hashes": {}}
             shards.append(self._columns | {"samples": len(piece), "raw_data": file, "zip_data": None})
-        return {_INDEX: json.dumps({"version": 2, "shards": shards}).encode()}
+        return dict.fromkeys(self.closing_names, json.dumps({"version": 2, "shards": shards}).encode())
 
     def _sample(self, row: int, latents: np.ndarray) -> bytes:
-        caption, key = self.rows.captions[row].encode(), self.rows.keys[row].encode()
+        caption = self.rows.captions[row].encode()
+        key = self.rows.keys[row].encode()
         label = int(self.rows.labels[row]).to_bytes(_INT_BYTES, "little", signed=True)
         data = latents.astype("<f2", copy=False).tobytes()
         return b"".join([_uint32(len(caption), len(key), len(data)), caption, key, label, data])
 
     @property
     def _columns(self) -> dict[str, Any]:
-        """What a shard says of itself, the columns sorted by name."""
+        """The description of a shard, with the columns sorted by name."""
         return {
             "version": 2,
             "format": "mds",

@@ -1,56 +1,51 @@
 """One array, latents.npy, to be mapped into memory, and index.json with what belongs to its rows."""
 
 import json
-from dataclasses import dataclass
+from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from tcae_cli.exports.array_file import npy_head
-from tcae_cli.exports.pieces import rows_per_piece
-from tcae_cli.exports.rows import ExportRows
+from tcae_cli.exports.format import ExportFormat
+from tcae_cli.exports.growing import grow
+from tcae_cli.reports.progress import Progress
+from tcae_cli.runtime.folder import LocalFolder
 
-ARRAY, INDEX = "latents.npy", "index.json"
-_MOST_ROWS = 4096
+_ARRAY, _INDEX = "latents.npy", "index.json"
 
 
-@dataclass(frozen=True)
-class NpyArray:
+class Npy(ExportFormat):
     """Raw latents [n, c, h, w], in the store's dtype, float32 for int8."""
 
-    rows: ExportRows
-
-    @property
-    def head(self) -> bytes:
-        return npy_head((len(self.rows), *self.rows.shape), self._dtype)
+    name = "npy"
+    trainer = "any that maps one array into memory"
+    contents = "latents.npy, [n, c, h, w], raw, in the store's dtype (float32 for int8), and index.json"
 
     @property
     def row_bytes(self) -> int:
         return self.rows.num_values * self._dtype.itemsize
 
-    @property
-    def rows_per_piece(self) -> int:
-        return rows_per_piece(self.row_bytes, _MOST_ROWS)
+    def is_whole(self, folder: Path) -> bool:
+        return all((folder / name).is_file() for name in (_ARRAY, _INDEX))
+
+    def fill(self, folder: Path, progress: Progress) -> int:
+        num_written = grow(folder / _ARRAY, folder / f"{_ARRAY}.partial", self, len(self.rows), progress)
+        LocalFolder(folder).write({_INDEX: self._index()})
+        return num_written
 
     @property
-    def notes(self) -> list[str]:
-        return []
-
-    def names(self, piece: range) -> list[str]:
-        return [ARRAY]
-
-    @property
-    def closing_names(self) -> tuple[str, ...]:
-        return (INDEX,)
+    def head(self) -> bytes:
+        return npy_head((len(self.rows), *self.rows.shape), self._dtype)
 
     def encode(self, piece: range) -> bytes:
         return self.rows.raw(piece).astype(self._dtype, copy=False).tobytes()
 
     def finish(self, file: BinaryIO) -> None:
-        """Nothing follows the rows."""
+        """Write nothing: the file ends with its rows."""
 
-    def index(self) -> bytes:
-        """index.json: key, class number (-1: none) and caption of each row in order; and what normalises latents."""
+    def _index(self) -> bytes:
+        """Return index.json: key, class number (-1: none) and caption of each row in order, and the statistics."""
         rows, store = self.rows, self.rows.store
         about = {
             "keys": rows.keys,

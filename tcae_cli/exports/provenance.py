@@ -1,4 +1,4 @@
-"""What an export says of itself, tcae_export.json: begun before the first row, complete after the last."""
+"""The provenance of an export, tcae_export.json: written before the first row, and marked complete after the last."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ Provenance = dict[str, Any]
 
 
 def describe(rows: ExportRows, format: str, size_of_pieces: int, tool_versions: dict[str, str]) -> Provenance:
-    """What a complete export says: which latents these are, and how they became the values in the files."""
+    """Return the provenance of a complete export: which latents these are, and how they became the files' values."""
     store = rows.store
     return {
         "format": format,
@@ -38,7 +38,7 @@ def describe(rows: ExportRows, format: str, size_of_pieces: int, tool_versions: 
 
 
 def is_complete(folder: Path, provenance: Provenance) -> bool:
-    """Whether a folder says that it holds all of this export.
+    """Return whether a folder says that it holds all of this export.
 
     Raises UsageError if it holds another export or something else.
     """
@@ -50,19 +50,19 @@ def is_complete(folder: Path, provenance: Provenance) -> bool:
 
 
 def begin(folder: Path, provenance: Provenance) -> None:
-    """Begin an export in a folder that this process has for itself, or go on with it: not all files are there.
+    """Begin or resume an export in a folder that no other process is writing: mark it as incomplete.
 
     Raises UsageError, and changes nothing, if the folder holds another export or something else.
     """
     is_complete(folder, provenance)
     _remove_parts(folder)
-    _write(folder, provenance | {"complete": False})
+    write_atomic(folder / NAME, as_bytes(provenance | {"complete": False}))
 
 
 def complete(folder: Path, provenance: Provenance) -> None:
-    """All files are there: say so."""
+    """Mark an export as complete, once all files are written."""
     _remove_parts(folder)
-    _write(folder, provenance)
+    write_atomic(folder / NAME, as_bytes(provenance))
 
 
 def refuse_other_zip(path: Path, provenance: Provenance) -> None:
@@ -76,12 +76,12 @@ def refuse_other_zip(path: Path, provenance: Provenance) -> None:
 
 
 def as_bytes(provenance: Provenance) -> bytes:
-    """The file."""
+    """Return the contents of tcae_export.json."""
     return json.dumps(provenance, indent=2, ensure_ascii=False).encode()
 
 
 def _read(folder: Path) -> Provenance | None:
-    """What a folder says; None where there is nothing yet."""
+    """Return the provenance in a folder, None if the folder does not exist or is empty."""
     try:
         found: Provenance = json.loads((folder / NAME).read_bytes())
         return found
@@ -102,10 +102,6 @@ def _refuse_other(path: Path, found: Provenance, wanted: Provenance) -> None:
             raise UsageError(f"{path} holds another export ({words}); name another path, or remove it")
 
 
-def _write(folder: Path, provenance: Provenance) -> None:
-    write_atomic(folder / NAME, as_bytes(provenance))
-
-
 def _remove_parts(folder: Path) -> None:
-    """Files without a name yet, of a run that was killed: a trainer may take their folder for a class."""
+    """Remove the temporary files of a run that was killed: a trainer may take their folder for a class."""
     shutil.rmtree(folder / Path(PARTS).parts[0], ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What is exported: the ok rows of a store, numbered 0, 1, ... in row order.
+"""The rows that are exported: those of a store that are ok, numbered 0, 1, ... in row order.
 
 Axes: k rows, c channels, h w positions.
 """
@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from tcae_cli.errors import StoreError, UsageError
+from tcae_cli.errors import StoreError
 from tcae_cli.store.layout import read_array
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import View
@@ -16,7 +16,7 @@ from tcae_cli.store.spec import View
 
 @dataclass(frozen=True)
 class ExportRows:
-    """The ok rows of a complete store, and what their values are multiplied by."""
+    """The ok rows of a complete store, and the number that their values are multiplied by."""
 
     store: LatentStore
     scale: float = 1.0
@@ -31,29 +31,29 @@ class ExportRows:
 
     @property
     def num_values(self) -> int:
-        """Values of one row."""
+        """The number of values in one row."""
         return int(np.prod(self.shape))
 
     @property
     def view(self) -> View:
-        """Of which image."""
+        """The size of the encoded images, and whether they are mirrored."""
         return self.store.spec.views[self.store.view]
 
     @property
     def scale_note(self) -> str:
-        """What a trainer that scales latents itself has to be told."""
+        """A sentence for users of a trainer that scales latents itself."""
         return (
             f"values are raw latents x {self.scale:.6g}: leave the trainer's scaling at 1, and divide what it "
             f"generates by {self.scale:.6g} before decoding"
         )
 
     def raw(self, piece: range) -> np.ndarray:
-        """Raw latents [k, c, h, w], in the store's dtype, float32 for int8."""
+        """Return raw latents [k, c, h, w], in the store's dtype, float32 for int8."""
         return self.store.latents(self._rows[piece.start : piece.stop])
 
     def latents(self, piece: range, dtype: type[np.floating] = np.float32) -> np.ndarray:
-        """Latents times the scale, [k, c, h, w]. Raises StoreError if the dtype cannot hold them."""
-        with np.errstate(over="ignore", invalid="ignore"):  # told below
+        """Return latents times the scale, [k, c, h, w]. Raises StoreError if the dtype cannot hold them."""
+        with np.errstate(over="ignore", invalid="ignore"):  # reported below
             values = (self.raw(piece).astype(np.float32) * np.float32(self.scale)).astype(dtype)
         if not np.isfinite(values).all():
             raise StoreError(
@@ -63,36 +63,28 @@ class ExportRows:
 
     @cached_property
     def keys(self) -> list[str]:
-        """Names of all rows."""
+        """The keys of all rows."""
         return self.store.keys(self._rows)
 
     @cached_property
     def captions(self) -> list[str]:
-        """Of all rows, "" where there is none."""
+        """The captions of all rows, "" for a row without one."""
         return self.store.captions(self._rows)
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """Class numbers of all rows, int64, -1 where there is none."""
+        """The class numbers of all rows, int64, -1 for a row without one."""
         return self.store.labels()[self.store.ok_rows]
 
     @cached_property
     def original_sizes(self) -> np.ndarray:
-        """Height and width of the originals in pixels, [n, 2], int32."""
+        """The height and width of the originals in pixels, [n, 2], int32."""
         return read_array(self.store.folder, "original_size")[self.store.ok_rows]
 
     def class_name(self, label: int) -> str:
-        """The name of a class, "" where it has none."""
+        """Return the name of a class, "" if it has none."""
         names = self.store.spec.source.class_names
         return names[label] if 0 <= label < len(names) else ""
-
-    def require_classes(self, trainer: str) -> None:
-        """Raise UsageError if there is a row without a class: a trainer that is told -1 fails, or learns nonsense."""
-        if missing := int((self.labels < 0).sum()):
-            raise UsageError(
-                f"{self.store.folder.uri}: {missing:,} of {len(self):,} rows have no class, and {trainer} trains on "
-                "classes; encode images in class folders, or pass --format npy, webdataset or mds"
-            )
 
     @cached_property
     def _rows(self) -> list[int]:

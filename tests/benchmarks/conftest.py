@@ -12,7 +12,7 @@ from tcae_cli.images.samples import write_sample_windows
 from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.jobs.export import export_store
 from tcae_cli.reports.encode import EncodeRequest
-from tcae_cli.reports.export import ExportFormat, ExportRequest
+from tcae_cli.reports.export import ExportRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime.folder import LocalFolder
 from tcae_cli.store.commit import finalise
@@ -61,7 +61,7 @@ class Kept:
         self.zstd, self.none = (write_many(few, folder / f"{codec}.zarr", codec) for codec in ("zstd", "none"))
         self.npy, self.dc_ae, self.lightningdit = map(self._export, ("npy", "dc-ae", "lightningdit"))
 
-    def _export(self, name: ExportFormat) -> Path:
+    def _export(self, name: str) -> Path:
         export_store(ExportRequest(store=str(self.zstd), target=self.folder / name, format=name), Silent())
         return self.folder / name
 

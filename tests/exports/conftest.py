@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tcae_cli.exports import pieces
+from tcae_cli.exports import format as format_room
 from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.jobs.export import export_store
 from tcae_cli.reports.encode import EncodeRequest
@@ -19,7 +19,7 @@ from tcae_cli.store.reader import LatentStore
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch):
     """Each export has several pieces, of rows of 32 values."""
-    monkeypatch.setattr(pieces, "_PIECE_BYTES", 512)
+    monkeypatch.setattr(format_room, "_PIECE_BYTES", 512)
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,9 @@ import zipfile
 import pytest
 
 from tcae_cli.errors import StoreError, UsageError
+from tcae_cli.jobs.export import export_store
 from tcae_cli.reports.export import ExportRequest
+from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime.local_file import LocalFile
 from tcae_cli.store.reader import LatentStore
 
@@ -205,7 +207,9 @@ def test_an_incomplete_store_is_refused(captioned, encode_small, export, monkeyp
 
 @pytest.mark.parametrize("export_format", ["lightningdit", "edm2", "repa", "dc-ae"])
 def test_rows_without_a_class_are_refused_by_trainers_on_classes(unlabelled_store, export, export_format, tmp_path):
-    with pytest.raises(UsageError, match=r"8 of 8 rows have no class, and \S+ trains on classes; .* --format npy"):
+    with pytest.raises(
+        UsageError, match=r"8 of 8 rows have no class, and \S+ trains on classes; .* --format webdataset, mds or npy"
+    ):
         export("out", export_format, of=unlabelled_store)
     assert not (tmp_path / "out").exists()
 
@@ -215,7 +219,7 @@ def test_rows_without_a_class_are_refused_by_trainers_on_classes(unlabelled_stor
     [
         (
             {"format": "edm2", "scale": 2.0},
-            "--scale is of dc-ae, webdataset, mds; edm2 takes raw latents, leave it out",
+            "--scale applies to dc-ae, webdataset, mds; edm2 takes raw latents, so omit it",
         ),
         ({"format": "dc-ae", "scale": float("nan")}, "--scale nan is not a positive number; correct it"),
         ({"format": "dc-ae", "scale": 0.0}, "--scale 0.0 is not a positive number"),
@@ -223,10 +227,14 @@ def test_rows_without_a_class_are_refused_by_trainers_on_classes(unlabelled_stor
             {"format": "repa", "target": "out.ZIP"},
             "--format repa is read from folders only, not out.ZIP; name a folder",
         ),
+        (
+            {"format": "tfrecord"},
+            "^--format tfrecord is not one of lightningdit, edm2, repa, dc-ae, webdataset, mds, npy$",
+        ),
         ({"format": "npy", "target": "s3://bucket/out"}, "^s3://bucket/out is not a local path; export to a local"),
     ],
 )
 def test_options_that_mean_nothing_are_refused(options, sentence):
     target = options.pop("target", "out")
     with pytest.raises(UsageError, match=sentence):
-        ExportRequest(store="out.zarr", target=target, **options)
+        export_store(ExportRequest(store="out.zarr", target=target, **options), Silent())

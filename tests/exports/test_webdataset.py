@@ -52,5 +52,5 @@ def test_dc_gen_draws_the_one_caption(export):
 
 def test_a_store_without_captions_says_so(unlabelled_store, export):
     done = export("out", "webdataset", of=unlabelled_store)
-    assert done.report.notes[1] == "the store has no captions: they are empty"
+    assert done.report.notes[1] == "the store has no captions, so they are empty"
     assert {sample["json"]["prompt"] for sample in read_as_wids(done.target)} == {""}
