@@ -72,7 +72,7 @@ from tcae_cli.store.codecs.registry import CODECS
 )
 @option(
     "--codec",
-    type=click.Choice(list(CODECS)),
+    type=NameIn(CODECS),
     default=EncodeRequest.codec,
     show_default=True,
     group=STORE,

@@ -35,7 +35,8 @@ class ExportFormat(ABC):
             others = [name for name, form in FORMATS.items() if not form.needs_classes]
             raise UsageError(
                 f"{rows.store.folder.uri}: {num_without:,} of {len(rows):,} rows have no class, and {self.name} "
-                f"trains on classes; encode images in class folders, or pass --format {', '.join(others[:-1])} or {others[-1]}"
+                "trains on classes; encode images in class folders, or pass --format "
+                f"{', '.join(others[:-1])} or {others[-1]}"
             )
 
     @property
