@@ -1,106 +1,167 @@
-"""A folder of named files, here or in an object store: whole or absent, and durable, whatever happens.
+"""A folder of named files, on a local disk or in a remote store: each is whole or absent, and durable.
 
-Names are relative to the folder, with "/" between parts. Here a file gets its name by a rename after fsync; in an
-object store it is there once its upload ends.
+Names are relative to the folder, with "/" between parts. On a disk a file gets its name by a rename after fsync; in an
+object store it exists once its upload ends.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+import resource
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from itertools import chain, islice
 from pathlib import Path
-from typing import Protocol
+from typing import BinaryIO, Protocol, TypeVar
 from uuid import uuid4
 
 from tcae_cli.runtime.files import disk_errors, sync
-from tcae_cli.runtime.local_file import LocalFile, at_once
+from tcae_cli.runtime.local_file import LocalFile, LocalRanges, at_once
 from tcae_cli.runtime.processes import this_process
-from tcae_cli.runtime.remote import is_remote
+from tcae_cli.runtime.remote import NUM_READS, is_remote
+from tcae_cli.runtime.remote_folder import RemoteFolder
 
 PARTS = ".tcae/part"  # files that have no name yet: OWNER.NUMBER
 _BLOCK_BYTES = 2**22
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 
 class FileInProgress(Protocol):
     """A file that grows and is then published under its name."""
 
     def write(self, *pieces: bytes) -> None:
-        """Append, one piece after another."""
+        """Append one piece after another."""
 
     def seal(self) -> None:
-        """All of it is written; wait until it would survive a power cut."""
+        """End the writing, and wait until the file would survive a power cut."""
 
     def publish(self) -> None:
-        """Give it its name, in place of what had it."""
+        """Give the file its name, in place of an earlier file."""
 
     def discard(self) -> None:
-        """Drop it; nothing of it was visible."""
+        """Drop the file; nothing of it was visible."""
+
+
+class Ranges(Protocol):
+    """A file to be read in ranges, again and again."""
+
+    def read(self, start: int, size: int) -> bytes:
+        """Return `size` bytes from `start` on, fewer where the file ends; a negative start counts from the end."""
+
+    def fill_now(self, piece: memoryview | bytearray, start: int) -> bool:
+        """Fill a piece of memory; False if that would wait for a disk, which is asked for the bytes, or as fill."""
+
+    def fill(self, piece: memoryview | bytearray, start: int) -> bool:
+        """Fill a piece of memory; False if the file ends within it."""
 
 
 class Folder(Protocol):
-    """Files by name. Reading raises FileNotFoundError or another OSError, writing DiskError."""
+    """Files by name.
+
+    Reading raises FileNotFoundError or another OSError, with errno, reason and file name; writing raises DiskError, or
+    UsageError over http(s):// and hf://. May be used in a forked process: clients of remote stores are opened anew.
+    """
 
     uri: str
     owner: str  # marks the temporary files of this process
+    most_open: int  # files that may be kept open at once
 
     def read(self, name: str) -> bytes:
-        """All bytes of a file."""
+        """Return all bytes of a file."""
 
     def read_many(self, names: Sequence[str]) -> Iterator[bytes | None]:
-        """The bytes of files, in order; None where there is none."""
+        """Yield the bytes of files, in order; None for a missing one."""
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
-        """`size` bytes from `start` on, or from so many before the end when `start` is negative."""
+        """Return a range of a file, as Ranges.read does."""
+
+    def ranges(self, name: str) -> Ranges:
+        """Open a file to be read in ranges."""
+
+    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """Open a file to read and seek in, with read-ahead."""
+
+    def in_order(
+        self, function: Callable[[Item], Result], items: Iterable[Item], num_reads: int = NUM_READS
+    ) -> Iterator[Result]:
+        """Yield function(item) of each item, in order: one by one, or from a remote store with num_reads under way."""
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
-        """Bytes of every file under a prefix, by name."""
+        """Return the bytes of every file under a prefix, by name."""
 
     def modified(self, name: str) -> float:
-        """When a file was written, in seconds of this folder's own clock."""
+        """Return when a file was written, in seconds of this folder's own clock."""
 
     def make(self) -> None:
         """Make the folder, where it is missing."""
 
     def remove_if_empty(self) -> None:
-        """Remove what `make` made, if there is no file in it."""
+        """Remove the folders that `make` made, if there is no file in them."""
 
     def write(self, *steps: Mapping[str, bytes]) -> None:
-        """Write files, each in one piece; all are durable on return, and those of a step before the next are there."""
+        """Write files, each in one piece, those of a step before those of the next; all are durable on return."""
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file that must not be there; False, and nothing changed, if it is."""
+        """Write a file that must not exist yet; False, and nothing changed, if it does."""
 
     def begin(self, name: str) -> FileInProgress:
-        """A file to be written bit by bit."""
+        """Begin a file that is written piece by piece."""
 
     def put(self, path: Path, name: str) -> None:
-        """Copy a local file."""
+        """Copy a local file into the folder."""
 
     def fetch(self, prefix: str, scratch: Path) -> Path:
-        """A local folder with the files under a prefix, to be mapped; below `scratch` where they are not local."""
+        """Return a local folder with the files under a prefix, to be mapped; copied below `scratch` if remote."""
 
     def remove(self, names: Sequence[str]) -> None:
-        """Remove files, in order, durably; what is not there does not matter."""
+        """Remove files, in order, durably; a missing one does not matter."""
 
 
 def open_folder(uri: str | Path) -> Folder:
-    """The folder at a path or `s3://`, `gs://` name, which need not exist. Raises UsageError for other protocols."""
+    """Open the folder at a path or `s3://`, `gs://` name, which need not exist, to be written and read.
+
+    Raises UsageError for other protocols.
+    """
     if not is_remote(str(uri)):
         return LocalFolder(Path(uri))
-    from tcae_cli.runtime.remote_folder import RemoteFolder  # fsspec takes a while to import
+    folder = RemoteFolder(str(uri).rstrip("/"))
+    folder.refuse_if_read_only()
+    return folder
 
-    return RemoteFolder(str(uri))
+
+def open_to_read(root: str) -> Folder:
+    """Open the folder at an absolute path or a URL, of any protocol, to be read.
+
+    root: taken to the letter where it ends in "/", for names in object stores may hold empty parts.
+    """
+    if not is_remote(root):
+        return LocalFolder(Path(root))
+    return RemoteFolder(root)
+
+
+def common_root(locations: list[str]) -> str:
+    """Return the deepest folder above all these paths or URLs, ending in "/": the rest of each is its name there."""
+    # By characters, then cut at a slash: names in object stores hold // and .., which commonpath would tidy away.
+    start = os.path.commonprefix(locations)  # noqa: RUF071
+    return start[: start.rfind("/") + 1]
 
 
 class LocalFolder:
-    """A folder of a file system."""
+    """A folder of a local file system."""
 
     def __init__(self, path: Path) -> None:
-        self.uri, self.path, self.owner = str(path), path, this_process()
+        self.uri = str(path)
+        self.path = path
+        self.owner = this_process()
+        # An eighth of a process's files: a trainer may have readers of several views and stores.
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.most_open = sys.maxsize if limit == resource.RLIM_INFINITY else max(1, limit // 8)
         self._made: list[Path] = []
 
     def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
+        with open(os.path.join(self.uri, name), "rb", buffering=0) as file:
+            return file.read()
 
     def read_many(self, names: Sequence[str]) -> Iterator[bytes | None]:
         for name in names:
@@ -110,10 +171,18 @@ class LocalFolder:
                 yield None
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
-        with (self.path / name).open("rb", buffering=0) as file:
-            if start < 0:
-                start = max(0, os.fstat(file.fileno()).st_size + start)
-            return os.pread(file.fileno(), size, start)
+        return self.ranges(name).read(start, size)
+
+    def ranges(self, name: str) -> LocalRanges:
+        return LocalRanges(os.path.join(self.uri, name))
+
+    def open(self, name: str) -> BinaryIO:
+        return open(os.path.join(self.uri, name), "rb")
+
+    def in_order(
+        self, function: Callable[[Item], Result], items: Iterable[Item], num_reads: int = NUM_READS
+    ) -> Iterator[Result]:
+        return map(function, items)
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         found: dict[str, int] = {}
@@ -134,7 +203,7 @@ class LocalFolder:
             self.path.mkdir(parents=True, exist_ok=True)
 
     def remove_if_empty(self) -> None:
-        # Only what this process made: elsewhere others may be about to put a file there.
+        # Only folders that this process made: elsewhere others may be about to put a file there.
         below = sorted(self.path.rglob("*"), reverse=True) if self._made else []
         for path in (*below, *self._made):
             with suppress(OSError):  # not empty, or not there
@@ -196,7 +265,7 @@ class LocalFolder:
                 sync(path.parent)
 
     def _make_below(self, folder: Path) -> None:
-        """Make a folder below this one, which must be there: one that was removed does not come back by itself."""
+        """Make a folder below this one, which must exist: one that was removed does not come back by itself."""
         if folder.is_dir():
             return
         if folder != self.path:

@@ -1,6 +1,8 @@
-"""A file that is written under a temporary name and then gets its own, in the same file system."""
+"""Files of a local disk: written under a temporary name and then renamed, or kept open and read in ranges."""
 
 import os
+import sys
+import weakref
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -12,12 +14,13 @@ from tcae_cli.runtime.files import disk_errors, start_writing_out, sync
 _BLOCK_BYTES = 2**22
 _PIECES_TOGETHER = 1024  # as systems allow
 _THREADS = 16
+_WITHOUT_WAITING = getattr(os, "RWF_NOWAIT", 0)  # Linux; elsewhere every read waits for the disk
 
 Item = TypeVar("Item")
 
 
 def at_once(wait: Callable[[Item], None], items: Sequence[Item]) -> None:
-    """Call what waits for the disk on each item, side by side: a file system makes one wait of many."""
+    """Call a function that waits for the disk on each item, side by side: a file system makes one wait of many."""
     if len(items) < 2:
         for item in items:
             wait(item)
@@ -62,7 +65,7 @@ class LocalFile:
         return True
 
     def publish(self) -> None:
-        """Give it its name, durably, in place of what had it."""
+        """Give it its name, durably, in place of an earlier file."""
         self.rename()
         self.sync_name()
 
@@ -82,3 +85,30 @@ class LocalFile:
         if num_bytes < sum(map(len, pieces)):  # where the room ends; the rest will say why
             self._file.write(b"".join(pieces)[num_bytes:])
             self._file.flush()
+
+
+class LocalRanges:
+    """The Ranges of a local file that stays open: opening it costs more than reading a row."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, start: int, size: int) -> bytes:
+        if start < 0:
+            start = max(0, os.fstat(self._descriptor).st_size + start)
+        return os.pread(self._descriptor, size, start)
+
+    def fill_now(self, piece: memoryview | bytearray, start: int) -> bool:
+        """Fill a piece of memory if the page cache has all of it; otherwise ask the disk for it."""
+        with suppress(OSError):  # the cache has nothing of it, or the file system does not say
+            if self.fill(piece, start, _WITHOUT_WAITING):
+                return True
+        if sys.platform != "darwin":
+            with suppress(OSError):  # it is only advice
+                size = memoryview(piece).nbytes
+                os.posix_fadvise(self._descriptor, start, size, os.POSIX_FADV_WILLNEED)
+        return False
+
+    def fill(self, piece: memoryview | bytearray, start: int, flags: int = 0) -> bool:
+        return os.preadv(self._descriptor, [piece], start, flags) == memoryview(piece).nbytes

@@ -1,29 +1,56 @@
-"""A Folder in an object store: an object is there, whole, once its upload ends; nothing is renamed."""
+"""A Folder in a remote store: an object exists, whole, once its upload ends; nothing is renamed."""
 
+import io
+import os
+import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, TypeVar
 
 from tcae_cli.errors import DiskError, UsageError
 from tcae_cli.runtime.processes import this_process
-from tcae_cli.runtime.remote import open_filesystem, remote_errors
+from tcae_cli.runtime.remote import NUM_READS, RemoteFile, in_threads, open_filesystem, read_error, remote_errors
 
 _PART_BYTES = 16 * 2**20  # of an upload; at most 10,000 parts, so an object may reach 160 GB
 _READ_TOGETHER = 64
+_READ_AHEAD_BYTES = 4 << 20
 _CONFLICT = "ConditionalRequestConflict"  # S3's word for two who create one object at the same moment
 _CONFLICT_WAITS_S = (0.1, 0.2, 0.4, 0.8)
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 
 class RemoteFolder:
-    """Objects under a prefix of a bucket. Exclusive creation needs conditional writes: S3 and GCS have them."""
+    """Objects under a prefix of a bucket, or files below a URL.
+
+    Written are s3:// and gs:// alone: exclusive creation needs conditional writes, which S3 and GCS have.
+    """
+
+    most_open = sys.maxsize  # nothing is kept open
 
     def __init__(self, uri: str) -> None:
-        if not uri.startswith(("s3://", "gs://")):
-            raise UsageError(f"{uri}: a store is a local path, s3:// or gs://")
-        self.uri, self.owner = uri.rstrip("/"), this_process()
-        self._files, self._prefix = open_filesystem(self.uri)
+        self.uri = uri if uri.endswith("://") else uri.rstrip("/")
+        self.owner = this_process()
+        self._root = uri if uri.endswith("/") else f"{uri}/"
+        # fsspec's name of it, which url_to_fs would cut at the end: HTTP's files keep their protocol, others do not.
+        self._prefix = self._root if uri.startswith(("http://", "https://")) else self._root.partition("://")[2]
+        self._opened: tuple[int, Any] | None = None
+
+    @property
+    def _files(self) -> Any:
+        """The client of the remote store, opened on first use: it belongs to the process that made it."""
+        if self._opened is None or self._opened[0] != os.getpid():
+            self._opened = os.getpid(), open_filesystem(self._root)
+        return self._opened[1]
+
+    def refuse_if_read_only(self) -> None:
+        """Raise UsageError if files of this protocol can only be read."""
+        if not self.uri.startswith(("s3://", "gs://")):
+            raise UsageError(f"{self.uri}: a store is a local path, s3:// or gs://")
 
     def read(self, name: str) -> bytes:
         with self._reading(name):
@@ -32,32 +59,55 @@ class RemoteFolder:
 
     def read_many(self, names: Sequence[str]) -> Iterator[bytes | None]:
         for start in range(0, len(names), _READ_TOGETHER):
-            paths = [self._path(name) for name in names[start : start + _READ_TOGETHER]]
+            together = names[start : start + _READ_TOGETHER]
+            paths = [self._path(name) for name in together]
             with self._reading(names[start]):
                 found = self._files.cat_ranges(paths, [None] * len(paths), [None] * len(paths), on_error="return")
-            for data in found:
+            for name, data in zip(together, found, strict=True):
                 if isinstance(data, BaseException) and not isinstance(data, FileNotFoundError):
-                    with self._reading(names[start]):
+                    with self._reading(name):
                         raise data
                 yield data if isinstance(data, bytes) else None
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
-        path = self._path(name)
+        if not size:
+            return b""  # HTTP has no words for an empty range
         with self._reading(name):
             # Some stores take a negative start for "from the end", not all.
-            start = max(0, self._files.info(path)["size"] + start) if start < 0 else start
-            data: bytes = self._files.cat_file(path, start=start, end=start + size)
+            start = max(0, self._size_bytes(name) + start) if start < 0 else start
+            data: bytes = self._files.cat_file(self._path(name), start=start, end=start + size)
+            if len(data) > size:
+                raise OSError("the server sends whole files where a part is asked for; copy it here, or serve ranges")
             return data
 
+    def ranges(self, name: str) -> "_RemoteRanges":
+        return _RemoteRanges(self, name)
+
+    @contextmanager
+    def open(self, name: str) -> Iterator[BinaryIO]:
+        with self._reading(name):
+            size_bytes = self._size_bytes(name)
+        with io.BufferedReader(RemoteFile(partial(self.read_range, name), size_bytes), _READ_AHEAD_BYTES) as reader:
+            yield reader
+
+    def in_order(
+        self, function: Callable[[Item], Result], items: Iterable[Item], num_reads: int = NUM_READS
+    ) -> Iterator[Result]:
+        return in_threads(function, items, num_reads)
+
     def sizes(self, prefix: str = "") -> dict[str, int]:
+        above = self._path(prefix).rstrip("/")
         with self._reading(prefix):
             try:
-                found = self._files.find(self._path(prefix), detail=True)
+                found = self._files.find(above, detail=True)
             except FileNotFoundError:  # not even the bucket
                 return {}
-        skipped = len(self._prefix) + 1
         # The prefix itself comes as a folder where the first object under it is being written.
-        return {path[skipped:]: int(entry["size"]) for path, entry in found.items() if entry["type"] == "file"}
+        return {
+            path.removeprefix(self._prefix): int(entry["size"])
+            for path, entry in found.items()
+            if entry["type"] == "file" and path.startswith(f"{above}/") and not path.endswith("/")
+        }
 
     def modified(self, name: str) -> float:
         with self._reading(name):
@@ -65,10 +115,10 @@ class RemoteFolder:
             return moment
 
     def make(self) -> None:
-        """Nothing: prefixes need not be made, and buckets belong to their owners."""
+        """Do nothing: prefixes need not be made, and buckets belong to their owners."""
 
     def remove_if_empty(self) -> None:
-        """Nothing: a prefix without objects is not there."""
+        """Do nothing: a prefix without objects does not exist."""
 
     def write(self, *steps: Mapping[str, bytes]) -> None:
         for files in filter(None, steps):
@@ -108,32 +158,64 @@ class RemoteFolder:
             with self._writing(name), suppress(FileNotFoundError):
                 self._files.rm_file(self._path(name))
 
+    def _size_bytes(self, name: str) -> int:
+        size_bytes = self._files.info(self._path(name))["size"]
+        if size_bytes is None:
+            raise OSError("the server does not say how large it is")
+        return int(size_bytes)
+
     @contextmanager
     def _reading(self, name: str) -> Iterator[None]:
-        """Turns what goes wrong into a DiskError, but not that it is not there."""
+        """Give errors the errno, reason and file name of a local disk's, and a sentence unless a file is missing."""
         try:
             with remote_errors():
                 yield
-        except FileNotFoundError:
-            raise
         except OSError as error:
-            sentence = f"{self._uri(name)} cannot be read: {_reason(error)}"
-            raise DiskError(f"{sentence}; check your permissions and the network, and repeat") from error
+            raise read_error(error, self._uri(name)) from error
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
+        """Turn errors into a DiskError."""
+        self.refuse_if_read_only()
         try:
             with remote_errors():
                 yield
+        except FileNotFoundError as error:
+            raise self._write_error(name, "there is no such bucket") from error
         except OSError as error:
-            sentence = f"{self._uri(name)} cannot be written: {_reason(error)}"
-            raise DiskError(f"{sentence}; what is complete stays, put it right and repeat") from error
+            raise self._write_error(name, str(error.strerror or error).rstrip(".")) from error
+
+    def _write_error(self, name: str, found: str) -> DiskError:
+        return DiskError(
+            f"{self._uri(name)} cannot be written: {found}; what is complete stays, put it right and repeat"
+        )
 
     def _uri(self, name: str) -> str:
-        return f"{self.uri}/{name}" if name else self.uri
+        return self._root + name
 
     def _path(self, name: str) -> str:
-        return f"{self._prefix}/{name}" if name else self._prefix
+        return self._prefix + name
+
+
+class _RemoteRanges:
+    """The Ranges of a remote file: every one is a request."""
+
+    def __init__(self, folder: RemoteFolder, name: str) -> None:
+        self._folder, self._name = folder, name
+
+    def read(self, start: int, size: int) -> bytes:
+        return self._folder.read_range(self._name, start, size)
+
+    def fill_now(self, piece: memoryview | bytearray, start: int) -> bool:
+        return self.fill(piece, start)
+
+    def fill(self, piece: memoryview | bytearray, start: int) -> bool:
+        target = memoryview(piece).cast("B")
+        data = self.read(start, target.nbytes)
+        if len(data) < target.nbytes:
+            return False
+        target[:] = data
+        return True
 
 
 class _Upload:
@@ -147,7 +229,7 @@ class _Upload:
             self._file.write(b"".join(pieces))
 
     def seal(self) -> None:
-        """Nothing: what the store has taken is durable there."""
+        """Do nothing: what the store has accepted is durable there."""
 
     def publish(self) -> None:
         with self._folder._writing(self._name):
@@ -158,9 +240,3 @@ class _Upload:
             with suppress(OSError), remote_errors():
                 self._file.discard()
             self._file.closed = True  # or it would upload the rest when it is collected
-
-
-def _reason(error: OSError) -> str:
-    if isinstance(error, FileNotFoundError):
-        return "there is no such bucket"
-    return str(error.strerror or error).rstrip(".")

@@ -3,10 +3,12 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from tcae_cli.errors import NotFoundError, SourceError
+from tcae_cli.runtime.folder import Folder, open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.index import (
     Entry,
@@ -19,7 +21,6 @@ from tcae_cli.sources.index import (
     parse_metadata,
     parse_text,
 )
-from tcae_cli.sources.storage import Storage
 
 METADATA_NAME = "metadata.jsonl"
 
@@ -42,8 +43,9 @@ def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
     on_progress: called now and then with the number of files found so far.
     Raises SourceError if there is no image, NotFoundError if there is nothing at all in a remote place.
     """
-    storage = Storage((uri if is_remote(uri) else os.path.abspath(uri)).rstrip("/") + "/")
-    found = _find(storage, uri) if storage.is_remote else _walk(Path(storage.root), "", ())
+    root = (uri if is_remote(uri) else os.path.abspath(uri)).rstrip("/") + "/"
+    folder = open_to_read(root)
+    found = _find(folder, uri) if is_remote(root) else _walk(Path(root), "", ())
     files = sorted(counted(found, on_progress))
     images = [file for file in files if is_image_name(file.name)]
     if not images:
@@ -51,14 +53,14 @@ def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
     class_names = sorted({file.name.split("/")[0] for file in images if "/" in file.name})
     labels = {name: label for label, name in enumerate(class_names)}
     names = [file.name for file in files]
-    captions, texts = _metadata_captions(storage, names), _texts_beside(storage, names)
+    captions, texts = _metadata_captions(folder, names), _texts_beside(folder, names)
     entries = []
     for name, size_bytes in images:
         label = labels[name.split("/")[0]] if "/" in name else -1
         text = texts.get(os.path.splitext(name)[0], _Text())
         caption = text.caption or captions.get(name, "")
         entries.append(Entry(name, size_bytes, label, caption, problem=text.problem))
-    return Listing(uri, storage.root, entries, tuple(class_names))
+    return Listing(uri, root, entries, tuple(class_names))
 
 
 def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[_File]:
@@ -80,10 +82,10 @@ def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> 
             yield _File(name, entry.stat().st_size)
 
 
-def _find(storage: Storage, uri: str) -> Iterator[_File]:
+def _find(folder: Folder, uri: str) -> Iterator[_File]:
     """Files below a remote folder. Raises NotFoundError if there are none: such a folder does not exist."""
     is_empty = True
-    for name, size_bytes in storage.find():
+    for name, size_bytes in folder.sizes().items():
         is_empty = False
         if not any(part.startswith(".") for part in name.split("/")):
             yield _File(name, size_bytes)
@@ -91,32 +93,32 @@ def _find(storage: Storage, uri: str) -> Iterator[_File]:
         raise NotFoundError(f"{uri} does not exist, or holds nothing; give a folder of images, tars or an image list")
 
 
-def _metadata_captions(storage: Storage, names: list[str]) -> dict[str, str]:
+def _metadata_captions(folder: Folder, names: list[str]) -> dict[str, str]:
     """Captions by image name, from the lines of metadata files, whose names are relative to their folder."""
     captions: dict[str, str] = {}
     for name in names:
         if os.path.basename(name) != METADATA_NAME:
             continue
         parent = PurePosixPath(name).parent
-        for number, line in enumerate(storage.read(name).splitlines(), start=1):
+        for number, line in enumerate(folder.read(name).splitlines(), start=1):
             if line.strip():
-                metadata = parse_metadata(line, f"{storage.root}{name}, line {number}")
+                metadata = parse_metadata(line, f"{folder.uri}/{name}, line {number}")
                 captions[str(parent / str(metadata.get("file_name", "")))] = caption_of(metadata)
     return captions
 
 
-def _texts_beside(storage: Storage, names: list[str]) -> dict[str, _Text]:
+def _texts_beside(folder: Folder, names: list[str]) -> dict[str, _Text]:
     """What the .txt beside an image says, by the name both have without their suffix."""
     stems = {os.path.splitext(name)[0] for name in names if is_image_name(name)}
     texts = [name for name in names if name.endswith(".txt") and name.removesuffix(".txt") in stems]
-    found = storage.in_order(lambda name: _read_text(storage, name), texts)
+    found = folder.in_order(partial(_read_text, folder), texts)
     return {name.removesuffix(".txt"): text for name, text in zip(texts, found, strict=True)}
 
 
-def _read_text(storage: Storage, name: str) -> _Text:
-    where = storage.root + name
+def _read_text(folder: Folder, name: str) -> _Text:
+    where = f"{folder.uri}/{name}"
     try:
-        return _Text(caption=parse_text(storage.read(name), where))
+        return _Text(caption=parse_text(folder.read(name), where))
     except SourceError as error:
         return _Text(problem=str(error))
     except OSError as error:

@@ -5,9 +5,9 @@ import posixpath
 from collections.abc import Callable
 
 from tcae_cli.errors import SourceError
+from tcae_cli.runtime.folder import common_root, open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.index import Entry, Listing, counted, ignore, parse_label, parse_text
-from tcae_cli.sources.storage import Storage, common_root
 
 
 def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
@@ -19,7 +19,7 @@ def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
     """
     folder, _, list_name = (uri if is_remote(uri) else os.path.abspath(uri)).rpartition("/")
     folder += "/"
-    lines = parse_text(Storage(folder).read(list_name), uri).split("\n")
+    lines = parse_text(open_to_read(folder).read(list_name), uri).split("\n")
     labels: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         name, _, label = line.partition("\t")

@@ -9,12 +9,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from tcae_cli.errors import ImageError, NotFoundError, SourceError
+from tcae_cli.runtime.folder import open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources import folder
 from tcae_cli.sources import lists as image_list
 from tcae_cli.sources import tar as tar_shards
 from tcae_cli.sources.index import INDEX_VERSION, SUMMARY_FILE, Entry, Listing, ignore, write_index
-from tcae_cli.sources.storage import Storage
 
 
 def open_source(uri: str, index_dir: Path) -> "Source":
@@ -93,8 +93,8 @@ class Source:
         self.class_names: tuple[str, ...] = tuple(summary["class_names"])  # of labels 0, 1, ...; () if not known
         self.fingerprint: str = summary["fingerprint"]  # hex; of keys and sizes in row order
         self.has_captions: bool = summary["has_captions"]
-        self._storage, self._tar_names = Storage(summary["root"]), summary["tar_names"]
-        self.is_remote: bool = self._storage.is_remote
+        self.is_remote = is_remote(summary["root"])
+        self._folder, self._tar_names = open_to_read(summary["root"]), summary["tar_names"]
         self._maps: list[np.ndarray] = []
         self._labels, self._sizes = self._map("labels"), self._map("sizes")
         self._keys = self._strings("keys")
@@ -153,15 +153,18 @@ class Source:
         # Opened for each read: about 1 % of what decoding costs, and no handle to share between processes.
         try:
             if self._tars[row] < 0:
-                return self._storage.read(os.fsdecode(self._keys[row]))
-            tar_name = self._tar_names[self._tars[row]]
-            return self._storage.read_part(tar_name, int(self._offsets[row]), self.size_bytes(row))
+                return self._folder.read(os.fsdecode(self._keys[row]))
+            tar_name, size_bytes = self._tar_names[self._tars[row]], self.size_bytes(row)
+            data = self._folder.read_range(tar_name, int(self._offsets[row]), size_bytes)
         except OSError as error:
             raise ImageError("read", error.strerror or str(error)) from error
+        if len(data) < size_bytes:
+            raise ImageError("read", f"{os.path.basename(tar_name)} is shorter than when it was indexed")
+        return data
 
     def read_many(self, rows: Sequence[int]) -> Iterator[bytes | ImageError]:
         """What read gives or raises for each row, in order; from a remote store, some are read ahead at once."""
-        return self._storage.in_order(self._read_or_error, rows)
+        return self._folder.in_order(self._read_or_error, rows)
 
     def release(self) -> None:
         """Give back the memory that the index of the rows asked for so far takes: a map holds on to all it has read."""

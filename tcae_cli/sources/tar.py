@@ -12,9 +12,9 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
+from tcae_cli.runtime.folder import Folder, common_root, open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.index import Entry, Listing, counted, ignore, image_suffixes
-from tcae_cli.sources.storage import Storage, common_root
 from tcae_cli.sources.tar_members import read_members
 from tcae_cli.sources.tar_samples import tar_entries
 
@@ -29,8 +29,8 @@ def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
     locations = expand_pattern(uri)
     root = common_root(locations)
     names = tuple(location.removeprefix(root) for location in locations)
-    storage = Storage(root)
-    scans = storage.in_order(partial(_scan_tar, storage), enumerate(names))
+    folder = open_to_read(root)
+    scans = folder.in_order(partial(_scan_tar, folder), enumerate(names))
     entries = list(counted(chain.from_iterable(scans), on_progress))
     if not entries:
         raise SourceError(f"{uri} holds no images; images are members ending in {image_suffixes()}")
@@ -56,9 +56,9 @@ def expand_pattern(uri: str) -> list[str]:
     return paths
 
 
-def _scan_tar(storage: Storage, tar: tuple[int, str]) -> list[Entry]:
+def _scan_tar(folder: Folder, tar: tuple[int, str]) -> list[Entry]:
     number, name = tar
-    key = name.partition("?")[0] if storage.is_remote else name  # a signed URL's secret is no part of a name
-    with storage.open(name) as file:
+    key = name.partition("?")[0] if is_remote(folder.uri) else name  # a signed URL's secret is no part of a name
+    with folder.open(name) as file:
         members, loss = read_members(file, key)
     return tar_entries(key, number, members, loss)

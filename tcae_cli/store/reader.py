@@ -1,6 +1,5 @@
 """LatentStore reads a store, for trainers and for `tcae decode`."""
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from tcae_cli.errors import StoreError, UsageError
-from tcae_cli.runtime.folder import LocalFolder, open_folder
+from tcae_cli.runtime.folder import open_folder
 from tcae_cli.store.commit import read_failures
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import read_array, shard_file
@@ -41,7 +40,6 @@ class LatentStore:
         if not self.complete:
             warnings.warn(f"{path} is not complete: some rows hold no latents yet", stacklevel=2)
         self._reader = ShardReader(self.folder, self.spec, view)
-        self._opened_by = os.getpid()
 
     def __reduce__(self) -> tuple[type["LatentStore"], tuple[str, str]]:
         return type(self), (self.folder.uri, self.view)
@@ -79,7 +77,6 @@ class LatentStore:
         numbers = np.asarray(rows, np.int64)
         if (wrong := numbers[(numbers < 0) | (numbers >= len(self))]).size:
             raise IndexError(f"row {wrong[0]} of {len(self)}")
-        self._open_again_in_a_child()
         out = np.empty((len(rows), *self.sample_shape), self.spec.dtype)
         for place in self._reader.read(numbers, out):
             row = rows[place]
@@ -172,13 +169,6 @@ class LatentStore:
     def failures(self) -> list[dict[str, Any]]:
         """Return row, path, stage and error of each failed row; empty until the store is complete."""
         return [asdict(failure) for failure in read_failures(self.folder)] if self.complete else []
-
-    def _open_again_in_a_child(self) -> None:
-        # The connections of an object store and the thread that serves them are the parent's. Local files are read by
-        # position, which processes can share.
-        if self._opened_by != os.getpid() and not isinstance(self.folder, LocalFolder):
-            self.folder, self._opened_by = open_folder(self.folder.uri), os.getpid()
-            self._reader = ShardReader(self.folder, self.spec, self.view)
 
     def _refuse_without_statistics(self) -> None:
         if self.view not in self.summaries:

@@ -12,7 +12,7 @@ import pytest
 import s3fs
 
 from tcae_cli.errors import ImageError, NotFoundError, SourceError
-from tcae_cli.sources import storage
+from tcae_cli.runtime import remote_folder
 from tcae_cli.sources.source import Source, open_source
 
 Put = Callable[[dict[str, bytes]], str]
@@ -81,7 +81,7 @@ def test_a_text_that_cannot_be_used_costs_its_image_alone(put: Put, opened, png)
 def test_tars_are_indexed_by_their_headers_and_read_by_part(
     put: Put, bucket, url, opened, make_tar, png, protocol, monkeypatch
 ):
-    monkeypatch.setattr(storage, "_READ_AHEAD_BYTES", 700)  # so that members lie across parts
+    monkeypatch.setattr(remote_folder, "_READ_AHEAD_BYTES", 700)  # so that members lie across parts
     for number in (0, 1):
         members = {f"{name}.png": png(seed=10 * number + seed) for seed, name in enumerate("ab")}
         put({f"shards/{number}.tar": tar_bytes(make_tar, {**members, "a.cls": b"3"})})
@@ -152,9 +152,9 @@ def test_many_are_read_in_order_with_a_bounded_number_under_way(put: Put, opened
     rows = [*range(59, -1, -1)]
     reads = source.read_many(rows)
     assert next(reads) == b"059.png"
-    assert len(most) <= storage.NUM_READS
+    assert len(most) <= remote_folder.NUM_READS
     assert [*reads] == [names[row].encode() for row in rows[1:]]
-    assert 1 < max(most) <= storage.NUM_READS
+    assert 1 < max(most) <= remote_folder.NUM_READS
 
 
 def test_workers_read_what_their_parent_has_read(put: Put, opened, png):
@@ -172,7 +172,7 @@ def test_many_that_nobody_wants_any_more_are_not_read(put: Put, opened, monkeypa
     reads = source.read_many(range(60))
     next(reads)
     reads.close()
-    assert len(rows) <= storage.NUM_READS
+    assert len(rows) <= remote_folder.NUM_READS
 
 
 def test_an_object_that_went_away_fails_its_row_alone(put: Put, bucket, opened, png):
@@ -229,6 +229,6 @@ def test_a_server_that_sends_no_parts_is_told_of(server_without_ranges, opened, 
     source = opened(f"{server_without_ranges}/0.tar")  # so small that its headers come in one part
     with pytest.raises(ImageError, match=sentence):
         source.read(1)
-    monkeypatch.setattr(storage, "_READ_AHEAD_BYTES", 700)
+    monkeypatch.setattr(remote_folder, "_READ_AHEAD_BYTES", 700)
     with pytest.raises(SourceError, match=sentence):
         opened(f"{server_without_ranges}/0.tar")

@@ -15,9 +15,9 @@ from braceexpand import braceexpand
 from webdataset.gopen import gopen
 
 from tcae_cli.errors import SourceError, UsageError
+from tcae_cli.runtime.folder import common_root, open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.index import is_image_name
-from tcae_cli.sources.storage import Storage, common_root
 from tcae_cli.sources.tar import expand_pattern
 
 _PIPE = "pipe:"
@@ -56,7 +56,7 @@ def read_images(tar: str, portion: int = 0, num_portions: int = 1) -> Iterator[t
             opened = _piped(tar)
         else:
             root = common_root([tar])
-            opened = Storage(root).open(tar.removeprefix(root))
+            opened = open_to_read(root).open(tar.removeprefix(root))
         with opened as file:
             yield from _images(file, portion, num_portions)
     except OSError as error:
