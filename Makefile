@@ -36,7 +36,7 @@ lint: install ## format, lint, types and layers
 	$(BIN)/lint-imports
 
 docs: install ## build the documentation in build/docs; a warning is an error
-	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs build/docs
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --fresh-env --quiet --builder html docs build/docs
 
 bench: install ## speed of the pipeline on this machine, with IMAGES=FOLDER on your images
 	$(BIN)/python -m pytest tests/benchmarks --override-ini norecursedirs= -s

@@ -23,6 +23,7 @@ from tcae_cli.recipe.load import dump_recipe
 from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime.registry import Registry
+from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.reader import LatentStore
 
 from .pictures import write_tar
@@ -281,9 +282,10 @@ def test_the_example_of_a_metric_is_one(add, photos, small_checkpoint):
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning:zarr")  # plain zarr does not know .tcae
-def test_the_example_of_a_family_makes_a_store_that_plain_zarr_reads(add, encode, photos, tmp_path):
+def test_the_examples_of_a_codec_and_a_family_make_a_store_that_plain_zarr_reads(add, encode, photos, tmp_path):
+    add(CODECS, "gzip", example("GzipChunks"))
     add(FAMILIES, "means:", example("BlockMeans"))
-    encode(photos, tmp_path / "out.zarr", model="means:8", sizes=(64,))
+    encode(photos, tmp_path / "out.zarr", model="means:8", codec="gzip", sizes=(64,))
     latents = LatentStore(tmp_path / "out.zarr").latents(range(24))
     assert latents.shape == (24, 3, 8, 8) and abs(latents).max() <= 1
     assert (zarr.open_group(tmp_path / "out.zarr", mode="r")["latents"][:] == latents).all()

@@ -5,7 +5,9 @@ lists are made from the registries.
 """
 
 import inspect
+import json
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -80,10 +82,37 @@ def _metrics() -> Iterator[str]:
 
     for metric in describe_metrics():
         yield f"`{metric.name}`"
-        yield f": {_linked(inspect.getdoc(METRICS[metric.name]) or '')}\n"
+        yield f": {_about(METRICS[metric.name])}\n"
         yield f"  *Protocol:* {_linked(metric.protocol)}. *Needs:* {_with_network(metric)}."
         figures = [f"`{each.name}`{_unit(each.unit)}{_better(each.more_is_better)}" for each in metric.figures]
         yield f"  *Figures:* {', '.join(figures)}.\n"
+
+
+def _codecs() -> Iterator[str]:
+    from tcae_cli.store.codecs.registry import CODECS
+
+    for name, codec in CODECS.items():
+        compressor = codec().compressor(itemsize=2)  # of float16
+        metadata = json.dumps(compressor.to_dict()) if compressor else "none"
+        yield f"`{name}`"
+        yield f": {_about(sys.modules[codec.__module__])}\n"
+        damage = "by its own checksum" if codec.has_checksum else "by `tcae verify`, through the commit record"
+        yield f"  *Zarr codec:* `{metadata}`. *Damage is detected* {damage}.\n"
+
+
+def _losses() -> Iterator[str]:
+    from tcae_cli.losses.registry import DISCRIMINATORS, TERMS
+
+    for name, term in TERMS.items():
+        yield f"`loss.{name}`\n: {_about(term)}\n"
+    for discriminator in dict.fromkeys(DISCRIMINATORS.values()):
+        names = [f"`{name}`" for name, other in DISCRIMINATORS.items() if other is discriminator]
+        yield f"`loss.adversarial.discriminator:` {', '.join(names)}\n: {_about(discriminator)}\n"
+
+
+def _about(thing: Any) -> str:
+    """Return the first paragraph of a docstring."""
+    return _linked((inspect.getdoc(thing) or "").partition("\n\n")[0])
 
 
 def _with_network(metric: Any) -> str:
@@ -105,7 +134,14 @@ def _linked(text: str) -> str:
 
 
 def _escaped(text: str) -> str:
-    return re.sub(r"([\\`*_{}\[\]<>|#$])", r"\\\1", text)
+    """Escape what Markdown would take for markup, except for code between backticks."""
+    parts = re.split(r"(`[^`]*`)", text)
+    return "".join(each if each[:1] == "`" else re.sub(r"([\\*_{}\[\]<>|#$])", r"\\\1", each) for each in parts)
 
 
-_GENERATORS: dict[str, Callable[[], Iterator[str]]] = {"commands": _commands, "metrics": _metrics}
+_GENERATORS: dict[str, Callable[[], Iterator[str]]] = {
+    "commands": _commands,
+    "metrics": _metrics,
+    "codecs": _codecs,
+    "losses": _losses,
+}
