@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
+import numpy as np
 import pytest
 import torch
 import zarr
@@ -18,9 +19,12 @@ import zarr
 from tcae_cli.autoencoders.families import FAMILIES
 from tcae_cli.cli import main, tcae
 from tcae_cli.evaluation.metrics.registry import METRICS
+from tcae_cli.exports.registry import FORMATS
 from tcae_cli.jobs.evaluate import evaluate
+from tcae_cli.jobs.export import export_store
 from tcae_cli.recipe.load import dump_recipe
 from tcae_cli.reports.evaluation import EvalRequest
+from tcae_cli.reports.export import ExportRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime.registry import Registry
 from tcae_cli.store.codecs.registry import CODECS
@@ -289,6 +293,13 @@ def test_the_examples_of_a_codec_and_a_family_make_a_store_that_plain_zarr_reads
     latents = LatentStore(tmp_path / "out.zarr").latents(range(24))
     assert latents.shape == (24, 3, 8, 8) and abs(latents).max() <= 1
     assert (zarr.open_group(tmp_path / "out.zarr", mode="r")["latents"][:] == latents).all()
+
+
+def test_the_example_of_a_format_writes_files_that_numpy_reads(add, store, tmp_path):
+    add(FORMATS, "npz", example("Npz"))
+    export_store(ExportRequest(store="out.zarr", target="exported", format="npz"), Silent())
+    with np.load(tmp_path / "exported" / "rows-00000000.npz") as file:
+        assert file["latents"].shape == (24, 8, 2, 2) and file["labels"].shape == (24,)
 
 
 def test_the_example_of_a_loss_is_a_term():

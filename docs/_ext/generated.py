@@ -100,6 +100,17 @@ def _codecs() -> Iterator[str]:
         yield f"  *Zarr codec:* `{metadata}`. *Damage is detected* {damage}.\n"
 
 
+def _formats() -> Iterator[str]:
+    from tcae_cli.exports.registry import FORMATS
+
+    for name, form in FORMATS.items():
+        takes = ["Takes `--scale`."] if form.takes_scale else ["Values are raw."]
+        takes += ["Needs classes."] if form.needs_classes else []
+        takes += ["May be one .zip."] if form.may_be_zip else []
+        yield f"`{name}`"
+        yield f": Read by {_linked(form.trainer)}. *Writes* {_linked(form.contents)}. {' '.join(takes)}\n"
+
+
 def _losses() -> Iterator[str]:
     from tcae_cli.losses.registry import DISCRIMINATORS, TERMS
 
@@ -143,5 +154,6 @@ _GENERATORS: dict[str, Callable[[], Iterator[str]]] = {
     "commands": _commands,
     "metrics": _metrics,
     "codecs": _codecs,
+    "formats": _formats,
     "losses": _losses,
 }
