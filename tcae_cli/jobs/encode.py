@@ -58,7 +58,7 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
     settings = _settings(request, card, device)
     run = EncodeRun(request, device, progress)
     folder, place = open_folder(request.store), _place(request)
-    find_store(folder)  # whatever else is there is refused before anything is written
+    find_store(folder)  # anything else in the folder is refused before anything is written
 
     with join_store(folder, place) as lease, TemporaryDirectory() as scratch:
         if place.is_leader:

@@ -57,7 +57,7 @@ class VerifyRequest:
     """`tcae verify`."""
 
     store: str
-    source: str | None = None  # compared with in full; for the sample, the recorded one where it is there
+    source: str | None = None  # compared with in full; for the sample, by default the recorded one
     model: str | None = None  # the one the store was made with
     num_rows: int = 16  # of the sample that is decoded
     picture: Path | None = None  # STORE's name and "-verify.png", in the current folder

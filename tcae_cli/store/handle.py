@@ -12,7 +12,7 @@ from tcae_cli.store.spec import StoreSpec
 
 
 class StoreHandle:
-    """A store of ours. Opening it reads its root; raises StoreError if none is there, or of a version unknown here.
+    """An open store. Opening it reads its root, and raises StoreError if it is no store of ours or of another version.
 
     Other processes may change the root at any time: `refresh` where that matters, and before each `write_root`.
     """
@@ -32,7 +32,7 @@ class StoreHandle:
 
     @property
     def generation(self) -> int:
-        """How many times a complete store was opened again."""
+        """Number of times that the store was complete and was reopened."""
         return int(self.attributes["generation"])
 
     def refresh(self) -> None:
@@ -74,7 +74,7 @@ class StoreHandle:
 def find_store(folder: Folder) -> StoreHandle | None:
     """Open the store in this folder; None if the folder is empty or missing.
 
-    Raises StoreError if something else is there, before it is touched.
+    Raises StoreError if the folder holds anything else, before it is touched.
     """
     try:
         return StoreHandle(folder)

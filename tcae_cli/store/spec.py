@@ -47,7 +47,7 @@ class EncoderIdentity(_Part):
 
 
 class TransformSpec(_Part):
-    """How an image became square pixels; the size is each view's own."""
+    """The way an image became square pixels; the size is each view's own."""
 
     resize: Resize
 
@@ -144,7 +144,7 @@ class StoreSpec(_Part):
 
 @dataclass(frozen=True, kw_only=True)
 class StoreSettings:
-    """How a run encodes: what decides whether it can continue a store, and how it makes a new one."""
+    """The settings a run encodes with: they decide whether it can continue a store, and make a new one."""
 
     encoder: EncoderIdentity
     transform: TransformSpec

@@ -216,7 +216,7 @@ class ShardInProgress:
 
 
 class _KeptRows:
-    """The rows of a shard that is taken up again which stay as they are, read from its files."""
+    """The rows that a shard keeps when it is taken up again, read from its files."""
 
     def __init__(self, writer: StoreWriter, record: ShardRecord) -> None:
         folder, spec = writer.folder, writer.spec

@@ -1,4 +1,4 @@
-"""What every codec provides."""
+"""The protocol of a codec."""
 
 from typing import Any, ClassVar, Protocol
 
