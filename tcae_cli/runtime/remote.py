@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import PurePosixPath
 from typing import Any, TypeVar
 
 import fsspec
@@ -37,6 +38,11 @@ _CLIENT_ERRORS = (
 def is_remote(uri: str) -> bool:
     """Return whether a name is a URL rather than a path on a local disk."""
     return "://" in uri
+
+
+def suffix_of(uri: str) -> str:
+    """Return the suffix of a path, or of a URL without its query, in lower case."""
+    return PurePosixPath(uri.partition("?")[0] if is_remote(uri) else uri).suffix.lower()
 
 
 def open_filesystem(uri: str) -> Any:

@@ -35,36 +35,43 @@ class _Text(NamedTuple):
     problem: str = ""  # why it cannot be used; "": nothing
 
 
-def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
-    """Every image under a folder, by sorted relative path; hidden names are skipped, links to folders followed.
+class ImageFolder:
+    """A folder of images, local or below a URL that can be listed."""
 
-    The first folder of an image's path is its class; classes are numbered by sorted name, over those that hold images.
-    An image directly in the folder has label -1.
-    on_progress: called now and then with the number of files found so far.
-    Raises SourceError if there is no image, NotFoundError if there is nothing at all in a remote place.
-    """
-    root = (uri if is_remote(uri) else os.path.abspath(uri)).rstrip("/") + "/"
-    folder = open_to_read(root)
-    found = _find(folder, uri) if is_remote(root) else _walk(Path(root), "", ())
-    files = sorted(counted(found, on_progress))
-    images = [file for file in files if is_image_name(file.name)]
-    if not images:
-        raise SourceError(_no_images(uri, files))
-    class_names = sorted({file.name.split("/")[0] for file in images if "/" in file.name})
-    labels = {name: label for label, name in enumerate(class_names)}
-    names = [file.name for file in files]
-    captions, texts = _metadata_captions(folder, names), _texts_beside(folder, names)
-    entries = []
-    for name, size_bytes in images:
-        label = labels[name.split("/")[0]] if "/" in name else -1
-        text = texts.get(os.path.splitext(name)[0], _Text())
-        caption = text.caption or captions.get(name, "")
-        entries.append(Entry(name, size_bytes, label, caption, problem=text.problem))
-    return Listing(uri, root, entries, tuple(class_names))
+    words = "a folder of images"
+
+    def recognises(self, uri: str) -> bool:
+        return is_remote(uri) or os.path.isdir(uri)
+
+    def scan(self, uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
+        """List every image under a folder, by sorted relative path; hidden names are skipped, folder links followed.
+
+        The first folder of an image's path is its class; classes are numbered by sorted name, over those that hold
+        images. An image directly in the folder has label -1.
+        Raises SourceError if there is no image, NotFoundError if a remote folder holds nothing at all.
+        """
+        root = (uri if is_remote(uri) else os.path.abspath(uri)).rstrip("/") + "/"
+        folder = open_to_read(root)
+        found = _find(folder, uri) if is_remote(root) else _walk(Path(root), "", ())
+        files = sorted(counted(found, on_progress))
+        images = [file for file in files if is_image_name(file.name)]
+        if not images:
+            raise SourceError(_no_images(uri, files))
+        class_names = sorted({file.name.split("/")[0] for file in images if "/" in file.name})
+        labels = {name: label for label, name in enumerate(class_names)}
+        names = [file.name for file in files]
+        captions, texts = _metadata_captions(folder, names), _texts_beside(folder, names)
+        entries = []
+        for name, size_bytes in images:
+            label = labels[name.split("/")[0]] if "/" in name else -1
+            text = texts.get(os.path.splitext(name)[0], _Text())
+            caption = text.caption or captions.get(name, "")
+            entries.append(Entry(name, size_bytes, label, caption, problem=text.problem))
+        return Listing(uri, root, entries, tuple(class_names))
 
 
 def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[_File]:
-    """Files below a folder, links to folders followed unless they lead back to one being walked."""
+    """Yield the files below a folder; links to folders are followed unless they lead back to one being walked."""
     status = folder.stat()
     identity = (status.st_dev, status.st_ino)
     if identity in ancestors:
@@ -77,24 +84,31 @@ def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> 
         if os.path.isdir(entry.path) if is_link else entry.is_dir():
             yield from _walk(folder / entry.name, f"{name}/", (*ancestors, identity))
         elif is_link and not os.path.exists(entry.path):
-            yield _File(name, 0)  # leads nowhere: a row that fails when read, not one that is missing
+            yield _File(name, 0)  # a broken link: a row that fails when read, not one that is missing
         elif entry.is_file():
             yield _File(name, entry.stat().st_size)
 
 
 def _find(folder: Folder, uri: str) -> Iterator[_File]:
-    """Files below a remote folder. Raises NotFoundError if there are none: such a folder does not exist."""
+    """Yield the files below a remote folder. Raises NotFoundError if there are none: such a folder does not exist."""
+    if uri.startswith(("http://", "https://")):
+        raise SourceError(
+            f"{uri} is a folder, and folders cannot be listed over http; "
+            f"give its tars as a pattern ending in .tar, or an image list ending in .txt"
+        )
     is_empty = True
     for name, size_bytes in folder.sizes().items():
         is_empty = False
         if not any(part.startswith(".") for part in name.split("/")):
             yield _File(name, size_bytes)
     if is_empty:
-        raise NotFoundError(f"{uri} does not exist, or holds nothing; give a folder of images, tars or an image list")
+        raise NotFoundError(
+            f"{uri} does not exist, or holds nothing; give a folder that holds images, tar shards or an image list"
+        )
 
 
 def _metadata_captions(folder: Folder, names: list[str]) -> dict[str, str]:
-    """Captions by image name, from the lines of metadata files, whose names are relative to their folder."""
+    """Return the captions by image name, from the lines of metadata files, whose names are relative to their folder."""
     captions: dict[str, str] = {}
     for name in names:
         if os.path.basename(name) != METADATA_NAME:
@@ -108,7 +122,7 @@ def _metadata_captions(folder: Folder, names: list[str]) -> dict[str, str]:
 
 
 def _texts_beside(folder: Folder, names: list[str]) -> dict[str, _Text]:
-    """What the .txt beside an image says, by the name both have without their suffix."""
+    """Return the texts of the .txt beside images, by the name both have without their suffix."""
     stems = {os.path.splitext(name)[0] for name in names if is_image_name(name)}
     texts = [name for name in names if name.endswith(".txt") and name.removesuffix(".txt") in stems]
     found = folder.in_order(partial(_read_text, folder), texts)

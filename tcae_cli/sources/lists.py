@@ -6,43 +6,51 @@ from collections.abc import Callable
 
 from tcae_cli.errors import SourceError
 from tcae_cli.runtime.folder import common_root, open_to_read
-from tcae_cli.runtime.remote import is_remote
+from tcae_cli.runtime.remote import is_remote, suffix_of
 from tcae_cli.sources.index import Entry, Listing, counted, ignore, parse_label, parse_text
 
 
-def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
-    """The listed images by sorted name; a file that is not there is a row that fails when read.
+class ImageList:
+    """A text file that names images."""
 
-    Names are absolute or relative to the list's folder, and all of one protocol. Keys are relative to that folder, or,
-    when an image lies outside of it, to the deepest folder that holds them all. Sizes at a URL are not asked for: 0.
-    on_progress: called now and then with the number of images found so far. Raises SourceError if nothing is listed.
-    """
-    folder, _, list_name = (uri if is_remote(uri) else os.path.abspath(uri)).rpartition("/")
-    folder += "/"
-    lines = parse_text(open_to_read(folder).read(list_name), uri).split("\n")
-    labels: dict[str, int] = {}
-    for number, line in enumerate(lines, start=1):
-        name, _, label = line.partition("\t")
-        if not line.strip():
-            continue
-        location = _location(folder, name.strip())
-        if location in labels:
-            raise SourceError(f"{uri}, line {number}: {name} was listed before; list each image once")
-        labels[location] = parse_label(label, f"{uri}, line {number}") if label.strip() else -1
-    if not labels:
-        raise SourceError(f"{uri} lists no images; write one path a line, relative to its folder or absolute")
-    _refuse_mixed(uri, list(labels))
-    root = folder if all(location.startswith(folder) for location in labels) else common_root(list(labels))
-    sorted_labels = sorted(labels.items())
-    entries = [
-        Entry(location[len(root) :], _size_bytes(location), label)
-        for location, label in counted(sorted_labels, on_progress)
-    ]
-    return Listing(uri, root, entries)
+    words = "an image list ending in .txt"
+
+    def recognises(self, uri: str) -> bool:
+        return suffix_of(uri) == ".txt" and (is_remote(uri) or (os.path.exists(uri) and not os.path.isdir(uri)))
+
+    def scan(self, uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
+        """List the images by sorted name; a file that does not exist is a row that fails when read.
+
+        Names are absolute or relative to the list's folder, and all of one protocol. Keys are relative to that folder,
+        or, when an image lies outside of it, to the deepest folder that holds them all. URLs have size 0.
+        Raises SourceError if nothing is listed.
+        """
+        folder, _, list_name = (uri if is_remote(uri) else os.path.abspath(uri)).rpartition("/")
+        folder += "/"
+        lines = parse_text(open_to_read(folder).read(list_name), uri).split("\n")
+        labels: dict[str, int] = {}
+        for number, line in enumerate(lines, start=1):
+            name, _, label = line.partition("\t")
+            if not line.strip():
+                continue
+            location = _location(folder, name.strip())
+            if location in labels:
+                raise SourceError(f"{uri}, line {number}: {name} was listed before; list each image once")
+            labels[location] = parse_label(label, f"{uri}, line {number}") if label.strip() else -1
+        if not labels:
+            raise SourceError(f"{uri} lists no images; write one path a line, relative to its folder or absolute")
+        _refuse_mixed(uri, list(labels))
+        root = folder if all(location.startswith(folder) for location in labels) else common_root(list(labels))
+        sorted_labels = sorted(labels.items())
+        entries = [
+            Entry(location[len(root) :], _size_bytes(location), label)
+            for location, label in counted(sorted_labels, on_progress)
+        ]
+        return Listing(uri, root, entries)
 
 
 def _location(folder: str, name: str) -> str:
-    """An absolute path or a URL."""
+    """Return the absolute path or URL of a listed name."""
     if is_remote(name):
         return name
     if not is_remote(folder) or name.startswith("/"):

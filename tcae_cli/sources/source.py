@@ -4,40 +4,45 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from mmap import MADV_DONTNEED, mmap
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 from tcae_cli.errors import ImageError, NotFoundError, SourceError
 from tcae_cli.runtime.folder import open_to_read
 from tcae_cli.runtime.remote import is_remote
-from tcae_cli.sources import folder
-from tcae_cli.sources import lists as image_list
-from tcae_cli.sources import tar as tar_shards
 from tcae_cli.sources.index import INDEX_VERSION, SUMMARY_FILE, Entry, Listing, ignore, write_index
+from tcae_cli.sources.registry import KINDS, source_words
 
 
 def open_source(uri: str, index_dir: Path) -> "Source":
-    """The source at `uri`, scanned now, its index written into `index_dir`. For `uri` and errors, see scan."""
+    """Scan the source at `uri`, write its index into `index_dir`, and open it. For `uri` and errors, see scan."""
     write_index(index_dir, scan(uri))
     return Source(index_dir)
 
 
 def load_source(index_dir: Path) -> "Source":
-    """The source whose index lies in `index_dir`; nothing is scanned. Raises SourceError if no index is there."""
+    """Open the source whose index lies in `index_dir`, without a scan. Raises SourceError if no index is there."""
     return Source(index_dir)
 
 
 def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
-    """Everything there is at `uri`, in the order of a new index.
+    """List every sample at `uri`, in the order of a new index.
 
     uri: a folder of images, one tar or a brace pattern of tars ("shards/{000..127}.tar"), or an image list (*.txt); a
     local path or s3://, gs://, hf:// or http(s)://, over which folders cannot be listed.
     on_progress: called now and then with the number of images found so far.
-    Raises NotFoundError if nothing is there, SourceError if it cannot be used.
+    Raises NotFoundError if nothing is at `uri`, SourceError if it cannot be used.
     """
+    if uri.startswith("pipe:"):
+        raise SourceError(f"{uri} is a command, and images are read by position; give its tars as paths or URLs")
+    kind = next((kind for kind in (make() for make in KINDS.values()) if kind.recognises(uri)), None)
+    if kind is None and not os.path.exists(uri):
+        raise NotFoundError(f"{uri} does not exist; give {source_words()}")
+    if kind is None:
+        raise SourceError(f"{uri} is not a source of images; give {source_words()}")
     try:
-        return _kind(uri)(uri, on_progress)
+        return kind.scan(uri, on_progress)
     except NotFoundError:  # an OSError too, with its own sentence
         raise
     except OSError as error:
@@ -47,33 +52,6 @@ def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
         if isinstance(error, FileNotFoundError):
             raise NotFoundError(f"{error.filename or uri} does not exist; correct {uri}") from error
         raise SourceError(f"{found}; check the name, your credentials and the network") from error
-
-
-def _kind(uri: str) -> Callable[[str, Callable[[int], None]], Listing]:
-    """What scans a source like this one."""
-    if uri.startswith("pipe:"):
-        raise SourceError(f"{uri} is a command, and images are read by position; give its tars as paths or URLs")
-    suffix = PurePosixPath(uri.partition("?")[0] if is_remote(uri) else uri).suffix.lower()
-    if not is_remote(uri) and os.path.isdir(uri):
-        return folder.scan
-    if suffix == ".tar":
-        return tar_shards.scan
-    if is_remote(uri):
-        return image_list.scan if suffix == ".txt" else _remote_folder(uri)
-    if not os.path.exists(uri):
-        raise NotFoundError(f"{uri} does not exist; give a folder of images, tar shards or an image list")
-    if suffix == ".txt":
-        return image_list.scan
-    raise SourceError(f"{uri} is neither a folder of images, nor a .tar, nor an image list ending in .txt; give one")
-
-
-def _remote_folder(uri: str) -> Callable[[str, Callable[[int], None]], Listing]:
-    if uri.startswith(("http://", "https://")):
-        raise SourceError(
-            f"{uri} is a folder, and folders cannot be listed over http; "
-            f"give its tars as a pattern ending in .tar, or an image list ending in .txt"
-        )
-    return folder.scan
 
 
 class Source:
@@ -109,48 +87,48 @@ class Source:
         return len(self._labels)
 
     def key(self, row: int) -> str:
-        """Name of a sample: a path relative to the source, or tar name and member; bytes that are not UTF-8 escaped."""
+        """Return the key of a sample: its path in the source, or tar name and member; bytes not in UTF-8 are escaped."""
         return self._keys[row].decode(errors="backslashreplace")
 
     def keys(self, rows: Iterable[int]) -> list[str]:
-        """Names of samples, in the order asked for."""
+        """Return the keys of samples, in the order asked for."""
         return [self.key(row) for row in rows]
 
     def label(self, row: int) -> int:
-        """Class number of a sample, -1 if it has none."""
+        """Return the class number of a sample, -1 if it has none."""
         return int(self._labels[row])
 
     def labels(self, start: int, stop: int) -> np.ndarray:
-        """Class numbers of rows start ... stop - 1, [stop - start], int64."""
+        """Return the class numbers of rows start ... stop - 1, [stop - start], int64."""
         return np.array(self._labels[start:stop])
 
     def caption(self, row: int) -> str:
-        """Caption of a sample, "" if it has none."""
+        """Return the caption of a sample, "" if it has none."""
         return self._captions[row].decode() if self._captions else ""
 
     def problem(self, row: int) -> str:
-        """Why a sample cannot be read, as the scan found it, "" if it found nothing."""
+        """Return why a sample cannot be read, "" if the scan found no reason."""
         return self._problems[row].decode() if self._problems else ""
 
     def size_bytes(self, row: int) -> int:
-        """Size of a sample's file when it was scanned; 0 where it was not known."""
+        """Return the bytes of a sample's file when it was scanned; 0 if unknown."""
         return int(self._sizes[row])
 
     def entries(self) -> Iterator[Entry]:
-        """What the index holds of every row, in order."""
+        """Yield every row of the index, in order."""
         columns = (self._sizes, self._labels, self._tars, self._offsets)
         for row, (size_bytes, label, tar, offset) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
             key = os.fsdecode(self._keys[row])
             yield Entry(key, size_bytes, label, self.caption(row), tar, offset, self.problem(row))
 
     def read(self, row: int) -> bytes:
-        """The bytes of a sample's file as they are now.
+        """Read the bytes of a sample's file as they are now.
 
-        Raises ImageError("read") if they cannot be had, ImageError("index") if the scan found a problem.
+        Raises ImageError("read") if they cannot be read, ImageError("index") if the scan found a problem.
         """
         if problem := self.problem(row):
             raise ImageError("index", problem)
-        # Opened for each read: about 1 % of what decoding costs, and no handle to share between processes.
+        # The file is opened for each read: about 1 % of the cost of decoding, and processes share no handle.
         try:
             if self._tars[row] < 0:
                 return self._folder.read(os.fsdecode(self._keys[row]))
@@ -163,11 +141,11 @@ class Source:
         return data
 
     def read_many(self, rows: Sequence[int]) -> Iterator[bytes | ImageError]:
-        """What read gives or raises for each row, in order; from a remote store, some are read ahead at once."""
+        """Yield the bytes or the error of each row, in order; from a remote store, several are read ahead at once."""
         return self._folder.in_order(self._read_or_error, rows)
 
     def release(self) -> None:
-        """Give back the memory that the index of the rows asked for so far takes: a map holds on to all it has read."""
+        """Free the memory of the index of the rows asked for so far: a map keeps every page that was read."""
         for table in self._maps:
             if isinstance(table.base, mmap):
                 table.base.madvise(MADV_DONTNEED)

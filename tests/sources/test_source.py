@@ -106,7 +106,11 @@ def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFol
 @pytest.mark.parametrize(
     ("uri", "error", "sentence"),
     [
-        ("nowhere", NotFoundError, "nowhere does not exist; give a folder of images, tar shards or an image list"),
+        (
+            "nowhere",
+            NotFoundError,
+            "nowhere does not exist; give tar shards ending in .tar, an image list ending in .txt or a fold",
+        ),
         ("ftp://host/photos", UsageError, "ftp:// is not a protocol tcae knows; use a local path or one of s3://"),
         (
             "http://host/photos/",
@@ -114,7 +118,11 @@ def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFol
             "folders cannot be listed over http; give its tars as a pattern ending in",
         ),
         ("pipe:cat 0.tar", SourceError, "pipe:cat 0.tar is a command, and images are read by position; give its tars"),
-        ("photo.png", SourceError, "photo.png is neither a folder of images, nor a .tar, nor an image list"),
+        (
+            "photo.png",
+            SourceError,
+            "photo.png is not a source of images; give tar shards ending in .tar, an image list ending in",
+        ),
     ],
 )
 def test_what_is_no_source_is_refused(uri, error, sentence, tmp_path, monkeypatch):
