@@ -87,7 +87,7 @@ class Source:
         return len(self._labels)
 
     def key(self, row: int) -> str:
-        """Return the key of a sample: its path in the source, or tar name and member; bytes not in UTF-8 are escaped."""
+        """Return the key of a sample: its path in the source, or tar and member name; non-UTF-8 bytes escaped."""
         return self._keys[row].decode(errors="backslashreplace")
 
     def keys(self, rows: Iterable[int]) -> list[str]:
