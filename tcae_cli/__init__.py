@@ -1,4 +1,4 @@
-"""Cache image datasets as TC-AE latents; the public API, imported when first used."""
+"""Cache image datasets as TC-AE latents: the public API, whose parts are imported when they are first used."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -1,6 +1,6 @@
-"""Errors a user can cause: one sentence that names the thing, what was found and the fix, and an exit code.
+"""The errors that a user can cause: a sentence that names the thing, what was found and the fix, and an exit code.
 
-Exit codes: 1 the work failed (contents, disk, device), 2 what was typed or written in the recipe cannot work.
+Exit codes: 1 the work failed (contents, disk, device), 2 the command line or the recipe cannot work.
 Anything that is not a TcaeError is a bug and shows its traceback.
 """
 
@@ -41,7 +41,7 @@ class ImageError(TcaeError):
 
 
 class StoreError(TcaeError):
-    """A store cannot be opened, continued or written."""
+    """A store cannot be opened, resumed or written."""
 
 
 class DiskError(TcaeError, OSError):

@@ -1,7 +1,7 @@
 """The options of the commands that train, and how they run."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 
@@ -9,10 +9,11 @@ from tcae_cli.commands import _options
 from tcae_cli.commands._command import Function, option
 from tcae_cli.commands._options import MODEL, RUN
 from tcae_cli.commands._run import run_job_on_gpus
-from tcae_cli.recipe.schema import Recipe
+from tcae_cli.recipe.schema import FrozenFeatures, PerceptualNetwork, Recipe
 from tcae_cli.reports.train import TrainRequest
 
-_NETWORKS = ("lpips-vgg", "squeezenet1_1", "dino-s8", "dino-s16", "inception")
+# Those of the recipe's losses, and Inception, which measures reconstructions.
+_NETWORKS = (*dict.fromkeys((*get_args(PerceptualNetwork), *get_args(FrozenFeatures))), "inception")
 _OPTIONS = (
     click.argument("recipe", type=click.Path(path_type=Path)),
     option(

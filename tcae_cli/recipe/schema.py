@@ -90,10 +90,13 @@ class DataSpec(Section):
     shuffle_buffer: Count | None = None  # images of each worker while tars stream; none: an exact shuffle by index
 
 
+PerceptualNetwork = Literal["lpips-vgg", "squeezenet1_1"]
+
+
 class PerceptualSpec(Section):
     """The distance between the features of a frozen network."""
 
-    network: Literal["lpips-vgg", "squeezenet1_1"] = "lpips-vgg"
+    network: PerceptualNetwork = "lpips-vgg"
     weight: Positive = 1.0
 
 

@@ -24,7 +24,7 @@ class DecodeRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodeReport(Report):
-    """Files written."""
+    """The files written, and those that were not."""
 
     out_dir: Path
     num_written: int

@@ -51,7 +51,7 @@ class EncodeReport(Report):
     elapsed_s: float  # from the first batch to the last commit, by this process
     stage_seconds: dict[str, float]  # each stage's busy time, by this process
     bytes_on_disk: int
-    num_clipped: int  # values beyond what int8 holds
+    num_clipped: int  # values beyond the range of the int8 scales
     failures: list[Failure]  # the first few
     complete: bool
     decides: bool  # whether this process saw the store complete: one of a launch, and only it may exit with 3

@@ -1,13 +1,13 @@
-"""The Progress that a job speaks to: the terminal draws it, tests ignore it."""
+"""The protocol by which a job reports its progress."""
 
 from typing import Protocol
 
 
 class Progress(Protocol):
-    """Where a job tells how far it is; the console draws it, tests ignore it."""
+    """The receiver of a job's progress: the terminal draws it, tests ignore it."""
 
     def start(self, task: str, total: int, done: int = 0, unit: str = "images") -> None:
-        """Begin a task of `total` units of which `done` were finished before."""
+        """Begin a task of `total` units, of which earlier runs finished `done`."""
 
     def advance(self, count: int = 1, failed: int = 0, note: str = "") -> None:
         """Count units finished, how many of them failed, and a short note to show beside the rate."""

@@ -1,4 +1,4 @@
-"""What every report has in common: fields, JSON, and an exit code; and how many samples may fail."""
+"""The base of every report, with its JSON and exit code; and how many samples may fail."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +12,7 @@ TOO_MANY_FAILED = 3
 
 
 class Report:
-    """What a job did; `as_dict` is what --json prints."""
+    """The outcome of a job; --json prints `as_dict`."""
 
     @property
     def exit_code(self) -> int:
@@ -25,21 +25,21 @@ class Report:
         return reports[0]
 
     def as_dict(self) -> dict[str, Any]:
-        """Every field, in types JSON knows."""
+        """Return every field, in types that JSON can express."""
         fields = asdict(self)  # type: ignore[call-overload]
         return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
 
 
 @dataclass(frozen=True)
 class Tolerance:
-    """How many samples may fail: a share of all, or a count."""
+    """The number of samples that may fail: a share of all, or a count."""
 
     limit: float
     is_share: bool
 
     @classmethod
     def parse(cls, text: str) -> "Tolerance":
-        """ "1%" is a share, "12" a count. Raises UsageError for anything else."""
+        """Return the tolerance of "1%", a share, or "12", a count. Raises UsageError for anything else."""
         try:
             number = float(text.removesuffix("%"))
         except ValueError:
@@ -53,7 +53,7 @@ class Tolerance:
         return f"{100 * self.limit:g}%" if self.is_share else f"{self.limit:g}"
 
     def exceeded(self, failed: int, total: int) -> bool:
-        """Whether `failed` of `total` are too many."""
+        """Return whether `failed` of `total` are too many."""
         return failed > (self.limit * total if self.is_share else self.limit)
 
 

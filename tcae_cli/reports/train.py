@@ -32,9 +32,9 @@ class TrainRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainReport(Report):
-    """Where the run is and how it stands."""
+    """The run's folder, checkpoint and last figures."""
 
-    rank: int  # that reports; the first speaks for all
+    rank: int  # that reports; the first reports for all
     run: Path
     checkpoint: Path
     steps: int
