@@ -10,7 +10,7 @@ from tcae_cli.exports.array_file import npy_head
 from tcae_cli.exports.format import ExportFormat
 from tcae_cli.exports.growing import grow
 from tcae_cli.reports.progress import Progress
-from tcae_cli.runtime.folder import LocalFolder
+from tcae_cli.runtime.local_folder import LocalFolder
 
 _ARRAY, _INDEX = "latents.npy", "index.json"
 

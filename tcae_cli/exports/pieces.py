@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from tcae_cli.exports.format import ExportFormat, pieces_of
 from tcae_cli.reports.progress import Progress
-from tcae_cli.runtime.folder import LocalFolder
+from tcae_cli.runtime.local_folder import LocalFolder
 
 
 class PieceFormat(ExportFormat):

@@ -9,7 +9,7 @@ from typing import Any
 from tcae_cli.errors import UsageError
 from tcae_cli.exports.rows import ExportRows
 from tcae_cli.runtime.files import write_atomic
-from tcae_cli.runtime.folder import PARTS
+from tcae_cli.runtime.local_folder import PARTS
 
 NAME = "tcae_export.json"
 _MAY_DIFFER = ("complete", "store", "tool_versions")  # between runs of one export; the store may have moved

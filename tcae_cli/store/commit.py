@@ -13,7 +13,8 @@ import zarr
 from zarr.storage import MemoryStore
 
 from tcae_cli.reports.failure import Failure
-from tcae_cli.runtime.folder import PARTS, Folder
+from tcae_cli.runtime.folder import Folder
+from tcae_cli.runtime.local_folder import PARTS
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import INDEXES, PRIVATE_FOLDER, group_metadata, index_folder, read_array
 from tcae_cli.store.record import ShardRecord, read_records, write_record

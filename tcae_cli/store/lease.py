@@ -16,7 +16,8 @@ from typing import Any
 from uuid import uuid4
 
 from tcae_cli.errors import DiskError, StoreError
-from tcae_cli.runtime.folder import PARTS, Folder
+from tcae_cli.runtime.folder import Folder
+from tcae_cli.runtime.local_folder import PARTS
 from tcae_cli.runtime.processes import is_alive, process_space
 from tcae_cli.store.layout import PRIVATE_FOLDER
 

@@ -14,7 +14,7 @@ from tcae_cli.jobs.export import export_store
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.export import ExportRequest
 from tcae_cli.reports.progress import Silent
-from tcae_cli.runtime.folder import LocalFolder
+from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store.commit import finalise
 from tcae_cli.store.handle import create_store
 from tcae_cli.store.spec import StoreSpec, rows_per_shard

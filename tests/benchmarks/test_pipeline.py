@@ -18,7 +18,7 @@ from tcae_cli.jobs.encoder import Encoded, LatentEncoder, pack_rows
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.reports.encode import EncodeReport, EncodeRequest
 from tcae_cli.reports.progress import Silent
-from tcae_cli.runtime.folder import LocalFolder
+from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.sources.source import Source, open_source
 from tcae_cli.store.handle import create_store
 from tcae_cli.store.reader import LatentStore

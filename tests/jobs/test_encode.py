@@ -17,7 +17,7 @@ from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.errors import DeviceError, NotFoundError, SourceError, StoreError, UsageError
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.reports.progress import Silent
-from tcae_cli.runtime.folder import LocalFolder
+from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store.reader import LatentStore
 
 from ..store_contents import assert_same_store

@@ -11,7 +11,7 @@ import zarr
 from tcae_cli.jobs.verify import verify_store
 from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.store import VerifyReport, VerifyRequest
-from tcae_cli.runtime.folder import LocalFolder
+from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.record import FileRecord, ShardRecord, record_name
 from tcae_cli.store.shard_file import ShardFileWriter, crc32c_of

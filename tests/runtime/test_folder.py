@@ -10,7 +10,8 @@ import s3fs
 
 from tcae_cli.errors import DiskError, UsageError
 from tcae_cli.runtime import remote_folder
-from tcae_cli.runtime.folder import Folder, LocalFolder, open_folder
+from tcae_cli.runtime.folder import Folder, open_folder
+from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.runtime.remote_folder import RemoteFolder
 
 Names = Callable[[], set[str]]

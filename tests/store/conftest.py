@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tcae_cli.reports.failure import Failure
-from tcae_cli.runtime.folder import LocalFolder
+from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store import spec as parts
 from tcae_cli.store.commit import finalise
 from tcae_cli.store.handle import StoreHandle, create_store

@@ -12,7 +12,7 @@ from zarr.storage import MemoryStore
 
 from tcae_cli.cli import _run
 from tcae_cli.errors import StoreError
-from tcae_cli.runtime.folder import LocalFolder
+from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.reader import LatentStore

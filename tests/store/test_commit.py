@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
-from tcae_cli.runtime.folder import LocalFolder
+from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store.commit import (
     append_rows,
     clear_leftovers,

@@ -1,0 +1,250 @@
+"""A Folder on a local disk: a file is written under a temporary name, made durable, and then renamed."""
+
+import os
+import resource
+import sys
+import weakref
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import chain, islice
+from pathlib import Path
+from typing import BinaryIO, TypeVar
+from uuid import uuid4
+
+from tcae_cli.runtime.files import disk_errors, start_writing_out, sync
+from tcae_cli.runtime.processes import this_process
+from tcae_cli.runtime.remote import NUM_READS
+
+PARTS = ".tcae/part"  # files that have no name yet: OWNER.NUMBER
+
+_BLOCK_BYTES = 2**22
+_PIECES_TOGETHER = 1024  # as systems allow
+_THREADS = 16
+_WITHOUT_WAITING = getattr(os, "RWF_NOWAIT", 0)  # Linux; elsewhere every read waits for the disk
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class LocalFolder:
+    """A folder of a local file system."""
+
+    def __init__(self, path: Path) -> None:
+        self.uri = str(path)
+        self.path = path
+        self.owner = this_process()
+        # An eighth of a process's files: a trainer may have readers of several views and stores.
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        self.most_open = sys.maxsize if limit == resource.RLIM_INFINITY else max(1, limit // 8)
+        self._made: list[Path] = []
+
+    def read(self, name: str) -> bytes:
+        with open(os.path.join(self.uri, name), "rb", buffering=0) as file:
+            return file.read()
+
+    def read_many(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        for name in names:
+            try:
+                yield self.read(name)
+            except FileNotFoundError:
+                yield None
+
+    def read_range(self, name: str, start: int, size: int) -> bytes:
+        return self.ranges(name).read(start, size)
+
+    def ranges(self, name: str) -> "LocalRanges":
+        return LocalRanges(os.path.join(self.uri, name))
+
+    def open(self, name: str) -> BinaryIO:
+        return open(os.path.join(self.uri, name), "rb")
+
+    def in_order(
+        self, function: Callable[[Item], Result], items: Iterable[Item], num_reads: int = NUM_READS
+    ) -> Iterator[Result]:
+        return map(function, items)
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        found: dict[str, int] = {}
+        for parent, _, names in os.walk(self.path / prefix):
+            relative = os.path.relpath(parent, self.path)
+            for name in names:
+                with suppress(FileNotFoundError):  # removed meanwhile
+                    size = os.stat(os.path.join(parent, name)).st_size
+                    found[name if relative == "." else f"{relative}/{name}"] = size
+        return found
+
+    def modified(self, name: str) -> float:
+        return (self.path / name).stat().st_mtime
+
+    def make(self) -> None:
+        self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
+        with disk_errors(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+
+    def remove_if_empty(self) -> None:
+        # Only folders that this process made: elsewhere others may be about to put a file there.
+        below = sorted(self.path.rglob("*"), reverse=True) if self._made else []
+        for path in (*below, *self._made):
+            with suppress(OSError):  # not empty, or not there
+                path.rmdir()
+
+    def write(self, *steps: Mapping[str, bytes]) -> None:
+        parts: list[LocalFile] = []
+        try:
+            for name, data in chain.from_iterable(step.items() for step in steps):
+                parts.append(self.begin(name))
+                parts[-1].write(data)
+            at_once(LocalFile.seal, parts)
+            following = iter(parts)
+            for step in steps:
+                named = list(islice(following, len(step)))
+                for part in named:
+                    part.rename()
+                at_once(LocalFile.sync_name, list({part.final.parent: part for part in named}.values()))
+        finally:
+            for part in parts:
+                part.discard()
+
+    def create(self, name: str, data: bytes) -> bool:
+        part = self.begin(name)
+        try:
+            part.write(data)
+            part.seal()
+            return part.link()
+        finally:
+            part.discard()
+
+    def begin(self, name: str) -> "LocalFile":
+        final = self.path / name
+        temporary = self.path / PARTS / f"{self.owner}.{uuid4().hex[:12]}"
+        with disk_errors(final):
+            self._make_below(temporary.parent)
+            self._make_below(final.parent)
+            return LocalFile(temporary, final)
+
+    def put(self, path: Path, name: str) -> None:
+        part = self.begin(name)
+        try:
+            with path.open("rb") as file:
+                while block := file.read(_BLOCK_BYTES):
+                    part.write(block)
+            part.seal()
+            part.publish()
+        finally:
+            part.discard()
+
+    def fetch(self, prefix: str, scratch: Path) -> Path:
+        return self.path / prefix
+
+    def remove(self, names: Sequence[str]) -> None:
+        for name in names:
+            path = self.path / name
+            with disk_errors(path), suppress(FileNotFoundError):
+                path.unlink()
+                sync(path.parent)
+
+    def _make_below(self, folder: Path) -> None:
+        """Make a folder below this one, which must exist: one that was removed does not come back by itself."""
+        if folder.is_dir():
+            return
+        if folder != self.path:
+            self._make_below(folder.parent)
+            with suppress(FileExistsError):
+                folder.mkdir()
+                sync(folder.parent)
+
+
+class LocalFile:
+    """A FileInProgress under a temporary name in the same file system."""
+
+    def __init__(self, temporary: Path, final: Path) -> None:
+        self.final, self._temporary, self._waiting_bytes = final, temporary, 0
+        self._file: BinaryIO = temporary.open("xb")
+
+    def write(self, *pieces: bytes) -> None:
+        with disk_errors(self.final):
+            for start in range(0, len(pieces), _PIECES_TOGETHER):
+                self._write(pieces[start : start + _PIECES_TOGETHER])
+            self._waiting_bytes += sum(map(len, pieces))
+            if self._waiting_bytes >= _BLOCK_BYTES:  # now, not all of it in seal
+                start_writing_out(self._file, self._waiting_bytes)
+                self._waiting_bytes = 0
+
+    def seal(self) -> None:
+        with disk_errors(self.final):
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+
+    def rename(self) -> None:
+        with disk_errors(self.final):
+            os.replace(self._temporary, self.final)
+
+    def link(self) -> bool:
+        with disk_errors(self.final):
+            try:
+                os.link(self._temporary, self.final)
+            except FileExistsError:
+                return False
+        self.sync_name()
+        return True
+
+    def publish(self) -> None:
+        """Give it its name, durably, in place of an earlier file."""
+        self.rename()
+        self.sync_name()
+
+    def sync_name(self) -> None:
+        """Wait until the name is on the disk, with others that were given in the same folder before."""
+        with disk_errors(self.final):
+            sync(self.final.parent)
+
+    def discard(self) -> None:
+        with suppress(OSError):  # a full disk may refuse the rest of the buffer, and the file goes anyway
+            self._file.close()
+        with suppress(OSError):
+            self._temporary.unlink()
+
+    def _write(self, pieces: Sequence[bytes]) -> None:
+        num_bytes = os.writev(self._file.fileno(), pieces)
+        if num_bytes < sum(map(len, pieces)):  # where the room ends; the rest will say why
+            self._file.write(b"".join(pieces)[num_bytes:])
+            self._file.flush()
+
+
+class LocalRanges:
+    """The Ranges of a local file that stays open: opening it costs more than reading a row."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, start: int, size: int) -> bytes:
+        if start < 0:
+            start = max(0, os.fstat(self._descriptor).st_size + start)
+        return os.pread(self._descriptor, size, start)
+
+    def fill_now(self, piece: memoryview | bytearray, start: int) -> bool:
+        """Fill a piece of memory if the page cache has all of it; otherwise ask the disk for it."""
+        with suppress(OSError):  # the cache has nothing of it, or the file system does not say
+            if self.fill(piece, start, _WITHOUT_WAITING):
+                return True
+        if sys.platform != "darwin":
+            with suppress(OSError):  # it is only advice
+                size = memoryview(piece).nbytes
+                os.posix_fadvise(self._descriptor, start, size, os.POSIX_FADV_WILLNEED)
+        return False
+
+    def fill(self, piece: memoryview | bytearray, start: int, flags: int = 0) -> bool:
+        return os.preadv(self._descriptor, [piece], start, flags) == memoryview(piece).nbytes
+
+
+def at_once(wait: Callable[[Item], None], items: Sequence[Item]) -> None:
+    """Call a function that waits for the disk on each item, side by side: a file system makes one wait of many."""
+    if len(items) < 2:
+        for item in items:
+            wait(item)
+        return
+    with ThreadPoolExecutor(min(len(items), _THREADS)) as threads:
+        list(threads.map(wait, items))
