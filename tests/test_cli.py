@@ -2,14 +2,17 @@
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 
+import click
 import pytest
 import zarr
 
 from tcae_cli.cli import main
+from tcae_cli.cli import tcae as click_commands
 from tcae_cli.reports.train import TrainReport
 from tcae_cli.terminal.progress import ConsoleProgress
 from tcae_cli.terminal.show import show_report
@@ -29,6 +32,9 @@ def tcae(monkeypatch, capsys):
     return run
 
 
+COMMANDS = click_commands.list_commands(click.Context(click_commands))
+
+
 @pytest.mark.parametrize("command", ["train", "encode-dataset", "decode", "eval", "export"])
 def test_each_command_has_help(tcae, command):
     code, stdout, _ = tcae(command, "--help")
@@ -42,9 +48,31 @@ def test_help_and_recipe_errors_import_neither_torch_nor_zarr(tmp_path):
     script += "except SystemExit: print({'torch', 'zarr', 'timm'} & set(sys.modules))"
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("train: {steps: x}")
-    for arguments in (["--help"], ["encode-dataset", "--help"], ["train", str(recipe), "--data", "."]):
+    helps = [[name, "--help"] for name in COMMANDS]
+    assert len(helps) == 8
+    for arguments in (["--help"], *helps, ["train", str(recipe), "--data", "."]):
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "set()"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_explains_each_option_in_a_group_and_shows_examples_that_parse(tcae, name):
+    shown = tcae(name, "--help")[1]
+    command = click_commands.get_command(click.Context(click_commands), name)
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help and f"\n{parameter.group}:\n" in shown, parameter.name
+    assert 2 <= len(command.examples) <= 3
+    for sentence, line in command.examples:
+        assert f"  {sentence}:\n    {line}\n" in shown
+        program, called, *arguments = shlex.split(line)
+        assert (program, called) == ("tcae", name) and command.make_context(name, arguments).params
+
+
+def test_help_is_plain_text_where_there_is_no_terminal(tcae):
+    for arguments in ([], *([name] for name in COMMANDS)):
+        shown = tcae(*arguments, "--help")[1]
+        assert shown.isascii() and "\x1b" not in shown
 
 
 def test_encode_decode_and_eval_from_the_command_line(tcae, photos, tmp_path, small_checkpoint):

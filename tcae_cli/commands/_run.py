@@ -5,8 +5,6 @@ from typing import Protocol, TypeVar
 
 from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.report import Report
-from tcae_cli.terminal.progress import ConsoleProgress
-from tcae_cli.terminal.show import show_report
 
 Request = TypeVar("Request")
 DeviceRequest = TypeVar("DeviceRequest", bound="_OnDevice")
@@ -20,6 +18,9 @@ class _OnDevice(Protocol):
 
 def run_job(job: Callable[[Request, Progress], Report], request: Request, *, as_json: bool) -> int:
     """Run a job in this process; return the exit code that its report asks for."""
+    from tcae_cli.terminal.progress import ConsoleProgress  # here, since rich would double the time that --help takes
+    from tcae_cli.terminal.show import show_report
+
     with ConsoleProgress() as progress:
         report = job(request, progress)
     show_report(report, as_json)

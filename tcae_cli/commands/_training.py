@@ -1,7 +1,7 @@
 """The options of the commands that train, and how they run."""
 
 from pathlib import Path
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
@@ -9,8 +9,11 @@ from tcae_cli.commands import _options
 from tcae_cli.commands._command import Function, option
 from tcae_cli.commands._options import MODEL, RUN
 from tcae_cli.commands._run import run_job_on_gpus
-from tcae_cli.recipe.schema import FrozenFeatures, PerceptualNetwork, Recipe
+from tcae_cli.recipe.choices import FrozenFeatures, PerceptualNetwork
 from tcae_cli.reports.train import TrainRequest
+
+if TYPE_CHECKING:
+    from tcae_cli.recipe.schema import Recipe
 
 # Those of the recipe's losses, and Inception, which measures reconstructions.
 _NETWORKS = (*dict.fromkeys((*get_args(PerceptualNetwork), *get_args(FrozenFeatures))), "inception")
@@ -61,7 +64,7 @@ def training_options(command: Function) -> Function:
 
 
 def run_training(
-    recipe: Recipe, path: Path, *, out: Path | None, gpus: int | None, as_json: bool, **options: Any
+    recipe: "Recipe", path: Path, *, out: Path | None, gpus: int | None, as_json: bool, **options: Any
 ) -> int:
     """Train as the recipe at `path` says; return the exit code."""
     request = TrainRequest(recipe=recipe, out=out or Path("runs") / path.stem, **options)

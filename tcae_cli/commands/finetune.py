@@ -8,7 +8,6 @@ import click
 from tcae_cli.commands._command import command, option
 from tcae_cli.commands._options import MODEL
 from tcae_cli.commands._training import run_training, training_options
-from tcae_cli.recipe.load import load_recipe
 
 
 @command(
@@ -46,6 +45,7 @@ def finetune(recipe: Path, overrides: tuple[str, ...], parent: str, freeze: str 
     The shape of the model stays; of the recipe's section `model`, only image_size may differ.
     """
     from tcae_cli.autoencoders.tcae import read_header
+    from tcae_cli.recipe.load import load_recipe
 
     loaded = load_recipe(recipe, overrides, parent=read_header(parent).spec)
     return run_training(loaded, recipe, parent=parent, freeze_encoder=freeze == "encoder", **options)

@@ -5,7 +5,6 @@ from typing import Any
 
 from tcae_cli.commands._command import command
 from tcae_cli.commands._training import run_training, training_options
-from tcae_cli.recipe.load import load_recipe
 
 
 @command(
@@ -25,4 +24,6 @@ from tcae_cli.recipe.load import load_recipe
 @training_options
 def train(recipe: Path, overrides: tuple[str, ...], **options: Any) -> int:
     """Train the autoencoder that RECIPE, a YAML file, describes."""
+    from tcae_cli.recipe.load import load_recipe
+
     return run_training(load_recipe(recipe, overrides), recipe, **options)

@@ -8,7 +8,8 @@ are not terms: see training/adversary.py and training/distillation.py.
 
 from typing import TYPE_CHECKING, get_args
 
-from tcae_cli.recipe.schema import FrozenFeatures, OwnNetwork, ReconstructionSpec
+from tcae_cli.recipe.choices import FrozenFeatures
+from tcae_cli.recipe.schema import OwnNetwork, ReconstructionSpec
 from tcae_cli.runtime.registry import Registry
 
 if TYPE_CHECKING:

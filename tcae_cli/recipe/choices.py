@@ -6,6 +6,8 @@ Precision = Literal["bf16", "fp32"]
 Resize = Literal["torch", "adm"]
 LatentDtype = Literal["float16", "float32", "int8"]
 ImageFormat = Literal["png", "jpg", "webp"]
+PerceptualNetwork = Literal["lpips-vgg", "squeezenet1_1"]
+FrozenFeatures = Literal["dino-s8", "dino-s16", "squeezenet1_1"]  # discriminators that train heads on these features
 
 DEFAULT_MODEL = "tcae-tiny"  # built in
 MAIN_VIEW = "latents"  # the view that every store has

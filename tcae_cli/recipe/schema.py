@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tcae_cli.recipe.choices import Precision
+from tcae_cli.recipe.choices import FrozenFeatures, PerceptualNetwork, Precision
 from tcae_cli.recipe.presets import PRESETS
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -90,9 +90,6 @@ class DataSpec(Section):
     shuffle_buffer: Count | None = None  # images of each worker while tars stream; none: an exact shuffle by index
 
 
-PerceptualNetwork = Literal["lpips-vgg", "squeezenet1_1"]
-
-
 class PerceptualSpec(Section):
     """The distance between the features of a frozen network."""
 
@@ -107,7 +104,6 @@ class ReconstructionSpec(Section):
     perceptual: PerceptualSpec | None = PerceptualSpec()
 
 
-FrozenFeatures = Literal["dino-s8", "dino-s16", "squeezenet1_1"]  # discriminators that train heads on these features
 OwnNetwork = Literal["patchgan"]  # discriminators that train as a whole; losses/NAME.py has each
 _LEAST_IMAGE_SIZES = {"squeezenet1_1": 33, "patchgan": 24}  # pixels, of a discriminator; DINO resizes its input
 

@@ -2,17 +2,20 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tcae_cli.errors import UsageError
-from tcae_cli.recipe.schema import Recipe
 from tcae_cli.reports.report import Report
+
+if TYPE_CHECKING:  # pydantic takes a while to import, and help asks for the defaults only
+    from tcae_cli.recipe.schema import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainRequest:
     """`tcae train` and `tcae finetune`."""
 
-    recipe: Recipe
+    recipe: "Recipe"
     data: str
     out: Path
     val: str | None = None  # images to measure reconstructions on; some of the data
