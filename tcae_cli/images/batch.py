@@ -1,4 +1,4 @@
-"""Some rows of a source as pixels, and what is known of each; an image that cannot be used costs its row only."""
+"""Decodes rows of a source into a batch of pixels and records; an unusable image costs its own row only."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -22,13 +22,13 @@ _ERROR_BYTES = 1000  # of an error's text, at most
 
 
 class BatchRows(NamedTuple):
-    """Rows of one batch."""
+    """The rows of one batch."""
 
     rows: range  # consecutive; rows[i] sits in slot i
     todo: tuple[int, ...] | None = None  # those to read, ascending; None: all
 
     def asked(self) -> Sequence[int]:
-        """The rows to read."""
+        """Return the rows to read."""
         return self.rows if self.todo is None else self.todo
 
 
@@ -47,7 +47,7 @@ class ImageBatch:
     decode_s: float = 0.0  # seconds a worker spent on it
 
     def slots(self) -> list[int]:
-        """Slots of the rows that were read."""
+        """Return the slots of the rows that were read."""
         return [row - self.rows.start for row in self.todo]
 
     def failure(self, row: int, stage: str, error: str) -> Failure:
@@ -55,15 +55,15 @@ class ImageBatch:
         return Failure(row, self.source.key(row), stage, error)
 
     def pin_memory(self) -> "ImageBatch":
-        """The batch with its images in pinned memory."""
+        """Return the batch with its images in pinned memory."""
         return replace(self, images=[images.pin_memory() for images in self.images])
 
 
 class Decoded(NamedTuple):
     """A batch on its way from a worker.
 
-    What is not in shared memory goes through a pipe, and has to fit into one write: the rest of a message that a
-    dying worker leaves unfinished would be waited for. So failures are records, not text of any length.
+    Everything outside shared memory goes through a pipe and has to fit into one write: the parent would wait for the
+    rest of a message that a dying worker leaves unfinished. So failures are records, not text of any length.
     """
 
     images: list[Tensor]  # as in ImageBatch
@@ -73,7 +73,7 @@ class Decoded(NamedTuple):
 
 @dataclass(frozen=True)
 class Decoder(Dataset[Decoded]):
-    """Rows to pixels."""
+    """Turns rows into pixels."""
 
     source: Source
     batch_size: int
@@ -85,7 +85,7 @@ class Decoder(Dataset[Decoded]):
         return self.decode(asked, [row - batch.rows.start for row in asked], len(batch.rows))
 
     def decode(self, rows: Sequence[int], slots: Sequence[int], num_records: int) -> Decoded:
-        """Read rows into slots; an image that cannot be used leaves its slot zero and says why in its record."""
+        """Read rows into slots; an image that cannot be used leaves its slot zero, and its record says why."""
         started = time.perf_counter()
         images = [
             self._room(torch.zeros(self.batch_size, 3, size, size, dtype=torch.uint8)) for size in self.transform.sizes
@@ -110,11 +110,11 @@ class Decoder(Dataset[Decoded]):
         return Decoded(images, packed, time.perf_counter() - started)
 
     def records_of(self, decoded: Decoded) -> np.ndarray:
-        """The records of a batch, one for each slot."""
+        """Return the records of a batch, one for each slot."""
         return decoded.records.numpy().view(self._record_type())
 
     def unpack(self, batch: BatchRows, decoded: Decoded) -> ImageBatch:
-        """The batch as it leaves this file."""
+        """Return the batch that consumers get."""
         records = self.records_of(decoded)
         return ImageBatch(
             source=self.source,
@@ -146,7 +146,7 @@ class Decoder(Dataset[Decoded]):
         return np.dtype([("content_hash", np.uint64), ("original_size", np.int32, 2), crops, *failure])
 
     def _room(self, tensor: Tensor) -> Tensor:
-        # Here, not while the batch is sent: where shared memory is full, this raises, and sending dies without a word.
+        # Shared here, not while the batch is sent: if shared memory is full, this raises, while sending dies silently.
         return tensor.share_memory_() if self.notes else tensor
 
 
@@ -160,5 +160,5 @@ def failures_of(source: Source, rows: Sequence[int], records: np.ndarray) -> dic
 
 
 def content_hash(data: bytes) -> int:
-    """64 bits of BLAKE2b of an image's bytes: what a store keeps of them."""
+    """Return 64 bits of the BLAKE2b of an image's bytes, as a store keeps them."""
     return int.from_bytes(blake2b(data, digest_size=8).digest(), "little")

@@ -1,4 +1,4 @@
-"""The names of image files that are made of samples' keys."""
+"""Names image files after samples' keys."""
 
 import re
 from hashlib import blake2b
@@ -8,7 +8,7 @@ _LONGEST_NAME = 200  # bytes; most file systems allow 255
 
 
 def file_name(key: str) -> Path:
-    """A relative path that stays inside its folder, for a key in any script; what a path cannot hold is %-escaped."""
+    """Return a relative path that stays inside its folder, for any key; characters a path cannot hold are %-escaped."""
     parts = []
     for part in key.split("/"):
         safe = re.sub(r"[\x00-\x1f\x7f\\%]", lambda match: f"%{ord(match[0]):02X}", part)

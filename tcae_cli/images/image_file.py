@@ -1,4 +1,4 @@
-"""Image files to pixels and back; the one file that knows Pillow."""
+"""Decodes image files to pixels and encodes them again; the one file that knows Pillow."""
 
 import struct
 import warnings
@@ -32,7 +32,7 @@ _SAVE_OPTIONS: dict[str, tuple[str, dict[str, int]]] = {
     "jpg": ("JPEG", {"quality": 95, "subsampling": 0}),
     "webp": ("WEBP", {"quality": 95}),
 }
-# What Pillow's parsers let out when bytes are not what their headers promise; seen by feeding them damaged files.
+# Errors of Pillow's parsers when bytes are not what their headers promise, found by feeding them damaged files.
 _DAMAGED = (
     ArithmeticError,
     AssertionError,
@@ -51,7 +51,7 @@ _DAMAGED = (
 
 
 def decode_image(data: bytes) -> np.ndarray:
-    """The picture in an image file as a viewer shows it, [h, w, 3], uint8, sRGB.
+    """Decode an image file to the picture that a viewer shows, [h, w, 3], uint8, sRGB.
 
     Turned as its EXIF says, transparent parts on white, 16 bits scaled to 8, colours converted when a profile says
     they are not sRGB, the first frame of an animation. Raises ImageError("decode") if it is not an image, is damaged
@@ -74,7 +74,7 @@ def decode_image(data: bytes) -> np.ndarray:
 
 
 def encode_image(pixels: np.ndarray, format: ImageFormat) -> bytes:
-    """An image file; pixels: [h, w, 3], uint8, sRGB."""
+    """Encode pixels, [h, w, 3], uint8, sRGB, as an image file."""
     buffer = BytesIO()
     name, options = _SAVE_OPTIONS[format]
     Image.fromarray(pixels).save(buffer, name, **options)
@@ -82,13 +82,13 @@ def encode_image(pixels: np.ndarray, format: ImageFormat) -> bytes:
 
 
 def resize_image(pixels: np.ndarray, height: int, width: int, method: Literal["box", "bicubic"]) -> np.ndarray:
-    """Pixels resized by Pillow; [h, w, 3] to [height, width, 3], uint8."""
+    """Resize pixels by Pillow, from [h, w, 3] to [height, width, 3], uint8."""
     resampling = Image.Resampling.BOX if method == "box" else Image.Resampling.BICUBIC
     return np.array(Image.fromarray(pixels).resize((width, height), resampling))
 
 
 def draw_grid(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> np.ndarray:
-    """A contact sheet on white, [H, W, 3]; rows: of images of one size, each [h, w, 3], uint8; gap: pixels."""
+    """Draw a contact sheet on white, [H, W, 3]; rows: images of one size, each [h, w, 3], uint8; gap: pixels."""
     height, width, channels = rows[0][0].shape
     columns = max(len(row) for row in rows)
     shape = (len(rows) * (height + gap) + gap, columns * (width + gap) + gap, channels)
@@ -112,7 +112,7 @@ def _turn_upright(image: Image.Image, orientation: int) -> Image.Image:
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:
-    """The image in mode RGB."""
+    """Convert an image to mode RGB."""
     profile = image.info.get("icc_profile")
     image = _to_8_bits(image)
     alpha = None
@@ -132,7 +132,7 @@ def _to_srgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """An image of 16-bit greys as one of 8; others as they are. Raises ValueError if the greys have no known range."""
+    """Convert 16-bit greys to 8 bits; others stay as they are. Raises ValueError if the greys have no known range."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known range")
     if not image.mode.startswith("I"):
@@ -144,7 +144,7 @@ def _to_8_bits(image: Image.Image) -> Image.Image:
 
 
 def _convert_colours(image: Image.Image, profile: bytes | None) -> Image.Image:
-    """An image of mode RGB, L or CMYK in sRGB; without a profile it is taken to be sRGB already."""
+    """Convert an image of mode RGB, L or CMYK to sRGB; without a profile it is taken to be sRGB already."""
     conversion = _conversion(profile) if profile else None
     if conversion is not None:
         mode, transform = conversion
@@ -155,7 +155,7 @@ def _convert_colours(image: Image.Image, profile: bytes | None) -> Image.Image:
 
 @lru_cache(maxsize=32)  # a data set has few profiles, and one takes longer to read than a picture
 def _conversion(profile: bytes) -> tuple[str, ImageCms.ImageCmsTransform] | None:
-    """How to get from a profile to sRGB, and the mode to start from; None if the profile is sRGB, or not readable."""
+    """Return the mode and the conversion from a profile to sRGB; None if the profile is sRGB, or not readable."""
     try:
         parsed = ImageCms.ImageCmsProfile(BytesIO(profile))
         mode = _PROFILE_MODES[parsed.profile.xcolor_space]

@@ -1,4 +1,4 @@
-"""Rows to batches of pixels, in worker processes; an image that cannot be read costs its row and nothing else."""
+"""Loads batches of pixels in worker processes; an image that cannot be read costs its own row only."""
 
 import multiprocessing
 import signal
@@ -70,7 +70,7 @@ def load_batches(
 def load_rows(
     source: Source, rows: Sequence[int], size: int, resize: Resize
 ) -> tuple[Tensor, np.ndarray, dict[int, Failure]]:
-    """Images of any rows, read in this process: pixels, content hashes, failures.
+    """Read images of any rows in this process: return pixels, content hashes and failures.
 
     Pixels are [k, 3, size, size], uint8, zero where failed; hashes [k], uint64; failures by row.
     """
@@ -81,14 +81,14 @@ def load_rows(
 
 
 def worker_context() -> BaseContext:
-    """How workers start: forked from a clean process that has imported this module, never from one that uses a GPU."""
+    """Return how workers start: forked from a clean process that has imported this module, never one with a GPU."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__])
     return context
 
 
 def start_worker(_: int) -> None:
-    """Settle a new worker: one thread, and Ctrl-C left to the parent, which ends its workers."""
+    """Set up a new worker: one thread, and Ctrl-C left to the parent, which ends its workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.excepthook = _say_unless_the_parent_has_left
     threading.Thread(target=leave_with_the_parent, daemon=True).start()
@@ -98,29 +98,29 @@ def start_worker(_: int) -> None:
 def _say_unless_the_parent_has_left(
     kind: type[BaseException], error: BaseException, traceback: TracebackType | None
 ) -> None:
-    # A worker's own errors reach the parent; here arrives what breaks in the thread that hands batches over.
+    # A worker's own errors reach the parent; only errors of the thread that sends batches arrive here.
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, traceback)
 
 
 class Work(Protocol[Made, Out]):
-    """What one set of workers after another is to make."""
+    """The work of one set of workers after another."""
 
     def dataset(self, notes: RowNotes) -> Dataset[Made]:
-        """What a new set of workers makes things with; it keeps the notes."""
+        """Return the dataset of a new set of workers, which keep the notes."""
 
     def __iter__(self) -> Iterator[Any]:
-        """The dataset's indices of all that has not come out, in order."""
+        """Yield the dataset's indices of all items that have not come out, in order."""
 
     def out(self, made: Made) -> Out:
-        """What comes out for the first of those, now that it is made."""
+        """Return the output for the first of those, now that it is made."""
 
     def strike(self, held: dict[int, tuple[Stage, str]]) -> None:
-        """Rows that workers were lost on, as WorkersLost tells them."""
+        """Count the rows that workers were lost on, as WorkersLost names them."""
 
 
 def load_in_workers(work: Work[Made, Out], uri: str, num_workers: int) -> Generator[Out, None, None]:
-    """What the work gives out, in order; whenever workers die or hang, new ones go on where it stopped.
+    """Yield the output of the work, in order; whenever workers die or hang, new ones resume where they stopped.
 
     The workers are gone when this ends or is closed. uri: of the source. Raises SourceError if workers are lost three
     times running without being on a row, or find no shared memory.
@@ -158,17 +158,17 @@ def _data_loader(dataset: Dataset[Made], indices: Iterable[Any], num_workers: in
         timeout=watchdog.LOOK_EVERY_S,
         multiprocessing_context=worker_context(),
         worker_init_fn=start_worker,
-        generator=torch.Generator(),  # of its own: a worker's death must not change what is drawn elsewhere
+        generator=torch.Generator(),  # of its own: a worker's death must not change random numbers drawn elsewhere
     )
 
 
 class _Feed:
-    """Batches for one set of workers after another: what a lost set has not delivered is given to the next."""
+    """Batches for one set of workers after another: those that a lost set has not delivered go to the next."""
 
     def __init__(self, decoder: Decoder, batches: Iterable[BatchRows]) -> None:
         self._decoder, self._coming = decoder, iter(batches)
         self._under_way: deque[BatchRows] = deque()
-        self._strikes: dict[int, str] = {}  # row -> what became of the worker that was on it
+        self._strikes: dict[int, str] = {}  # row -> the fate of the worker that was on it
         self._given_up: dict[int, Failure] = {}  # by row
 
     def dataset(self, notes: RowNotes) -> Decoder:
@@ -193,7 +193,7 @@ class _Feed:
             self._given_up[row] = Failure(row, key, stage, f"the decoding process {fates}")
 
     def out(self, decoded: Decoded) -> ImageBatch:
-        """The batch that has come, which is the first of those under way."""
+        """Return the batch that has arrived, which is the first of those under way."""
         batch = self._decoder.unpack(self._under_way.popleft(), decoded)
         for row in batch.todo if self._strikes else ():
             self._strikes.pop(row, None)

@@ -1,18 +1,18 @@
-"""Who does which rows: a function of the full list of shards, so ranks need not talk to each other."""
+"""Shares out shards and rows as a function of the full list of shards, so that ranks need not communicate."""
 
 from collections.abc import Sequence
 
 
 def shards_of_part(num_shards: int, part: int, num_parts: int) -> range:
-    """Shards that one of `num_parts` processes or launches owns: s with s mod num_parts = part."""
+    """Return the shards that one of `num_parts` parts owns: s with s mod num_parts = part."""
     return range(part, num_shards, num_parts)
 
 
 def shards_of_rank(shards: Sequence[int], rank: int, world_size: int) -> Sequence[int]:
-    """Those of a launch's shards that a rank owns."""
+    """Return those of a launch's shards that a rank owns."""
     return shards[rank::world_size]
 
 
 def batches_of_rows(first_row: int, last_row: int, batch_size: int) -> list[range]:
-    """Rows first_row ... last_row - 1 cut into batches; only the last may be shorter."""
+    """Cut rows first_row ... last_row - 1 into batches; only the last may be shorter."""
     return [range(row, min(row + batch_size, last_row)) for row in range(first_row, last_row, batch_size)]

@@ -1,4 +1,4 @@
-"""Real colour photographs that come with scikit-image, cut into windows: what the demo encodes.
+"""Cuts the colour photographs that come with scikit-image into windows, for the demo.
 
 `python -m tcae_cli.images.samples FOLDER` writes them as PNG, in one folder a photograph.
 """
@@ -26,7 +26,7 @@ _SHORT_SIDE = 512  # pixels, of a photograph at most: about as many windows of e
 
 
 def write_sample_windows(folder: Path) -> int:
-    """Write every whole 256-pixel window of each photograph as FOLDER/name/row-column.png; returns how many.
+    """Write every whole 256-pixel window of each photograph as FOLDER/name/row-column.png; return their number.
 
     Raises NotFoundError where scikit-image is not installed.
     """

@@ -1,4 +1,4 @@
-"""Decoded images to what the model sees: short side resized, centre crop, and the two ranges of pixels.
+"""Turns decoded images into model inputs: short side resized, centre crop, and the two ranges of pixels.
 
 Axes: h w pixels.
 """
@@ -31,11 +31,11 @@ class View(NamedTuple):
 
     pixels: Tensor  # [3, size, size], uint8
     original_size: tuple[int, int]  # height, width, upright
-    crop: tuple[int, int, int, int]  # left, top, right, bottom of what is seen, in pixels of the upright original
+    crop: tuple[int, int, int, int]  # left, top, right, bottom of the crop, in pixels of the upright original
 
 
 def resize_and_crop(image: np.ndarray, size: int, resize: Resize) -> View:
-    """The middle square of an image, its short side resized to `size` pixels; image: [h, w, 3], uint8.
+    """Crop the middle square of an image, its short side resized to `size` pixels; image: [h, w, 3], uint8.
 
     "torch": bicubic, antialiased, on bytes. "adm": the crop of published evaluations, halved by box averages while the
     short side is twice `size` or more, then bicubic by Pillow. Source: guided-diffusion (arXiv:2105.05233).
@@ -54,17 +54,17 @@ def resize_and_crop(image: np.ndarray, size: int, resize: Resize) -> View:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """Images as the model takes them, float32, in [-1, 1]; images: uint8."""
+    """Return images as the model takes them, float32, in [-1, 1]; images: uint8."""
     return images.float().div_(127.5).sub_(1)
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Images as files take them, uint8, clamped and rounded half up; images: float, [-1, 1]."""
+    """Return images as files hold them, uint8, clamped and rounded half up; images: float, [-1, 1]."""
     return ((images.float().clamp(-1, 1) + 1) * 127.5 + 0.5).floor().to(torch.uint8)
 
 
 def _cut(side: int, other: int) -> int:
-    """Pixels to leave out at both ends of a side.
+    """Return the pixels to leave out at both ends of a side.
 
     A strip of 1 x 10,000 pixels would be gigabytes once its short side is resized, for one square of its middle.
     """

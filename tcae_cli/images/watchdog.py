@@ -30,7 +30,7 @@ class WorkersLost(Exception):
 
     def __init__(self, how: str, held: dict[int, tuple[Stage, str]]) -> None:
         super().__init__(how)
-        self.held = held  # row that a lost worker was on -> stage, what became of the worker
+        self.held = held  # row that a lost worker was on -> stage, fate of the worker
 
 
 class RowNotes:
@@ -49,12 +49,12 @@ class RowNotes:
         self._write(_RESTING)
 
     def held(self, worker: int) -> tuple[int, Stage] | None:
-        """Row and stage that a worker is on, or was on when it died; None between rows."""
+        """Return the row and stage that a worker is on, or was on when it died; None between rows."""
         note = int(self._table[worker, 0])
         return None if note == _RESTING else (note // len(_STAGES), _STAGES[note % len(_STAGES)])
 
     def snapshot(self) -> list[list[int]]:
-        """One entry a worker, which changes whenever the worker notes something."""
+        """Return one entry per worker, which changes whenever the worker notes something."""
         entries: list[list[int]] = self._table.tolist()
         return entries
 
@@ -64,7 +64,7 @@ class RowNotes:
 
 
 def watched(loader: DataLoader[Result], notes: RowNotes) -> Generator[Result, None, None]:
-    """What the loader's workers make, in order; the workers are gone when this ends or is closed.
+    """Yield the results of the loader's workers, in order; the workers are gone when this ends or is closed.
 
     loader: with workers that keep the notes, a timeout of LOOK_EVERY_S, and no pinning of memory, whose thread would be
     stopped by a worker's death. Raises WorkersLost if a worker dies, stays on a row for more than HUNG_AFTER_S, or if
@@ -90,12 +90,12 @@ def watched(loader: DataLoader[Result], notes: RowNotes) -> Generator[Result, No
 class _Watchdog:
     """A thread that kills the worker that hangs, so that every hang becomes a death.
 
-    The parent cannot see to it itself: to take a batch it shakes hands with the worker, and would wait for a hung one.
+    The parent cannot do this itself: to take a batch it shakes hands with the worker, and would wait for a hung one.
     """
 
     def __init__(self, notes: RowNotes, workers: list[BaseProcess]) -> None:
         self._notes, self._workers = notes, workers
-        self._killed: dict[int, tuple[int, Stage] | None] = {}  # worker -> what it was on
+        self._killed: dict[int, tuple[int, Stage] | None] = {}  # worker -> the row and stage it was on
         self._seen, self._still_s = notes.snapshot(), [0.0] * len(workers)
         self._wait: object | None = None  # one object for each batch that the parent waits for
         self._seen_wait: object | None = None
@@ -105,7 +105,7 @@ class _Watchdog:
         self._thread.start()
 
     def next(self, iterator: Any) -> Any:
-        """The next result of the workers; raises StopIteration after the last one, WorkersLost if a worker is lost."""
+        """Return the next result; raises StopIteration after the last one, WorkersLost if a worker is lost."""
         self._wait = object()
         try:
             while True:
@@ -129,7 +129,7 @@ class _Watchdog:
         looked_at = time.monotonic()
         while not self._stopped.wait(LOOK_EVERY_S):
             now = time.monotonic()
-            # When this process itself was stopped (Ctrl-Z, a laptop's lid) so were its workers: that does not count.
+            # While this process itself was stopped (Ctrl-Z, a laptop's lid), so were its workers: that does not count.
             self._look(min(now - looked_at, 2 * LOOK_EVERY_S))
             looked_at = now
 
@@ -184,7 +184,7 @@ def _ending(exit_code: int) -> str:
 
 
 def _end_workers(iterator: Any, notes: RowNotes) -> None:
-    """Kill those on a row, which may take long; ask the others, which may hold a lock, to leave; kill who is left."""
+    """Kill workers on a row, which may take long; ask others, which may hold a lock, to leave; kill those that stay."""
     for worker, process in enumerate(iterator._workers):
         if notes.held(worker) and process.is_alive():
             process.kill()

@@ -1,4 +1,4 @@
-"""Which device computes, in which precision, and what to say when it is too small."""
+"""Chooses the device and the precision of computing, and names the batch size when memory runs out."""
 
 import threading
 from collections.abc import Iterator
@@ -32,9 +32,9 @@ _LESS_THAN_ITS_NAME = {"MIG", "Laptop", "D"}  # a slice of a GPU, or another chi
 
 
 def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
-    """The device named, or this rank's GPU, or the CPU where there is none.
+    """Return the device named, or this rank's GPU, or the CPU where there is none.
 
-    Raises UsageError for what is neither, DeviceError for a device this machine lacks.
+    Raises UsageError for a name that is neither, DeviceError for a device this machine lacks.
     """
     if name is None:
         name = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
@@ -55,9 +55,9 @@ def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
 
 @contextmanager
 def threads_for_whole_batches(device: torch.device) -> Iterator[int]:
-    """How many threads should each compute batches of their own.
+    """Yield how many threads should each compute batches of their own.
 
-    On the CPU as many as torch would share a batch among, and meanwhile it shares none: that wastes less. On a GPU one.
+    On the CPU as many as torch would use for one batch, while torch itself uses one: that wastes less. On a GPU one.
     """
     if device.type != "cpu":
         yield 1
@@ -71,14 +71,14 @@ def threads_for_whole_batches(device: torch.device) -> Iterator[int]:
 
 
 def default_precision(device: torch.device) -> Precision:
-    """bf16 on a GPU; float32 on the CPU, where bf16 is slow on many machines."""
+    """Return bf16 for a GPU; float32 for the CPU, where bf16 is slow on many machines."""
     return "bf16" if device.type == "cuda" else "fp32"
 
 
 def peak_flops(device: torch.device) -> float | None:
-    """Operations a second of dense bf16 matrix products at best; None for the CPU and for GPUs unknown here.
+    """Return the peak operations per second of dense bf16 matrix products; None for the CPU and for unknown GPUs.
 
-    The denominator of model FLOPs utilisation (MFU).
+    It is the denominator of model FLOPs utilisation (MFU).
     """
     if device.type != "cuda":
         return None
@@ -90,7 +90,7 @@ def peak_flops(device: torch.device) -> float | None:
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
-    """Matrix products in bfloat16 inside this context when precision is bf16; weights stay as they are."""
+    """Compute matrix products in bfloat16 inside this context if precision is bf16; weights keep their dtype."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -134,7 +134,7 @@ def exact_float32() -> Iterator[None]:
 
 @contextmanager
 def naming_the_batch_size(batch_size: int, option: str = "--batch-size") -> Iterator[None]:
-    """Turns running out of device memory into a DeviceError that names the batch size to try."""
+    """Turn running out of device memory into a DeviceError that names the batch size to try."""
     try:
         yield
     except torch.OutOfMemoryError as error:

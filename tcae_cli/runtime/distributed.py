@@ -1,4 +1,4 @@
-"""Which rank of how many this process is, read from what torchrun or Slurm put into the environment."""
+"""The rank of this process and the size of its launch, read from the environment that torchrun or Slurm sets."""
 
 import os
 import re
@@ -7,22 +7,22 @@ from uuid import uuid4
 
 
 def rank() -> int:
-    """Number of this process, from 0."""
+    """Return the number of this process, from 0."""
     return _first_number("RANK", "SLURM_PROCID") if in_a_launch() else 0
 
 
 def world_size() -> int:
-    """How many processes work together."""
+    """Return how many processes work together."""
     return _first_number("WORLD_SIZE", "SLURM_STEP_NUM_TASKS", "SLURM_NTASKS") if in_a_launch() else 1
 
 
 def local_rank() -> int:
-    """Number of this process on its machine, from 0: which GPU is its own."""
+    """Return the number of this process on its machine, from 0: the GPU it uses."""
     return _first_number("LOCAL_RANK", "SLURM_LOCALID") if in_a_launch() else 0
 
 
 def local_world_size() -> int:
-    """How many of the processes share this machine."""
+    """Return how many of the processes share this machine."""
     if not in_a_launch():
         return 1
     if "LOCAL_WORLD_SIZE" in os.environ:
@@ -31,19 +31,19 @@ def local_world_size() -> int:
 
 
 def in_a_launch() -> bool:
-    """Whether torchrun, or srun with several tasks, started this process."""
+    """Return whether torchrun, or srun with several tasks, started this process."""
     return _by_torchrun() or _by_srun()
 
 
 @cache
 def launch_id() -> str:
-    """A name the ranks of one launch share, fit for a file; a process that stands alone makes up its own.
+    """Return a name that the ranks of one launch share, fit for a file name; a single process makes up its own.
 
     A launch by torchrun with --master-addr and neither --rdzv-id nor Slurm has the same name each time.
     """
     if not in_a_launch():
         return uuid4().hex
-    names = ["SLURM_JOB_ID", "SLURM_RESTART_COUNT"]  # a job that Slurm starts again keeps its number
+    names = ["SLURM_JOB_ID", "SLURM_RESTART_COUNT"]  # a job that Slurm restarts keeps its number
     # torchrun may be a step of its own on each machine.
     names += ["TORCHELASTIC_RUN_ID", "MASTER_ADDR", "MASTER_PORT"] if _by_torchrun() else ["SLURM_STEP_ID"]
     words = "-".join(os.environ[name] for name in names if name in os.environ)
@@ -55,13 +55,13 @@ def _by_torchrun() -> bool:
 
 
 def _by_srun() -> bool:
-    # A batch script has a rank and a number of tasks too, but is no step: it stands alone.
+    # A batch script has a rank and a number of tasks too, but is no step: it is a single process.
     is_step = "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ
     return is_step and int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
 def _tasks_of_this_node() -> int | None:
-    """From SLURM_STEP_TASKS_PER_NODE, "2(x3),1" for 2, 2, 2 and 1; None without it."""
+    """Return the tasks of this node by SLURM_STEP_TASKS_PER_NODE, "2(x3),1" for 2, 2, 2 and 1; None without it."""
     tasks: list[int] = []
     for number, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
         tasks += [int(number)] * int(times or 1)

@@ -25,7 +25,7 @@ _CAUSES = {
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file in one piece: a reader sees the whole of it or what was there before. Raises DiskError."""
+    """Write a file in one piece: a reader sees the whole new file or the whole old one. Raises DiskError."""
     temporary = temporary_beside(path)
     with disk_errors(path):
         try:
@@ -37,18 +37,18 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder and those above it, where they are missing. Raises DiskError."""
+    """Make a folder and its parents, where they are missing. Raises DiskError."""
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def cache_folder() -> Path:
-    """Where this user's programs keep what can be computed again; XDG_CACHE_HOME/tcae, or ~/.cache/tcae."""
+    """Return this user's folder for files that can be made again: XDG_CACHE_HOME/tcae, or ~/.cache/tcae."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tcae"
 
 
 def temporary_beside(path: Path) -> Path:
-    """A new hidden name in the same folder, so that a rename is atomic."""
+    """Return a new hidden name in the same folder, so that a rename is atomic."""
     return path.with_name(f".{path.name[:100]}.{uuid4().hex[:12]}.partial")
 
 
@@ -69,14 +69,14 @@ def sync(path: Path) -> None:
 
 
 def start_writing_out(file: BinaryIO, num_bytes: int) -> None:
-    """Have the last bytes of a file go to the disk, and do not wait for them: its fsync has less left to wait for."""
+    """Start to write the last bytes of a file to the disk, without waiting: its fsync has less left to wait for."""
     file.flush()
     if sys.platform != "darwin":
         os.posix_fadvise(file.fileno(), file.tell() - num_bytes, num_bytes, os.POSIX_FADV_DONTNEED)
 
 
 def tree_bytes(folder: Path) -> int:
-    """Size of all files under a folder; those that other processes remove meanwhile do not count."""
+    """Return the size of all files under a folder; those that other processes remove meanwhile do not count."""
     total = 0
     for parent, _, names in os.walk(folder):
         for name in names:
@@ -87,7 +87,7 @@ def tree_bytes(folder: Path) -> int:
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turns what a full, read-only or vanished disk raises into one sentence about `path`."""
+    """Turn the errors of a full, read-only or vanished disk into a DiskError about `path`."""
     try:
         yield
     except DiskError:  # an OSError too, with its own sentence
@@ -102,7 +102,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def _has_room_for_a_file(path: Path) -> bool:
-    """Whether the file system has inodes left, as far as it says."""
+    """Return whether the file system has inodes left, as far as it says."""
     there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
     status = os.statvfs(there)
     return status.f_files == 0 or status.f_favail > 0

@@ -1,4 +1,4 @@
-"""Several ranks of one job on this machine, through torch's elastic launcher, in process."""
+"""Starts several ranks of one job on this machine through torch's elastic launcher, and merges their reports."""
 
 import logging
 import multiprocessing
@@ -29,21 +29,21 @@ _END = ("end", ())
 def on_gpus(
     job: Job[Request, Result], merge: Callable[[Sequence[Result]], Merged], gpus: int, device: str | None
 ) -> Job[Request, Merged]:
-    """A job that runs `job` on so many GPUs of this machine, a process each, and gives the merged report.
+    """Return a job that runs `job` on so many GPUs of this machine, a process each, and returns the merged report.
 
-    Raises UsageError if that cannot work.
+    Raises UsageError if the processes were started already, for another device, and for more GPUs than are visible.
     """
     if distributed.in_a_launch():
-        raise UsageError("--gpus starts processes, but torchrun or Slurm has started them already; leave --gpus away")
+        raise UsageError("--gpus starts processes, but torchrun or Slurm has started them already; omit --gpus")
     if device is not None and device != "cuda":
-        raise UsageError(f"--gpus and --device {device} exclude each other; leave one away")
-    if gpus > torch.cuda.device_count():  # asks the driver, and leaves CUDA alone
+        raise UsageError(f"--gpus and --device {device} exclude each other; omit one")
+    if gpus > torch.cuda.device_count():  # asks the driver, without starting CUDA
         raise UsageError(f"--gpus {gpus}: {torch.cuda.device_count()} GPUs are visible here; ask for no more")
     return lambda request, progress: merge(run_ranks(job, request, progress, gpus))
 
 
 def run_ranks(job: Job[Request, Result], request: Request, progress: Progress, num_ranks: int) -> list[Result]:
-    """Run a job in so many processes and give their results, by rank.
+    """Run a job in so many processes and return their results, by rank.
 
     The first error a user can cause ends all of them and is raised here. Ctrl-C ends all of them.
     """
@@ -78,7 +78,7 @@ def run_ranks(job: Job[Request, Result], request: Request, progress: Progress, n
 
 
 def _run_rank(job: Job[Request, Result], request: Request, said: Any) -> Result:
-    """What each process does."""
+    """Run the job in one process, whose error is sent to the parent."""
     try:
         return job(request, _Relay(said))
     except TcaeError as error:
@@ -87,7 +87,7 @@ def _run_rank(job: Job[Request, Result], request: Request, said: Any) -> Result:
 
 
 class _Relay:
-    """A Progress that speaks to the parent."""
+    """A Progress that sends its calls to the parent."""
 
     def __init__(self, said: Any) -> None:
         self._said = said
@@ -103,7 +103,7 @@ class _Relay:
 
 
 class _Listener(threading.Thread):
-    """Adds up what the ranks say into one progress, and keeps the first error."""
+    """Adds up the progress of the ranks into one, and keeps the first error."""
 
     def __init__(self, said: Any, progress: Progress, num_ranks: int) -> None:
         super().__init__(name="listener", daemon=True)
@@ -116,7 +116,7 @@ class _Listener(threading.Thread):
             self._hear(*message)
 
     def end(self) -> None:
-        """Hear out what was said so far, and stop."""
+        """Handle the messages sent so far, and stop."""
         if self.is_alive():
             self._said.put(_END)
             self.join()

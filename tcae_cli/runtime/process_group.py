@@ -1,4 +1,4 @@
-"""Ranks that work on one step together: their process group, and means over them."""
+"""The process group of ranks that work on one step together, and sums and means over them."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -12,16 +12,16 @@ from torch import Tensor
 from tcae_cli.errors import DeviceError, UsageError
 from tcae_cli.runtime import distributed
 
-# What gloo and nccl say when another rank has gone; they have no exception of their own for it.
+# Words of gloo and nccl when another rank is lost; they have no exception of their own for it.
 _SIGNS_OF_A_LOSS = ("closed by peer", "reset by peer", "refused", "broken pipe", "nccl", "gloo", "timed out", "timeout")
 _PATIENCE = timedelta(hours=6)  # one rank lists the source and measures the model while the others wait
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
-    """The ranks of this launch meet inside; nothing where the process stands alone.
+    """Join the ranks of this launch inside the context; does nothing for a single process.
 
-    Raises UsageError if Slurm started them and nobody said where to meet, DeviceError if a rank is lost.
+    Raises UsageError if Slurm started them without an address to meet at, DeviceError if a rank is lost.
     """
     if not distributed.in_a_launch():
         yield
@@ -45,7 +45,7 @@ def process_group(device: torch.device) -> Iterator[None]:
 
 @contextmanager
 def naming_a_lost_rank() -> Iterator[None]:
-    """Turns what a collective raises when another rank has gone into a DeviceError."""
+    """Turn the error of a collective whose other rank is lost into a DeviceError."""
     try:
         yield
     except RuntimeError as error:
@@ -53,13 +53,13 @@ def naming_a_lost_rank() -> Iterator[None]:
             rank = distributed.rank()
             raise DeviceError(
                 f"rank {rank} lost another rank of the launch ({str(error).splitlines()[0]}); "
-                f"see what that rank said, and start again (training: its last checkpoint stands, go on with --resume)"
+                f"see the error of that rank, and start again (training: resume from the last checkpoint with --resume)"
             ) from error
         raise
 
 
 def mean_over_ranks(values: Tensor) -> Tensor:
-    """The mean of every rank's values; for a process that stands alone, its own."""
+    """Return the mean of every rank's values; for a single process, its own."""
     if not dist.is_initialized():
         return values
     total = values.clone()
@@ -68,7 +68,7 @@ def mean_over_ranks(values: Tensor) -> Tensor:
 
 
 def add_over_ranks(tensors: Iterable[Tensor]) -> None:
-    """Set tensors, in place and on whatever device they are, to the sums of every rank's."""
+    """Set tensors, in place and on any device, to the sums over all ranks."""
     if not dist.is_initialized():
         return
     for tensor in tensors:
@@ -78,12 +78,12 @@ def add_over_ranks(tensors: Iterable[Tensor]) -> None:
 
 
 def sum_over_ranks(number: int) -> int:
-    """The sum of every rank's number."""
+    """Return the sum of every rank's number."""
     return _reduce(number, dist.ReduceOp.SUM)
 
 
 def least_of_ranks(number: int) -> int:
-    """The least of every rank's numbers."""
+    """Return the least of the ranks' numbers."""
     return _reduce(number, dist.ReduceOp.MIN)
 
 
@@ -98,7 +98,7 @@ def _reduce(number: int, operation: dist.ReduceOp.RedOpType) -> int:
 
 @torch.no_grad()
 def take_from_first_rank(tensors: list[Tensor]) -> None:
-    """Set tensors, in place, to what the first rank has in them."""
+    """Set tensors, in place, to the values of the first rank."""
     if dist.is_initialized():
         for tensor in tensors:
             dist.broadcast(tensor, 0)

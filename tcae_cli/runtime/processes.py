@@ -1,4 +1,4 @@
-"""Processes: whether one is alive, and those that belong to another one."""
+"""Names of processes, whether one is alive, and ending with the parent."""
 
 import multiprocessing
 import os
@@ -10,19 +10,19 @@ _STARTED = uuid4().hex[:12]
 
 
 def leave_with_the_parent() -> None:
-    """Wait for the process that started this one to go, by kill -9 too, and go with it; for a thread of its own."""
+    """Wait for the parent process to end, even by kill -9, and end with it; to be run in a thread of its own."""
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
 
 
 def this_process() -> str:
-    """A name for this process that no other has: numbers come again, in containers and after a while."""
+    """Return a name that only this process has: process numbers repeat, in containers and after a while."""
     return f"{_STARTED}-{os.getpid()}"  # a forked one has another number
 
 
 def process_space() -> str:
-    """Where a process number means the same process: containers share host names. Empty if the system does not say."""
+    """Return the name of the space of this process's number, since containers share host names; "" if unknown."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -30,7 +30,7 @@ def process_space() -> str:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether there is a process of this number. One that was killed and that nobody has waited for is none."""
+    """Return whether a process of this number is alive; a zombie process is not."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -39,5 +39,5 @@ def is_alive(pid: int) -> bool:
         return True
     with suppress(OSError):  # no /proc
         state = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[0]
-        return state not in (b"Z", b"X")  # a container's first process often waits for none
+        return state not in (b"Z", b"X")  # a container's first process often reaps no zombies
     return True

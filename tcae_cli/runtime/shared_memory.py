@@ -1,4 +1,4 @@
-"""Memory that several processes see."""
+"""Memory that several processes share."""
 
 import math
 
@@ -9,16 +9,16 @@ from tcae_cli.errors import DiskError
 
 
 def shared_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """A tensor, not filled, that worker processes see, however they are started, and that goes to another uncopied.
+    """Allocate a tensor, not filled, that worker processes share, however they start, and that is sent uncopied.
 
-    Raises DiskError where there is too little of it.
+    Raises DiskError if there is too little shared memory.
     """
     num_bytes = math.prod(shape) * dtype.itemsize
     try:
-        storage = torch.UntypedStorage._new_shared(num_bytes)  # what torch's default_collate makes its batches in
+        storage = torch.UntypedStorage._new_shared(num_bytes)  # where torch's default_collate makes its batches
     except RuntimeError as error:
         raise DiskError(
-            f"{num_bytes / 2**20:.1f} MiB of shared memory are not to be had ({str(error).splitlines()[0]}); make "
+            f"could not allocate {num_bytes / 2**20:.1f} MiB of shared memory ({str(error).splitlines()[0]}); make "
             f"/dev/shm larger (docker run --shm-size), raise ulimit -n if files are too many, or share less: fewer "
             f"workers, no in_memory"
         ) from error

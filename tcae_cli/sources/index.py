@@ -1,4 +1,4 @@
-"""The on-disk index of a source: what each row is and where its bytes lie, written once and mapped by every process."""
+"""The on-disk index of a source: each row and the place of its bytes, written once and mapped by every process."""
 
 import json
 import os
@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """Everything a scan found, in row order."""
+    """All samples that a scan found, in row order."""
 
     uri: str
     root: str  # of keys and tar names: an absolute path or a URL, ending in "/"
@@ -64,17 +64,17 @@ def counted(items: Iterable[Item], on_progress: Callable[[int], None]) -> Iterat
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name counts as an image."""
+    """Return whether a file of this name counts as an image."""
     return os.path.splitext(name)[1].lower() in _IMAGE_SUFFIXES
 
 
 def image_suffixes() -> str:
-    """The suffixes that count, for an error message."""
+    """Return the suffixes of images, for a message."""
     return ", ".join(sorted(_IMAGE_SUFFIXES))
 
 
 def parse_label(text: str, where: str) -> int:
-    """The class number in `text`; raises SourceError, naming `where`, if it is not a whole number from 0."""
+    """Return the class number in `text`; raises SourceError, naming `where`, if it is not a whole number from 0."""
     digits = text.strip()
     if not digits.isdecimal() or len(digits) > 18:  # int64
         raise SourceError(f"{where}: the label should be a whole number from 0, found {digits[:40]!r}; correct it")
@@ -82,7 +82,7 @@ def parse_label(text: str, where: str) -> int:
 
 
 def parse_text(data: bytes, where: str) -> str:
-    """The text of a caption or list; raises SourceError, naming `where`, if it is not UTF-8."""
+    """Return the text of a caption or list; raises SourceError, naming `where`, if it is not UTF-8."""
     try:
         text = data.decode().strip()
     except UnicodeDecodeError as error:
@@ -93,7 +93,7 @@ def parse_text(data: bytes, where: str) -> str:
 
 
 def parse_metadata(data: bytes, where: str) -> dict[str, Any]:
-    """A JSON object; raises SourceError, naming `where`, if it is anything else."""
+    """Return a JSON object; raises SourceError, naming `where`, if `data` is anything else."""
     try:
         metadata = json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -104,13 +104,13 @@ def parse_metadata(data: bytes, where: str) -> dict[str, Any]:
 
 
 def caption_of(metadata: dict[str, Any]) -> str:
-    """The caption in a sample's metadata, "" if there is none."""
+    """Return the caption in a sample's metadata, "" if there is none."""
     caption = metadata.get("caption", metadata.get("text"))
     return caption.strip() if isinstance(caption, str) else ""
 
 
 def write_index(index_dir: Path, listing: Listing) -> None:
-    """Write the index of a listing into a folder, over one that may be there.
+    """Write the index of a listing into a folder, over an existing one.
 
     Raises SourceError if a key appears twice: rows are known by their keys.
     """
@@ -142,7 +142,7 @@ def write_index(index_dir: Path, listing: Listing) -> None:
 
 
 def copy_index(index_dir: Path, target_dir: Path) -> None:
-    """Put a copy of an index into another folder, over one that may be there and in use."""
+    """Copy an index into another folder, over an existing one that may be in use."""
     make_folder(target_dir)
     for path in sorted(index_dir.iterdir(), key=lambda path: path.name == SUMMARY_FILE):
         write_atomic(target_dir / path.name, path.read_bytes())
@@ -152,12 +152,12 @@ def _refuse_repeated_keys(listing: Listing) -> None:
     seen: set[str] = set()
     for entry in listing.entries:
         if entry.key in seen:
-            raise SourceError(f"{listing.uri}: {entry.key} is there twice; rows are known by their names, so keep one")
+            raise SourceError(f"{listing.uri}: {entry.key} appears twice; rows are known by their names, so keep one")
         seen.add(entry.key)
 
 
 def _fingerprint(entries: Iterable[Entry]) -> str:
-    """Hash of what the rows are: the same wherever the source lies, another when a file changes its name or size."""
+    """Return the hash of keys and sizes: equal wherever the source lies, another when a file's name or size changes."""
     digest = blake2b(digest_size=16)
     for entry in entries:
         digest.update(os.fsencode(entry.key) + b"\0%d %d\n" % (entry.size_bytes, entry.offset))
@@ -165,7 +165,7 @@ def _fingerprint(entries: Iterable[Entry]) -> str:
 
 
 def _save_strings(index_dir: Path, name: str, strings: Sequence[bytes]) -> None:
-    """As one blob and the n + 1 offsets into it."""
+    """Save strings as one blob and the n + 1 offsets into it."""
     ends = np.cumsum([0, *map(len, strings)], dtype=np.int64)
     _save(index_dir, f"{name}.ends", ends)
     _save(index_dir, f"{name}.blob", np.frombuffer(b"".join(strings), np.uint8))

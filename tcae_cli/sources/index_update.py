@@ -1,4 +1,4 @@
-"""The index of a source that may have been indexed before: rows stay where they are, new ones come after them."""
+"""Updates the index of a source: rows keep their numbers, and new ones come after them."""
 
 import os
 import signal
@@ -24,7 +24,7 @@ _VANISHED = "is no longer in its tar"
 
 @dataclass(frozen=True)
 class SourceChanges:
-    """How a source differs from its index: counts, and the first names of each kind."""
+    """The differences between a source and its index: counts, and the first names of each kind."""
 
     num_new: int = 0
     num_changed: int = 0
@@ -172,7 +172,7 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
 
 
 def _renumbered(listing: Listing, class_names: tuple[str, ...]) -> Sequence[Entry]:
-    """The entries with their labels by other class names, of which theirs are some."""
+    """Return the entries with labels of `class_names`, which include the listing's own."""
     if listing.class_names == class_names:
         return listing.entries
     numbers = {name: label for label, name in enumerate(class_names)}
@@ -181,7 +181,7 @@ def _renumbered(listing: Listing, class_names: tuple[str, ...]) -> Sequence[Entr
 
 
 def _out_of_reach(entry: Entry, problem: str) -> Entry:
-    """An old entry as it was; if it was in a tar it fails when read, for other bytes lie at its place now."""
+    """Return an old entry unchanged, or one that fails when read if it was in a tar, where other bytes lie now."""
     return entry if entry.offset < 0 else entry._replace(tar=-1, problem=problem)
 
 

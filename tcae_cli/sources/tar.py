@@ -130,7 +130,7 @@ def _beside(name: str, by_name: dict[str, list[Member]]) -> dict[str, list[Membe
 def _paired(sidecars: list[Member], index: int, num_copies: int, tar: str) -> Member:
     if len(sidecars) not in (1, num_copies):
         name = sidecars[0].name
-        raise SourceError(f"{tar}: {name} is there {len(sidecars)} times for {num_copies} images; make it one for each")
+        raise SourceError(f"{tar}: {name} appears {len(sidecars)} times for {num_copies} images; make it one for each")
     sidecar = sidecars[index] if len(sidecars) == num_copies else sidecars[0]
     if sidecar.problem:
         raise SourceError(sidecar.problem)

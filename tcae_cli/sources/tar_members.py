@@ -1,4 +1,4 @@
-"""The list of members of one tar, as far as it is whole; nothing in it is ever extracted."""
+"""Reads the list of members of one tar, as far as it is whole; nothing is ever extracted."""
 
 import os
 import tarfile
@@ -19,20 +19,20 @@ class Member(NamedTuple):
     size_bytes: int
     offset: int
     problem: str = ""  # why it cannot be read; "": nothing
-    text: bytes = b""  # what is in it, of labels, captions and metadata alone
+    text: bytes = b""  # its contents, of labels, captions and metadata alone
 
 
 class Loss(NamedTuple):
-    """Where the list of members breaks off."""
+    """The place where the list of members breaks off."""
 
     offset: int
     problem: str
 
 
 def read_members(file: BinaryIO, tar: str) -> tuple[list[Member], Loss | None]:
-    """Files in a tar that are not hidden, by position, and what is lost after them, if anything is.
+    """Return the files in a tar that are not hidden, by position, and the loss after them, if there is one.
 
-    A last file that is cut short has a problem; if it is an image, it stands for what is lost itself.
+    A last file that is cut short has a problem; if it is an image, its row stands for the loss.
     """
     num_bytes = file.seek(0, os.SEEK_END)
     members, end = _walk(file, num_bytes, tar)
@@ -50,7 +50,7 @@ def read_members(file: BinaryIO, tar: str) -> tuple[list[Member], Loss | None]:
 
 
 def _walk(file: BinaryIO, num_bytes: int, tar_name: str) -> tuple[list[Member], int]:
-    """The members, and the byte at which their list ends or breaks off."""
+    """Return the members, and the byte at which their list ends or breaks off."""
     members: list[Member] = []
     end = 0
     file.seek(0)
@@ -62,8 +62,8 @@ def _walk(file: BinaryIO, num_bytes: int, tar_name: str) -> tuple[list[Member], 
                 tar.members.clear()  # type: ignore[attr-defined]  # or the headers of a large tar fill the memory
                 if _counts(header):
                     members.append(_member(file, header, num_bytes, tar_name))
-    except (tarfile.TarError, ValueError):  # ValueError: numbers in extended headers that are none
-        pass  # where the list ended says it all
+    except (tarfile.TarError, ValueError):  # ValueError: a number in an extended header that is not one
+        pass  # the byte at which the list ended says enough
     return members, end
 
 
@@ -92,9 +92,9 @@ def _member(file: BinaryIO, header: tarfile.TarInfo, num_bytes: int, tar: str) -
 
 
 def _only_zeros(file: BinaryIO, start: int, num_bytes: int) -> bool:
-    """Whether the end of a tar, from `start`, is there and is all zeros."""
+    """Return whether the end of a tar, from `start`, exists and is all zeros."""
     if num_bytes - start < _END_BYTES:
         return False
-    # tarfile stops without a word at a damaged header, so what follows must be the end, and nothing but it.
+    # tarfile stops silently at a damaged header, so only the end of the tar may follow.
     file.seek(start)
     return not any(block.strip(b"\0") for block in iter(lambda: file.read(1 << 20), b""))

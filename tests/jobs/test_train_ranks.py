@@ -132,7 +132,7 @@ def test_a_rank_that_is_left_alone_says_so(photos, tmp_path):
     ranks[1].communicate()
 
     assert ranks[0].returncode == 1
-    assert "rank 0 lost another rank of the launch" in err and "go on with --resume" in err
+    assert "rank 0 lost another rank of the launch" in err and "resume from the last checkpoint with --resume" in err
     assert "Traceback" not in err
     assert read_header(str(tmp_path / "run")).step >= 3
 

@@ -1,4 +1,4 @@
-"""Object stores with something in the way: a wire that can be cut, and a server that allows little."""
+"""Object stores with an obstacle: a wire that can be cut, and a server that denies requests."""
 
 import http.server
 import socket
@@ -13,7 +13,7 @@ _NOT_THERE = b"<Error><Code>NoSuchKey</Code><Message>The specified key does not 
 
 
 class Wire:
-    """Passes on what comes to its URL to a server at another, until it is cut."""
+    """Passes the requests to its URL on to a server at another, until it is cut."""
 
     def __init__(self, url: str) -> None:
         target = urlsplit(url)
@@ -30,7 +30,7 @@ class Wire:
         self.cut()
 
     def cut(self) -> None:
-        """Close all connections and take no more."""
+        """Close all connections and accept no more."""
         for end in (self._listener, *self._ends):
             with suppress(OSError):  # closed already
                 end.shutdown(socket.SHUT_RDWR)
@@ -55,10 +55,10 @@ def _pass_on(here: socket.socket, there: socket.socket) -> None:
 
 @contextmanager
 def refusing_server(verbs: Set[str]) -> Iterator[str]:
-    """The URL of an S3 server of empty buckets that denies requests of some verbs."""
+    """Yield the URL of an S3 server of empty buckets that denies requests of some verbs."""
 
     class Refusing(http.server.BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"  # clients wait to be told to go on with what they send
+        protocol_version = "HTTP/1.1"  # clients wait for a reply before they send the rest
 
         def answer(self) -> None:
             self.rfile.read(int(self.headers.get("Content-Length", 0)))

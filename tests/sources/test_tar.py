@@ -68,7 +68,7 @@ def test_members_of_one_name_are_rows_each_with_its_own_label_or_the_one_there_i
 def test_labels_that_cannot_be_paired_are_a_problem_of_their_images(make_tar, png, tmp_path, problems):
     members = [*[("a.png", png())] * 3, *[("a.cls", b"1")] * 2, ("b.png", png())]
     source = opened(tmp_path, make_tar("s.tar", members).name)
-    problem = "s.tar: a.cls is there 2 times for 3 images; make it one for each"
+    problem = "s.tar: a.cls appears 2 times for 3 images; make it one for each"
     assert problems(source) == {f"s.tar/a.png{suffix}": problem for suffix in ("", "#2", "#3")}
     assert source.read(3) == png()
 
@@ -136,7 +136,7 @@ def test_a_tar_without_images_is_refused(make_tar, tmp_path):
 
 def test_a_tar_named_twice_is_refused(make_tar, png, tmp_path):
     make_tar("s.tar", {"a.png": png()})
-    with pytest.raises(SourceError, match=r"s\.tar/a\.png is there twice"):
+    with pytest.raises(SourceError, match=r"s\.tar/a\.png appears twice"):
         opened(tmp_path, "{s,s}.tar")
 
 

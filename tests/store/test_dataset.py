@@ -238,4 +238,4 @@ def test_shared_memory_that_is_too_small_is_named(flip_store):
     )
     command = [sys.executable, "-c", script, str(flip_store)]
     printed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
-    assert "MiB of shared memory are not to be had" in printed and "docker run --shm-size" in printed
+    assert "could not allocate" in printed and "MiB of shared memory" in printed and "docker run --shm-size" in printed
