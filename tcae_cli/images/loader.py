@@ -36,7 +36,7 @@ _SHARED_MEMORY_FILE = "file </torch_"  # in what torch says when there is no roo
 
 @dataclass(frozen=True)
 class Reading:
-    """How batches are read."""
+    """The settings of reading batches."""
 
     batch_size: int
     num_workers: int = 0  # decoding processes; 0: this process decodes
