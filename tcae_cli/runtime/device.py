@@ -95,7 +95,7 @@ def autocast(device: torch.device, precision: Precision) -> torch.autocast:
 
 
 class _Tf32:
-    """The switch of TF32 in float32 products, a setting of the whole process that several threads switch off at once."""
+    """The switch of TF32 in float32 products: a setting of the whole process that several threads turn off at once."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
