@@ -27,6 +27,8 @@ from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.export import ExportRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime.registry import Registry
+from tcae_cli.sources.registry import KINDS
+from tcae_cli.sources.source import open_source
 from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.reader import LatentStore
 
@@ -300,6 +302,16 @@ def test_the_example_of_a_format_writes_files_that_numpy_reads(add, store, tmp_p
     export_store(ExportRequest(store="out.zarr", target="exported", format="npz"), Silent())
     with np.load(tmp_path / "exported" / "rows-00000000.npz") as file:
         assert file["latents"].shape == (24, 8, 2, 2) and file["labels"].shape == (24,)
+
+
+def test_the_example_of_a_kind_of_source_is_read(add, photos, tmp_path):
+    add(KINDS, "csv", example("CsvList"))
+    shutil.copytree(photos, tmp_path / "imgs")
+    (tmp_path / "some.csv").write_text("path,label\nimgs/person/1.jpg,7\nimgs/person/0.jpg,3\n")
+    source = open_source(str(tmp_path / "some.csv"), tmp_path / "index")
+    assert source.keys(range(2)) == ["imgs/person/0.jpg", "imgs/person/1.jpg"]
+    assert source.labels(0, 2).tolist() == [3, 7]
+    assert source.read(1) == (photos / "person" / "1.jpg").read_bytes()
 
 
 def test_the_example_of_a_loss_is_a_term():
