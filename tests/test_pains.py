@@ -1,4 +1,4 @@
-"""What users of other tools suffer from (shared/CACHING.md, section 3), and what happens here instead."""
+"""The pains, P1 to P15, that users of other caching tools report, and the behaviour of tcae instead."""
 
 import multiprocessing
 import shutil

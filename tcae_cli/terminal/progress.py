@@ -44,7 +44,7 @@ class _Bar(Progress):
 
 @dataclass
 class _Counts:
-    """How far a task is."""
+    """The progress of a task in numbers."""
 
     task: str
     unit: str
