@@ -154,7 +154,9 @@ def failures_of(source: Source, rows: Sequence[int], records: np.ndarray) -> dic
     """Return the failures that the records of these rows name, by row."""
     failures = {}
     for slot in np.flatnonzero(records["stage"] != b"").tolist():
-        row, stage, error = rows[slot], records["stage"][slot].decode(), records["error"][slot].decode(errors="ignore")
+        row = rows[slot]
+        stage = records["stage"][slot].decode()
+        error = records["error"][slot].decode(errors="ignore")
         failures[row] = Failure(row, source.key(row), stage, error)
     return failures
 

@@ -62,8 +62,8 @@ def decode_image(data: bytes) -> np.ndarray:
             warnings.simplefilter("ignore")  # a picture below the limit, or with an odd header, is no news to the user
             with Image.open(BytesIO(data), formats=_FORMATS) as image:
                 image.load()
-                upright = _turn_upright(_to_srgb(image), _orientation(image))
-                return np.array(upright)
+                picture, turn = _to_srgb(image), _UPRIGHT.get(_orientation(image))
+                return np.array(picture if turn is None else picture.transpose(turn))
     except UnidentifiedImageError:
         found = "the file is empty" if not data else f"not an image that can be read ({len(data)} bytes)"
         raise ImageError("decode", found) from None
@@ -105,10 +105,6 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except _DAMAGED:
         return 1  # damaged EXIF says nothing about the picture
-
-
-def _turn_upright(image: Image.Image, orientation: int) -> Image.Image:
-    return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

@@ -166,7 +166,8 @@ class _Feed:
     """Batches for one set of workers after another: those that a lost set has not delivered go to the next."""
 
     def __init__(self, decoder: Decoder, batches: Iterable[BatchRows]) -> None:
-        self._decoder, self._coming = decoder, iter(batches)
+        self._decoder = decoder
+        self._coming = iter(batches)
         self._under_way: deque[BatchRows] = deque()
         self._strikes: dict[int, str] = {}  # row -> the fate of the worker that was on it
         self._given_up: dict[int, Failure] = {}  # by row

@@ -94,9 +94,11 @@ class _Watchdog:
     """
 
     def __init__(self, notes: RowNotes, workers: list[BaseProcess]) -> None:
-        self._notes, self._workers = notes, workers
+        self._notes = notes
+        self._workers = workers
         self._killed: dict[int, tuple[int, Stage] | None] = {}  # worker -> the row and stage it was on
-        self._seen, self._still_s = notes.snapshot(), [0.0] * len(workers)
+        self._seen = notes.snapshot()
+        self._still_s = [0.0] * len(workers)
         self._wait: object | None = None  # one object for each batch that the parent waits for
         self._seen_wait: object | None = None
         self._waited_s = 0.0
@@ -134,7 +136,8 @@ class _Watchdog:
             looked_at = now
 
     def _look(self, elapsed_s: float) -> None:
-        entries, current = self._notes.snapshot(), self._wait
+        entries = self._notes.snapshot()
+        current = self._wait
         for worker, entry in enumerate(entries):
             self._still_s[worker] = self._still_s[worker] + elapsed_s if entry == self._seen[worker] else 0.0
         self._waited_s = self._waited_s + elapsed_s if current is not None and current is self._seen_wait else 0.0

@@ -67,7 +67,9 @@ def run_ranks(job: Job[Request, Result], request: Request, progress: Progress, n
         results: dict[int, Result] = elastic_launch(config, _run_rank)(job, request, said)
     except ChildFailedError as error:
         listener.end()
-        raise listener.error or DeviceError(f"a process of the launch ended unexpectedly: {_reason(error)}") from error
+        rank, failure = error.get_first_failure()
+        reason = f"rank {rank} with exit code {failure.exitcode}"
+        raise listener.error or DeviceError(f"a process of the launch ended unexpectedly: {reason}") from error
     except SignalException as error:
         if error.sigval == signal.SIGINT:
             raise KeyboardInterrupt from error
@@ -107,7 +109,9 @@ class _Listener(threading.Thread):
 
     def __init__(self, said: Any, progress: Progress, num_ranks: int) -> None:
         super().__init__(name="listener", daemon=True)
-        self._said, self._progress, self._num_ranks = said, progress, num_ranks
+        self._said = said
+        self._progress = progress
+        self._num_ranks = num_ranks
         self._total = self._done = 0
         self.error: TcaeError | None = None
 
@@ -125,7 +129,8 @@ class _Listener(threading.Thread):
         match kind:
             case "start":
                 task, total, done, unit = values
-                self._total, self._done = self._total + total, self._done + done
+                self._total = self._total + total
+                self._done = self._done + done
                 name = task.partition(",")[0]
                 self._progress.start(f"{name}, {self._num_ranks} ranks", self._total, self._done, unit)
             case "advance":
@@ -135,8 +140,3 @@ class _Listener(threading.Thread):
                 self._progress.say(*values)
             case "error":
                 self.error = self.error or values[0]
-
-
-def _reason(error: ChildFailedError) -> str:
-    rank, failure = error.get_first_failure()
-    return f"rank {rank} with exit code {failure.exitcode}"

@@ -159,13 +159,19 @@ class LocalFile:
     """A FileInProgress under a temporary name in the same file system."""
 
     def __init__(self, temporary: Path, final: Path) -> None:
-        self.final, self._temporary, self._waiting_bytes = final, temporary, 0
+        self.final = final
+        self._temporary = temporary
+        self._waiting_bytes = 0
         self._file: BinaryIO = temporary.open("xb")
 
     def write(self, *pieces: bytes) -> None:
         with disk_errors(self.final):
             for start in range(0, len(pieces), _PIECES_TOGETHER):
-                self._write(pieces[start : start + _PIECES_TOGETHER])
+                together = pieces[start : start + _PIECES_TOGETHER]
+                num_bytes = os.writev(self._file.fileno(), together)
+                if num_bytes < sum(map(len, together)):  # the disk is full; writing the rest will say so
+                    self._file.write(b"".join(together)[num_bytes:])
+                    self._file.flush()
             self._waiting_bytes += sum(map(len, pieces))
             if self._waiting_bytes >= _BLOCK_BYTES:  # now, not all of it in seal
                 start_writing_out(self._file, self._waiting_bytes)
@@ -205,12 +211,6 @@ class LocalFile:
             self._file.close()
         with suppress(OSError):
             self._temporary.unlink()
-
-    def _write(self, pieces: Sequence[bytes]) -> None:
-        num_bytes = os.writev(self._file.fileno(), pieces)
-        if num_bytes < sum(map(len, pieces)):  # where the room ends; the rest will say why
-            self._file.write(b"".join(pieces)[num_bytes:])
-            self._file.flush()
 
 
 class LocalRanges:

@@ -83,7 +83,8 @@ class RemoteReadError(DiskError):
 
     def __init__(self, local: OSError, found: str) -> None:
         super().__init__(local.errno, local.strerror, local.filename)
-        self.local, self.found = local, found
+        self.local = local
+        self.found = found
 
     def __str__(self) -> str:
         return f"{self.filename} cannot be read: {self.found}; check your permissions and the network, and repeat"
@@ -114,7 +115,9 @@ class RemoteFile(io.RawIOBase):
     """A remote file to seek in, fetched in ranges: `read_range` takes the first byte and a size."""
 
     def __init__(self, read_range: Callable[[int, int], bytes], size_bytes: int) -> None:
-        self._read_range, self._size_bytes, self._position = read_range, size_bytes, 0
+        self._read_range = read_range
+        self._size_bytes = size_bytes
+        self._position = 0
 
     def readable(self) -> bool:
         return True

@@ -201,7 +201,8 @@ class _RemoteRanges:
     """The Ranges of a remote file: every one is a request."""
 
     def __init__(self, folder: RemoteFolder, name: str) -> None:
-        self._folder, self._name = folder, name
+        self._folder = folder
+        self._name = name
 
     def read(self, start: int, size: int) -> bytes:
         return self._folder.read_range(self._name, start, size)
@@ -222,7 +223,9 @@ class _Upload:
     """A FileInProgress as a multipart upload: invisible until it is completed."""
 
     def __init__(self, folder: RemoteFolder, name: str, file: Any) -> None:
-        self._folder, self._name, self._file = folder, name, file
+        self._folder = folder
+        self._name = name
+        self._file = file
 
     def write(self, *pieces: bytes) -> None:
         with self._folder._writing(self._name):

@@ -60,7 +60,8 @@ class ImageFolder:
         class_names = sorted({file.name.split("/")[0] for file in images if "/" in file.name})
         labels = {name: label for label, name in enumerate(class_names)}
         names = [file.name for file in files]
-        captions, texts = _metadata_captions(folder, names), _texts_beside(folder, names)
+        captions = _metadata_captions(folder, names)
+        texts = _texts_beside(folder, names)
         entries = []
         for name, size_bytes in images:
             label = labels[name.split("/")[0]] if "/" in name else -1

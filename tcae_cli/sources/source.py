@@ -72,13 +72,16 @@ class Source:
         self.fingerprint: str = summary["fingerprint"]  # hex; of keys and sizes in row order
         self.has_captions: bool = summary["has_captions"]
         self.is_remote = is_remote(summary["root"])
-        self._folder, self._tar_names = open_to_read(summary["root"]), summary["tar_names"]
+        self._folder = open_to_read(summary["root"])
+        self._tar_names = summary["tar_names"]
         self._maps: list[np.ndarray] = []
-        self._labels, self._sizes = self._map("labels"), self._map("sizes")
+        self._labels = self._map("labels")
+        self._sizes = self._map("sizes")
         self._keys = self._strings("keys")
         self._captions = self._strings("captions") if self.has_captions else None
         self._problems = self._strings("problems") if summary["has_problems"] else None
-        self._tars, self._offsets = self._map("tars"), self._map("offsets")
+        self._tars = self._map("tars")
+        self._offsets = self._map("offsets")
 
     def __reduce__(self) -> tuple[type["Source"], tuple[Path]]:
         return type(self), (self.index_dir,)
@@ -132,7 +135,8 @@ class Source:
         try:
             if self._tars[row] < 0:
                 return self._folder.read(os.fsdecode(self._keys[row]))
-            tar_name, size_bytes = self._tar_names[self._tars[row]], self.size_bytes(row)
+            tar_name = self._tar_names[self._tars[row]]
+            size_bytes = self.size_bytes(row)
             data = self._folder.read_range(tar_name, int(self._offsets[row]), size_bytes)
         except OSError as error:
             raise ImageError("read", error.strerror or str(error)) from error
@@ -169,7 +173,8 @@ class _Strings:
     """Many byte strings in one mapped blob."""
 
     def __init__(self, ends: np.ndarray, blob: np.ndarray) -> None:
-        self._ends, self._blob = ends, blob
+        self._ends = ends
+        self._blob = blob
 
     def __getitem__(self, row: int) -> bytes:
         if not 0 <= row < len(self._ends) - 1:

@@ -109,7 +109,8 @@ def _entries(tar: str, number: int, members: Sequence[Member], loss: Loss | None
 
 def _images(tar: str, number: int, name: str, by_name: dict[str, list[Member]]) -> Iterator[Entry]:
     """Yield the rows of all images of one name."""
-    copies, beside = by_name[name], _beside(name, by_name)
+    copies = by_name[name]
+    beside = _beside(name, by_name)
     for index, image in enumerate(copies):
         key = f"{tar}/{name}" if index == 0 else f"{tar}/{name}#{index + 1}"
         try:
@@ -117,7 +118,9 @@ def _images(tar: str, number: int, name: str, by_name: dict[str, list[Member]]) 
             label, caption = _label_and_caption(sidecars, tar)
             problem = image.problem
         except SourceError as error:
-            label, caption, problem = -1, "", image.problem or str(error)
+            label = -1
+            caption = ""
+            problem = image.problem or str(error)
         yield Entry(key, image.size_bytes, label, caption, number, image.offset, problem)
 
 

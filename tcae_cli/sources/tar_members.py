@@ -60,20 +60,19 @@ def _walk(file: BinaryIO, num_bytes: int, tar_name: str) -> tuple[list[Member], 
             while (header := tar.next()) is not None and tar.offset > end:
                 end = tar.offset
                 tar.members.clear()  # type: ignore[attr-defined]  # or the headers of a large tar fill the memory
-                if _counts(header):
+                is_link = (header.issym() or header.islnk()) and is_image_name(header.name)
+                is_hidden = os.path.basename(header.name).startswith(".")
+                if (header.isreg() or is_link) and not is_hidden:
                     members.append(_member(file, header, num_bytes, tar_name))
     except (tarfile.TarError, ValueError):  # ValueError: a number in an extended header that is not one
         pass  # the byte at which the list ended says enough
     return members, end
 
 
-def _counts(header: tarfile.TarInfo) -> bool:
-    is_link = (header.issym() or header.islnk()) and is_image_name(header.name)
-    return (header.isreg() or is_link) and not os.path.basename(header.name).startswith(".")
-
-
 def _member(file: BinaryIO, header: tarfile.TarInfo, num_bytes: int, tar: str) -> Member:
-    name, offset, size_bytes = header.name.removeprefix("./"), header.offset_data, header.size
+    name = header.name.removeprefix("./")
+    offset = header.offset_data
+    size_bytes = header.size
     if not header.isreg():
         return Member(name, 0, offset, "is a link inside a tar; make it with --dereference --hard-dereference")
     if header.issparse():

@@ -34,9 +34,13 @@ class ShardReader:
     """
 
     def __init__(self, folder: Folder, spec: StoreSpec, view: str) -> None:
-        self._folder, self._spec, self._view = folder, spec, view
-        self._codec, self._rows_per_shard = CODECS[spec.codec](), spec.rows_per_shard
-        self._shape, self._dtype = spec.sample_shape(view), np.dtype(spec.dtype).newbyteorder("<")
+        self._folder = folder
+        self._spec = spec
+        self._view = view
+        self._codec = CODECS[spec.codec]()
+        self._rows_per_shard = spec.rows_per_shard
+        self._shape = spec.sample_shape(view)
+        self._dtype = np.dtype(spec.dtype).newbyteorder("<")
         self._is_kept_as_read = self._codec.is_raw and self._dtype.isnative
         self._shard = lru_cache(min(folder.most_open, _MOST_SHARDS_OPEN))(self._open)
 
@@ -87,7 +91,8 @@ class ShardReader:
 
         A row that needs no decoding goes straight to `out`.
         """
-        row, target = rows[place], out[place]
+        row = rows[place]
+        target = out[place]
         number, slot = divmod(row, self._rows_per_shard)
         try:
             shard = self._shard(number)
