@@ -67,7 +67,7 @@ class Block(NamedTuple):
 
 
 def blocks(page: Path, language: str) -> list[Block]:
-    found = re.findall(r"(?:<!-- (.*?) -->\n)?```(\w+)\n(.*?)```", page.read_text(), re.DOTALL)
+    found = re.findall(r"(?:<!-- ([^>]*) -->\n)?```(\w+)\n(.*?)```", page.read_text(), re.DOTALL)
     return [block for each in found if (block := Block(*each)).language == language]
 
 
