@@ -141,13 +141,15 @@ def table(arms: Mapping[str, Runs]) -> list[str]:
 def verdict(direction: Direction, arms: Mapping[str, Runs]) -> str:
     """Return "reproduced" or "refuted", or the reason why neither is shown."""
     beside = arms[direction.beside]
-    values, others = arms[direction.arm][direction.figure], beside[direction.figure]
+    values = arms[direction.arm][direction.figure]
+    others = beside[direction.figure]
     if len(values) < 2:
         return "not shown, one seed has no spread"
     for probe in (A1, A2) if direction.figure == LOSS else (direction.figure,):
         if (found := mean(beside[probe])) <= 2 * (chance := beside["probe-chance"][0]):
             return f"not shown, {probe} of {direction.beside} is {found:.3f}, chance {chance:.3f}"
-    difference, noise = mean(values) - mean(others), max(_spread(values), _spread(others))
+    difference = mean(values) - mean(others)
+    noise = max(_spread(values), _spread(others))
     if abs(difference) <= noise:
         return f"not shown, a difference of {difference:+.3f} at a spread of {noise:.3f}"
     return f"{'reproduced' if difference * direction.sign > 0 else 'refuted'} ({difference:+.3f}, spread {noise:.3f})"

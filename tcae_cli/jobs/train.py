@@ -117,7 +117,8 @@ def _train(request: TrainRequest, device: torch.device, progress: Progress) -> T
 
 
 def _check_batch_size(recipe: Recipe) -> None:
-    ranks, batch_size, accumulate = distributed.world_size(), recipe.train.batch_size, recipe.train.accumulate
+    ranks = distributed.world_size()
+    batch_size, accumulate = recipe.train.batch_size, recipe.train.accumulate
     if batch_size % (ranks * accumulate):
         raise UsageError(
             f"train.batch_size {batch_size} cannot be shared among {ranks} ranks"

@@ -203,7 +203,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check_crops(self) -> Self:
-        crops, step = self.loss.self_distillation, 2 * self.model.patch_size
+        crops = self.loss.self_distillation
+        step = 2 * self.model.patch_size
         for name in ("global_size", "local_size") if crops else ():
             if (size := getattr(crops, name)) % step:
                 raise ValueError(
@@ -217,7 +218,8 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _check_discriminator(self) -> Self:
-        name, size = self.loss.adversarial and self.loss.adversarial.discriminator, self.model.image_size
+        name = self.loss.adversarial and self.loss.adversarial.discriminator
+        size = self.model.image_size
         if name and size < (least := _LEAST_IMAGE_SIZES.get(name, 0)):
             raise ValueError(
                 f"model.image_size {size} is less than the {least} pixels that loss.adversarial.discriminator {name} "

@@ -5,6 +5,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BytesIO
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
+from tcae_cli.losses.registry import TERMS
 from tcae_cli.runtime.files import disk_errors, write_atomic
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ _MARKED = 30  # points at most, for each to get a dot
 _TICKS = (1, 2, 5, 10)  # allowed steps between ticks, times a power of ten
 _PANEL_INCHES = (3.3, 2.2)
 _DPI = 110
-_COLOURS = ("#2a6fbb", "#d9822b")
+_COLOURS = ("#2a6fbb", "#d9822b", "#3f9a5a", "#8a5fb0")  # of the figures of a panel, in turn
 _INK, _PALE = "#444444", "#bbbbbb"
 
 
@@ -107,7 +109,7 @@ def _panels(num_prototypes: int | None) -> list[_Panel]:
     dotted = f" (dotted: ln {num_prototypes:,})" if num_prototypes else ""
     return [
         _Panel(title="loss", names=("loss",), logarithmic=True),
-        _Panel(title="reconstruction", names=("l1", "perceptual"), logarithmic=True),
+        _Panel(title="reconstruction", names=tuple(TERMS), logarithmic=True),
         _Panel(title=f"self-distillation{dotted}", names=("class_token", "masked_patch"), level=most),
         _Panel(title=f"teacher_entropy{dotted}", names=("teacher_entropy",), level=most),
         _Panel(title="feature_spread", names=("feature_spread",), logarithmic=True),
@@ -158,7 +160,7 @@ def _draw_panel(axes: Axes, panel: _Panel, curves: dict[str, Curve]) -> None:
     axes.tick_params(which="both", labelsize=7, labelcolor=_INK, color=_PALE)
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(_PALE)
-    for name, colour in zip(panel.names, _COLOURS, strict=False):
+    for name, colour in zip(panel.names, cycle(_COLOURS), strict=False):
         if name in curves:
             _draw_curve(axes, name, curves[name], colour)
     if panel.level is not None:

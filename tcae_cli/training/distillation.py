@@ -48,7 +48,8 @@ def crops_of(batch: TrainingBatch, recipe: Recipe, device: torch.device) -> Crop
     local_crops = None if batch.local_crops is None else to_float(batch.local_crops.to(device, non_blocking=True))
     keep = None
     if spec.drop_path:
-        num_views, num_blocks = 2 + spec.num_local_crops, sum(recipe.model.depths)
+        num_views = 2 + spec.num_local_crops
+        num_blocks = sum(recipe.model.depths)
         keep = draw_keep(recipe.train.seed, batch.samples.tolist(), num_views, num_blocks, spec.drop_path).to(device)
     return Crops(
         to_float(batch.global_crops.to(device, non_blocking=True)),
@@ -77,7 +78,8 @@ def distillation_terms(
 
     masks: [b, 2, g, g] bool, of the global crops.
     """
-    spec, centers = recipe.loss.self_distillation, state.centers
+    spec = recipe.loss.self_distillation
+    centers = state.centers
     assert spec is not None and centers is not None
     temp = teacher_temp(spec, state.step, recipe.train.steps)
     side = round(teacher.patches.shape[2] ** 0.5)
@@ -104,7 +106,8 @@ def follow_student(state: TrainingState, parts: Sequence[TeacherSums], recipe: R
 
     parts: the sums of each micro-batch. The spread is the standard deviation of unit vectors, averaged over dimensions.
     """
-    spec, centers, model = recipe.loss.self_distillation, state.centers, state.model
+    spec = recipe.loss.self_distillation
+    centers, model = state.centers, state.model
     assert spec is not None and centers is not None and state.teacher is not None and model.head is not None
     momentum = teacher_momentum(spec, state.step, recipe.train.steps)
     update_average(state.teacher.encoder, model.autoencoder.encoder, momentum)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from tcae_cli.losses.registry import TERMS
 from tcae_cli.runtime.distributed import world_size
 from tcae_cli.runtime.process_group import mean_over_ranks, sum_over_ranks
 from tcae_cli.training.views.crops import TrainingBatch
@@ -57,7 +58,7 @@ def note(figures: dict[str, float]) -> str:
     """Return the text of the progress line from the last line of the log."""
     shown = {
         name: f"{figures[name]:.4g}"
-        for name in ("loss", "l1", "perceptual", "class_token", "masked_patch", "generator")
+        for name in ("loss", *TERMS, "class_token", "masked_patch", "generator")
         if name in figures
     }
     words = [f"{name} {value}" for name, value in shown.items()]

@@ -94,7 +94,8 @@ def restore_state(run: Path, state: RunState, identity: dict[str, object]) -> No
         state.centers.patch.copy_(tensors["centers.patch"])
     for number, optimizer in enumerate(state.all_optimizers()):
         _restore_optimizer(optimizer, _part(tensors, f"optimizer.{number}."))
-    state.step, state.first_unit = saved["step"], saved["first_unit"]
+    state.step = saved["step"]
+    state.first_unit = saved["first_unit"]
 
 
 def _restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:

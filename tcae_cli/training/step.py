@@ -48,7 +48,8 @@ def training_step(trainer: Trainer, state: TrainingState, batch: TrainingBatch, 
     The loss is alpha * L_rec + L_iBOT (arXiv:2604.07340, section 3), or L_rec alone without self-distillation.
     compare: also measure the cosine between the two objectives' gradients, which costs a second pass.
     """
-    recipe, steps = trainer.recipe, trainer.recipe.train.steps
+    recipe = trainer.recipe
+    steps = recipe.train.steps
     spec = recipe.loss.self_distillation
     set_learning_rate(state.optimizers, learning_rate(recipe.optimizer, state.step, steps))
     parts = _micro_batches(batch, recipe.train.accumulate)
@@ -80,7 +81,8 @@ def _backward(
     trainer: Trainer, state: TrainingState, batch: TrainingBatch, *, compare: bool
 ) -> tuple[Terms, TeacherSums | None]:
     """Add the gradient of one micro-batch; return its terms and, for self-distillation, the teacher's sums."""
-    recipe, spec = trainer.recipe, trainer.recipe.loss.self_distillation
+    recipe = trainer.recipe
+    spec = recipe.loss.self_distillation
     images = to_float(batch.images.to(trainer.device, non_blocking=True))
     crops = crops_of(batch, recipe, trainer.device)
     in_the_game = _plays(recipe, state.step, "generator_start")
@@ -155,7 +157,8 @@ def _gradient_cosine(state: TrainingState, decoded: Tensor, gradient: Tensor, ob
 
 def _train_discriminator(trainer: Trainer, state: TrainingState, parts: list[TrainingBatch]) -> Terms:
     """Train the discriminator on the updated model's reconstructions of the same images; return its terms."""
-    recipe, adversarial = trainer.recipe, trainer.recipe.loss.adversarial
+    recipe = trainer.recipe
+    adversarial = recipe.loss.adversarial
     assert adversarial is not None and state.discriminator is not None and state.discriminator_optimizer is not None
     # The optimiser's schedule, scaled to the discriminator's peak and counted from its start.
     min_lr = recipe.optimizer.min_lr * adversarial.lr / recipe.optimizer.lr

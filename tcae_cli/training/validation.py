@@ -37,8 +37,11 @@ class Validation:
         self, source: Source, recipe: Recipe, device: torch.device, inception: nn.Module | None, name: str
     ) -> None:
         """inception: load_inception's network on the device, or None to omit rFID. name: "val" or "train"."""
-        self._source, self._recipe, self._device = source, recipe, device
-        self._inception, self._name = inception, name
+        self._source = source
+        self._recipe = recipe
+        self._device = device
+        self._inception = inception
+        self._name = name
         self._rows = _spread(len(source))
         image_bytes = 3 * recipe.model.image_size**2
         self._kept = list(self._read()) if len(self._rows) * image_bytes <= _KEPT_BYTES else None
@@ -51,7 +54,8 @@ class Validation:
         rFID compares these very images, at least two, with their reconstructions. With so few images it shows how a run
         progresses, and is not comparable with published values.
         """
-        sums, num_images = dict.fromkeys(METRICS, 0.0), 0
+        sums = dict.fromkeys(METRICS, 0.0)
+        num_images = 0
         decoded_features: list[Tensor] = []
         for number, originals in enumerate(self._batches()):
             originals = originals.to(self._device)

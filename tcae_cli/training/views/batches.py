@@ -88,7 +88,8 @@ class TrainingViews(Dataset[TrainingBatch]):
         )
 
     def _row(self, sample: int, attempt: int) -> int:
-        num_rows, seed = len(self.source), self.recipe.train.seed
+        num_rows = len(self.source)
+        seed = self.recipe.train.seed
         if attempt:
             return int(np.random.default_rng((seed, sample, attempt)).integers(num_rows))
         epoch, position = divmod(sample, num_rows)
@@ -112,7 +113,8 @@ class _Steps:
     """The steps that remain, for one set of workers after another."""
 
     def __init__(self, views: TrainingViews, steps: range) -> None:
-        self._views, self._left = views, steps
+        self._views = views
+        self._left = steps
         self._strikes: set[int] = set()  # rows on which workers were lost and that have not arrived since
 
     def dataset(self, notes: RowNotes) -> "_OrError":

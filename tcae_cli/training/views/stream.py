@@ -137,7 +137,8 @@ class _Consumer:
     """A worker that reads its portions, shuffles their images in a buffer, and makes batches of their views."""
 
     def __init__(self, plan: _Plan, number: int) -> None:
-        self._plan, self._number = plan, number
+        self._plan = plan
+        self._number = number
         self._recipe = plan.stream.recipe
         self._random = np.random.default_rng((self._recipe.train.seed, number, plan.first_unit))
         self._buffer_size = self._recipe.data.shuffle_buffer or _PIPE_BUFFER
