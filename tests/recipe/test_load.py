@@ -108,7 +108,7 @@ def test_a_recipe_to_finetune_with_takes_what_it_does_not_say_from_the_parent(tm
             "{preset: S}",
             "model.width is 384, but the model to finetune has 192; omit model.preset, or train from",
         ),
-        ("{pixel_shortcut: true}", "model.pixel_shortcut is True, but the model to finetune has False; omit"),
+        ("{pixel_shortcut: true}", "model.pixel_shortcut is True, but the model to finetune has False; omit model"),
         ("{image_size: 250}", "image_size 250 is not a multiple of downsampling 32"),
         ("{widht: 64}", "unknown key model.widht; did you mean model.width?"),
         ("{preset: XXL}", "preset 'XXL' is not one of tiny, S, B, L"),
