@@ -115,7 +115,7 @@ def decode_nothing(self: Decoder, rows, slots, num_records: int) -> Decoded:
         assert not source.problem(row) and source.key(row) and source._tars[row] >= 0 and source._offsets[row] >= 0
         records[slot]["content_hash"] = source.size_bytes(row)
     self.source.release()
-    images = [torch.zeros(self.batch_size, 3, 1, 1, dtype=torch.uint8) for _ in self.sizes]
+    images = [torch.zeros(self.batch_size, 3, 1, 1, dtype=torch.uint8) for _ in self.transform.sizes]
     return Decoded(images, torch.from_numpy(records.view(np.uint8)), 0.0)
 
 
