@@ -59,7 +59,8 @@ def decode_image(data: bytes) -> np.ndarray:
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # a picture below the limit, or with an odd header, is no news to the user
+            # Pillow warns of images near its limit and of odd headers, but decodes them all the same.
+            warnings.simplefilter("ignore")
             with Image.open(BytesIO(data), formats=_FORMATS) as image:
                 image.load()
                 picture, turn = _to_srgb(image), _UPRIGHT.get(_orientation(image))

@@ -27,7 +27,11 @@ def write_pairs(path: Path, originals: Pictures, decoded: Pictures, *, replace: 
     for start in range(0, len(originals), _COLUMNS):
         columns = slice(start, start + _COLUMNS)
         lines += [list(originals[columns]), list(decoded[columns])]
-    target = path if replace else _free_path(path)
+    target = path
+    number = 2
+    while target.exists() and not replace:
+        target = path.with_name(f"{path.stem}-{number}{path.suffix}")
+        number += 1
     make_folder(target.parent)
     write_atomic(target, encode_image(draw_grid(lines), "png"))
     return target
@@ -37,12 +41,3 @@ def to_pixels(images: Tensor) -> np.ndarray:
     """Return images [b, h, w, 3], uint8, on the host, of images [b, 3, h, w], uint8, on any device."""
     pixels: np.ndarray = images.permute(0, 2, 3, 1).cpu().numpy()
     return pixels
-
-
-def _free_path(path: Path) -> Path:
-    free = path
-    number = 2
-    while free.exists():
-        free = path.with_name(f"{path.stem}-{number}{path.suffix}")
-        number += 1
-    return free

@@ -43,7 +43,7 @@ def resize_and_crop(image: np.ndarray, size: int, resize: Resize) -> View:
     height, width = image.shape[:2]
     y_cut, x_cut = _cut(height, width), _cut(width, height)
     middle = image[y_cut : height - y_cut, x_cut : width - x_cut]
-    resized = _resize_adm(middle, size) if resize == "adm" else _resize_torch(middle, size)
+    resized = _resize(middle, size, resize)
     top, left = (resized.shape[0] - size) // 2, (resized.shape[1] - size) // 2
     pixels = resized[top : top + size, left : left + size].permute(2, 0, 1).contiguous()
     # From pixels of the resized image back to the original's.
@@ -71,18 +71,15 @@ def _cut(side: int, other: int) -> int:
     return (side - _KEPT * other) // 2 if side > _LONGEST * other else 0
 
 
-def _resized(side: int, short_side: int, size: int) -> int:
-    return max(size, round(side * size / short_side))
+def _resize(image: np.ndarray, size: int, resize: Resize) -> Tensor:
+    """Return an image with its short side resized to `size` pixels, [h, w, 3], uint8; image: [h, w, 3], uint8."""
+    if resize == "adm":
+        while min(image.shape[:2]) >= 2 * size:
+            image = resize_image(image, image.shape[0] // 2, image.shape[1] // 2, "box")
+    short_side = min(image.shape[:2])
+    height, width = (max(size, round(side * size / short_side)) for side in image.shape[:2])
 
-
-def _resize_torch(image: np.ndarray, size: int) -> Tensor:
-    height, width = (_resized(side, min(image.shape[:2]), size) for side in image.shape[:2])
+    if resize == "adm":
+        return torch.from_numpy(resize_image(image, height, width, "bicubic"))
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]  # channels last in memory: the fast path
     return F.interpolate(pixels, (height, width), mode="bicubic", antialias=True)[0].permute(1, 2, 0)
-
-
-def _resize_adm(image: np.ndarray, size: int) -> Tensor:
-    while min(image.shape[:2]) >= 2 * size:
-        image = resize_image(image, image.shape[0] // 2, image.shape[1] // 2, "box")
-    height, width = (_resized(side, min(image.shape[:2]), size) for side in image.shape[:2])
-    return torch.from_numpy(resize_image(image, height, width, "bicubic"))

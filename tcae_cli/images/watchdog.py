@@ -20,7 +20,7 @@ Result = TypeVar("Result")
 
 _STAGES: tuple[Stage, ...] = ("read", "decode")
 _RESTING = -1
-_LEAVE_S = 5.0  # for a killed worker to be gone; one that waits for a disk may not go, and is not waited for
+_LEAVE_S = 5.0  # for a killed worker to end; one that is blocked on a disk may take longer, and is left behind
 _SIGNS_OF_A_DEATH = ("exited unexpectedly", "is killed by signal")
 _SIGN_OF_A_WAIT = "DataLoader timed out"  # its iterator can go on: nothing has been taken or counted
 
@@ -107,7 +107,7 @@ class _Watchdog:
         self._thread.start()
 
     def next(self, iterator: Any) -> Any:
-        """Return the next result; raises StopIteration after the last one, WorkersLost if a worker is lost."""
+        """Return the next result. Raises StopIteration after the last one, WorkersLost if a worker is lost."""
         self._wait = object()
         try:
             while True:
@@ -141,19 +141,18 @@ class _Watchdog:
         for worker, entry in enumerate(entries):
             self._still_s[worker] = self._still_s[worker] + elapsed_s if entry == self._seen[worker] else 0.0
         self._waited_s = self._waited_s + elapsed_s if current is not None and current is self._seen_wait else 0.0
-        self._seen, self._seen_wait = entries, current
+        self._seen = entries
+        self._seen_wait = current
 
         all_idle = min(self._waited_s, *self._still_s) > HUNG_AFTER_S
         for worker, still_s in enumerate(self._still_s):
-            if all_idle or (still_s > HUNG_AFTER_S and self._notes.held(worker)):
-                self._kill(worker)
-
-    def _kill(self, worker: int) -> None:
-        process = self._workers[worker]
-        # One that is dead already did not hang, and its number may be another process's by now.
-        if worker not in self._killed and not wait([process.sentinel], 0):
-            self._killed[worker] = self._notes.held(worker)
-            process.kill()
+            if not all_idle and not (still_s > HUNG_AFTER_S and self._notes.held(worker)):
+                continue
+            process = self._workers[worker]
+            # A worker that is dead already did not hang, and its number may be another process's by now.
+            if worker not in self._killed and not wait([process.sentinel], 0):
+                self._killed[worker] = self._notes.held(worker)
+                process.kill()
 
     def _lost(self) -> WorkersLost:
         wait([process.sentinel for process in self._workers], LOOK_EVERY_S)  # it may be dying still

@@ -98,22 +98,9 @@ class _Tf32:
     """The switch of TF32 in float32 products: a setting of the whole process that several threads turn off at once."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._num_off = 0
-        self._before = (False, False)
-
-    def off(self) -> None:
-        with self._lock:
-            if not self._num_off:
-                self._before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-                torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-            self._num_off += 1
-
-    def as_before(self) -> None:
-        with self._lock:
-            self._num_off -= 1
-            if not self._num_off:
-                torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = self._before
+        self.lock = threading.Lock()
+        self.num_off = 0  # contexts that have turned it off
+        self.before = (False, False)  # of cuDNN's convolutions and of matrix products, to be restored
 
 
 _tf32 = _Tf32()
@@ -125,11 +112,18 @@ def exact_float32() -> Iterator[None]:
 
     May be nested and entered by several threads; the last one to leave restores the setting.
     """
-    _tf32.off()
+    with _tf32.lock:
+        if not _tf32.num_off:
+            _tf32.before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        _tf32.num_off += 1
     try:
         yield
     finally:
-        _tf32.as_before()
+        with _tf32.lock:
+            _tf32.num_off -= 1
+            if not _tf32.num_off:
+                torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = _tf32.before
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""The rank of this process and the size of its launch, read from the environment that torchrun or Slurm sets."""
+"""Reads the rank of this process and the size of its launch from the environment that torchrun or Slurm sets."""
 
 import os
 import re
@@ -27,12 +27,21 @@ def local_world_size() -> int:
         return 1
     if "LOCAL_WORLD_SIZE" in os.environ:
         return int(os.environ["LOCAL_WORLD_SIZE"])
-    return _tasks_of_this_node() or int(os.environ.get("SLURM_NTASKS_PER_NODE") or world_size())
+    tasks: list[int] = []  # of each node: SLURM_STEP_TASKS_PER_NODE "2(x3),1" stands for 2, 2, 2 and 1
+    for number, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
+        tasks += [int(number)] * int(times or 1)
+    node = int(os.environ.get("SLURM_NODEID", "0"))
+    tasks_of_this_node = tasks[node] if node < len(tasks) else None
+    return tasks_of_this_node or int(os.environ.get("SLURM_NTASKS_PER_NODE") or world_size())
 
 
 def in_a_launch() -> bool:
     """Return whether torchrun, or srun with several tasks, started this process."""
-    return _by_torchrun() or _by_srun()
+    if _by_torchrun():
+        return True
+    # A batch script has a rank and a number of tasks too, but is not a step: it is a single process.
+    is_step = "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ
+    return is_step and int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS", "1")) > 1
 
 
 @cache
@@ -52,21 +61,6 @@ def launch_id() -> str:
 
 def _by_torchrun() -> bool:
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
-
-
-def _by_srun() -> bool:
-    # A batch script has a rank and a number of tasks too, but is no step: it is a single process.
-    is_step = "SLURM_STEP_ID" in os.environ and "SLURM_PROCID" in os.environ
-    return is_step and int(os.environ.get("SLURM_STEP_NUM_TASKS") or os.environ.get("SLURM_NTASKS", "1")) > 1
-
-
-def _tasks_of_this_node() -> int | None:
-    """Return the tasks of this node by SLURM_STEP_TASKS_PER_NODE, "2(x3),1" for 2, 2, 2 and 1; None without it."""
-    tasks: list[int] = []
-    for number, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
-        tasks += [int(number)] * int(times or 1)
-    node = int(os.environ.get("SLURM_NODEID", "0"))
-    return tasks[node] if node < len(tasks) else None
 
 
 def _first_number(*names: str) -> int:

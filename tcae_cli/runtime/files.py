@@ -1,4 +1,4 @@
-"""Files that are whole or absent, whatever happens: temporary name, fsync, rename, fsync of the folder."""
+"""Writes files that are whole or absent, whatever happens: temporary name, fsync, rename, fsync of the folder."""
 
 import errno
 import os
@@ -94,15 +94,11 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         cause = _CAUSES.get(error.errno or 0) or error.strerror or str(error)
-        if error.errno == errno.ENOSPC and not _has_room_for_a_file(path):
-            cause = "the disk is full: it holds as many files as it can, whatever their sizes"
+        if error.errno == errno.ENOSPC:
+            existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+            status = os.statvfs(existing)
+            if status.f_files != 0 and status.f_favail <= 0:  # no inodes left; file systems without a count report 0
+                cause = "the disk is full: it holds as many files as it can, whatever their sizes"
         raise DiskError(
             f"{path} cannot be written: {cause}; what is complete stays, put it right and repeat"
         ) from error
-
-
-def _has_room_for_a_file(path: Path) -> bool:
-    """Return whether the file system has inodes left, as far as it says."""
-    there = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-    status = os.statvfs(there)
-    return status.f_files == 0 or status.f_favail > 0

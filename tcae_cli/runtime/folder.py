@@ -1,4 +1,4 @@
-"""A folder of named files, on a local disk or in a remote store: each is whole or absent, and durable.
+"""Defines a folder of named files, on a local disk or in a remote store: each is whole or absent, and durable.
 
 Names are relative to the folder, with "/" between parts. On a disk a file gets its name by a rename after fsync; in an
 object store it exists once its upload ends.
@@ -41,10 +41,14 @@ class Ranges(Protocol):
         """Return `size` bytes from `start` on, fewer where the file ends; a negative start counts from the end."""
 
     def fill_now(self, piece: memoryview | bytearray, start: int) -> bool:
-        """Fill a piece of memory; False if that would wait for a disk, which is asked for the bytes, or as fill."""
+        """Fill a piece of memory from `start` on without waiting for a disk.
+
+        Return False if the file ends within it, or if the bytes are only on a disk, which is then asked for them. The
+        bytes of a remote file are fetched as by fill.
+        """
 
     def fill(self, piece: memoryview | bytearray, start: int) -> bool:
-        """Fill a piece of memory; False if the file ends within it."""
+        """Fill a piece of memory from `start` on; return False if the file ends within it."""
 
 
 class Folder(Protocol):
@@ -94,7 +98,7 @@ class Folder(Protocol):
         """Write files, each in one piece, those of a step before those of the next; all are durable on return."""
 
     def create(self, name: str, data: bytes) -> bool:
-        """Write a file that must not exist yet; False, and nothing changed, if it does."""
+        """Write a file that must not exist yet; if it does, change nothing and return False."""
 
     def begin(self, name: str) -> FileInProgress:
         """Begin a file that is written piece by piece."""

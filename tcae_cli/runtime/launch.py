@@ -112,31 +112,30 @@ class _Listener(threading.Thread):
         self._said = said
         self._progress = progress
         self._num_ranks = num_ranks
-        self._total = self._done = 0
+        self._total = 0
+        self._done = 0
         self.error: TcaeError | None = None
 
     def run(self) -> None:
         while (message := self._said.get()) != _END:
-            self._hear(*message)
+            kind, values = message
+            match kind:
+                case "start":
+                    task, total, done, unit = values
+                    self._total = self._total + total
+                    self._done = self._done + done
+                    name = task.partition(",")[0]
+                    self._progress.start(f"{name}, {self._num_ranks} ranks", self._total, self._done, unit)
+                case "advance":
+                    self._done += values[0]
+                    self._progress.advance(*values)
+                case "say":
+                    self._progress.say(*values)
+                case "error":
+                    self.error = self.error or values[0]
 
     def end(self) -> None:
         """Handle the messages sent so far, and stop."""
         if self.is_alive():
             self._said.put(_END)
             self.join()
-
-    def _hear(self, kind: str, values: tuple[Any, ...]) -> None:
-        match kind:
-            case "start":
-                task, total, done, unit = values
-                self._total = self._total + total
-                self._done = self._done + done
-                name = task.partition(",")[0]
-                self._progress.start(f"{name}, {self._num_ranks} ranks", self._total, self._done, unit)
-            case "advance":
-                self._done += values[0]
-                self._progress.advance(*values)
-            case "say":
-                self._progress.say(*values)
-            case "error":
-                self.error = self.error or values[0]

@@ -1,4 +1,4 @@
-"""The process group of ranks that work on one step together, and sums and means over them."""
+"""Joins the ranks that work on one step together into a process group, and computes sums and means over them."""
 
 import os
 from collections.abc import Iterable, Iterator

@@ -1,4 +1,4 @@
-"""Names of processes, whether one is alive, and ending with the parent."""
+"""Names processes, tells whether one is alive, and ends this one with its parent."""
 
 import multiprocessing
 import os

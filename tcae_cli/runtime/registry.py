@@ -1,4 +1,4 @@
-"""Registries: things that have a name, each imported when it is first asked for."""
+"""Provides registries of named things, each imported when it is first asked for."""
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module

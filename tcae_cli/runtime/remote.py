@@ -1,4 +1,4 @@
-"""Remote names through fsspec, s3://, gs://, hf:// and http(s)://: their file systems, files and errors."""
+"""Opens remote names, s3://, gs://, hf:// and http(s)://, through fsspec: their file systems, files and errors."""
 
 import errno
 import io

@@ -17,7 +17,7 @@ from tcae_cli.runtime.remote import NUM_READS, RemoteFile, in_threads, open_file
 _PART_BYTES = 16 * 2**20  # of an upload; at most 10,000 parts, so an object may reach 160 GB
 _READ_TOGETHER = 64
 _READ_AHEAD_BYTES = 4 << 20
-_CONFLICT = "ConditionalRequestConflict"  # S3's word for two who create one object at the same moment
+_CONFLICT = "ConditionalRequestConflict"  # S3's error code where two clients create one object at the same moment
 _CONFLICT_WAITS_S = (0.1, 0.2, 0.4, 0.8)
 
 Item = TypeVar("Item")
@@ -42,7 +42,7 @@ class RemoteFolder:
 
     @property
     def _files(self) -> Any:
-        """The client of the remote store, opened on first use: it belongs to the process that made it."""
+        """Return the client of the remote store, opened on first use: it belongs to the process that made it."""
         if self._opened is None or self._opened[0] != os.getpid():
             self._opened = os.getpid(), open_filesystem(self._root)
         return self._opened[1]
@@ -71,9 +71,9 @@ class RemoteFolder:
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
         if not size:
-            return b""  # HTTP has no words for an empty range
+            return b""  # HTTP cannot express an empty range
         with self._reading(name):
-            # Some stores take a negative start for "from the end", not all.
+            # Not every store counts a negative start from the end.
             start = max(0, self._size_bytes(name) + start) if start < 0 else start
             data: bytes = self._files.cat_file(self._path(name), start=start, end=start + size)
             if len(data) > size:
@@ -171,7 +171,7 @@ class RemoteFolder:
             with remote_errors():
                 yield
         except OSError as error:
-            raise read_error(error, self._uri(name)) from error
+            raise read_error(error, self._root + name) from error
 
     @contextmanager
     def _writing(self, name: str) -> Iterator[None]:
@@ -180,18 +180,13 @@ class RemoteFolder:
         try:
             with remote_errors():
                 yield
-        except FileNotFoundError as error:
-            raise self._write_error(name, "there is no such bucket") from error
         except OSError as error:
-            raise self._write_error(name, str(error.strerror or error).rstrip(".")) from error
-
-    def _write_error(self, name: str, found: str) -> DiskError:
-        return DiskError(
-            f"{self._uri(name)} cannot be written: {found}; what is complete stays, put it right and repeat"
-        )
-
-    def _uri(self, name: str) -> str:
-        return self._root + name
+            found = str(error.strerror or error).rstrip(".")
+            if isinstance(error, FileNotFoundError):
+                found = "there is no such bucket"
+            raise DiskError(
+                f"{self._root}{name} cannot be written: {found}; what is complete stays, put it right and repeat"
+            ) from error
 
     def _path(self, name: str) -> str:
         return self._prefix + name

@@ -1,4 +1,4 @@
-"""Memory that several processes share."""
+"""Allocates memory that several processes share."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""A folder of images: class folders give labels, sidecar files captions."""
+"""Lists the samples of a folder of images: class folders give labels, sidecar files captions."""
 
 import os
 from collections import Counter
@@ -131,6 +131,7 @@ def _texts_beside(folder: Folder, names: list[str]) -> dict[str, _Text]:
 
 
 def _read_text(folder: Folder, name: str) -> _Text:
+    """Return the caption in a text file, or why it cannot be read."""
     where = f"{folder.uri}/{name}"
     try:
         return _Text(caption=parse_text(folder.read(name), where))
@@ -141,6 +142,7 @@ def _read_text(folder: Folder, name: str) -> _Text:
 
 
 def _no_images(uri: str, files: list[_File]) -> str:
+    """Return the message for a folder without images, which names the files that it holds instead."""
     if not files:
         return f"{uri} is empty; images are files ending in {image_suffixes()}"
     num_tars = sum(file.name.endswith(".tar") for file in files)

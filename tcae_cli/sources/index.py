@@ -1,4 +1,4 @@
-"""The on-disk index of a source: each row and the place of its bytes, written once and mapped by every process."""
+"""Writes the on-disk index of a source: each row and the place of its bytes, to be mapped by every process."""
 
 import json
 import os
@@ -157,7 +157,7 @@ def _refuse_repeated_keys(listing: Listing) -> None:
 
 
 def _fingerprint(entries: Iterable[Entry]) -> str:
-    """Return the hash of keys and sizes: equal wherever the source lies, another when a file's name or size changes."""
+    """Return the hash of keys and sizes: the same wherever the source lies, different once a name or size changes."""
     digest = blake2b(digest_size=16)
     for entry in entries:
         digest.update(os.fsencode(entry.key) + b"\0%d %d\n" % (entry.size_bytes, entry.offset))

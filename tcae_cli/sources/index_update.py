@@ -156,7 +156,9 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
             vanished.append(_shown(old.key))
             entries.append(_out_of_reach(old, _VANISHED))
         elif (now.size_bytes, now.offset) != (old.size_bytes, old.offset) and row not in retried:
-            changed.append(_difference(old, now))
+            in_place = f"{now.size_bytes:,} bytes, was {old.size_bytes:,}"
+            how = "moved in its tar" if now.size_bytes == old.size_bytes else in_place
+            changed.append(f"{_shown(now.key)} ({how})")
             entries.append(_out_of_reach(old, _CHANGED))
         else:
             entries.append(now)
@@ -183,12 +185,6 @@ def _renumbered(listing: Listing, class_names: tuple[str, ...]) -> Sequence[Entr
 def _out_of_reach(entry: Entry, problem: str) -> Entry:
     """Return an old entry unchanged, or one that fails when read if it was in a tar, where other bytes lie now."""
     return entry if entry.offset < 0 else entry._replace(tar=-1, problem=problem)
-
-
-def _difference(old: Entry, now: Entry) -> str:
-    if now.size_bytes == old.size_bytes:
-        return f"{_shown(now.key)} (moved in its tar)"
-    return f"{_shown(now.key)} ({now.size_bytes:,} bytes, was {old.size_bytes:,})"
 
 
 def _shown(key: str) -> str:

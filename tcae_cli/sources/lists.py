@@ -1,4 +1,4 @@
-"""An image list: a text file with one path or URL a line and, after a tab, perhaps its class number."""
+"""Reads image lists: text files with one path or URL a line and, after a tab, an optional class number."""
 
 import os
 import posixpath
@@ -60,18 +60,18 @@ def _location(folder: str, name: str) -> str:
 
 
 def _refuse_mixed(uri: str, locations: list[str]) -> None:
-    protocols = sorted({_protocol(location) for location in locations})
+    """Raise SourceError if the names are of several protocols, or local in a remote list."""
+    protocols = sorted(
+        {f"{location.partition('://')[0]}:// names" if is_remote(location) else "local paths" for location in locations}
+    )
     if len(protocols) > 1:
         raise SourceError(f"{uri} lists {' and '.join(protocols)}; make a list of each")
     if is_remote(uri) and not is_remote(locations[0]):
         raise SourceError(f"{uri} is remote but lists local paths; copy the list here, or list names beside it")
 
 
-def _protocol(location: str) -> str:
-    return f"{location.partition('://')[0]}:// names" if is_remote(location) else "local paths"
-
-
 def _size_bytes(location: str) -> int:
+    """Return the bytes of a local file; 0 for a URL and for a file whose size cannot be read."""
     if is_remote(location):
         return 0
     try:

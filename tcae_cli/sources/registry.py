@@ -1,4 +1,4 @@
-"""The kinds of source, in the order in which they are asked whether a name is theirs.
+"""Registers the kinds of source, in the order in which they are asked whether a name is theirs.
 
 To add one, write its class in a file of this folder and add its line here.
 """

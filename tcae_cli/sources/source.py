@@ -1,4 +1,4 @@
-"""A source of images: an ordered, countable list of samples with stable keys, read by row."""
+"""Provides a source of images: an ordered, countable list of samples with stable keys, read by row."""
 
 import json
 import os
@@ -22,7 +22,7 @@ def open_source(uri: str, index_dir: Path) -> "Source":
 
 
 def load_source(index_dir: Path) -> "Source":
-    """Open the source whose index lies in `index_dir`, without a scan. Raises SourceError if no index is there."""
+    """Open the source whose index lies in `index_dir`, without a scan. Raises SourceError if there is no index."""
     return Source(index_dir)
 
 

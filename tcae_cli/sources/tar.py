@@ -1,11 +1,11 @@
-"""Tar shards: indexed once by their headers, then read by position.
+"""Lists the samples of tar shards: tars are indexed once by their headers, then read by position.
 
 `a.jpg`, `a.cls`, `a.txt` and `a.json` are one sample, as in WebDataset: image, label, caption and metadata. Its own
 reader is not used: it ends a damaged tar without an error and cannot resume where it stopped.
 """
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -27,7 +27,7 @@ from tcae_cli.sources.index import (
     parse_metadata,
     parse_text,
 )
-from tcae_cli.sources.tar_members import SIDECAR_SUFFIXES, Loss, Member, read_members
+from tcae_cli.sources.tar_members import SIDECAR_SUFFIXES, Member, read_members
 
 
 class TarShards:
@@ -75,42 +75,45 @@ def expand_pattern(uri: str) -> list[str]:
 
 
 def _scan_tar(folder: Folder, tar: tuple[int, str]) -> list[Entry]:
-    number, name = tar
-    key = name.partition("?")[0] if is_remote(folder.uri) else name  # a signed URL's secret is no part of a name
-    with folder.open(name) as file:
-        members, loss = read_members(file, key)
-    return _entries(key, number, members, loss)
-
-
-def _entries(tar: str, number: int, members: Sequence[Member], loss: Loss | None) -> list[Entry]:
-    """Return the rows of one tar, by position; a row whose sample is unusable says why as its problem.
+    """Return the rows of one tar, given as its number and name, by position; an unusable sample's row has a problem.
 
     Of members with one name, all are rows: the second's key ends in #2. Their labels and captions go k-th with k-th, or
     one serves all. A label without an image is a row too, and so is a caption or metadata, where others have that.
     The part of a tar that is lost is one row, `<tar>@<byte>`.
     """
+    number, location = tar
+    # The query of a signed URL holds a secret, so it is not part of the tar's name.
+    name = location.partition("?")[0] if is_remote(folder.uri) else location
+    with folder.open(location) as file:
+        members, loss = read_members(file, name)
+
     by_name: dict[str, list[Member]] = {}
     for member in members:
         by_name.setdefault(member.name, []).append(member)
-    images = [name for name in by_name if is_image_name(name)]
-    entries = [entry for name in images for entry in _images(tar, number, name, by_name)]
+    images = [path for path in by_name if is_image_name(path)]
+    entries = [entry for image in images for entry in _images(name, number, image, by_name)]
     # The image of the last label may be in the part that is lost, whose row stands for it.
     unsure = _sample(members[-1].name) if loss and members else None
     entries += [
-        Entry(f"{tar}/{sample}", 0, tar=number, offset=first.offset, problem="has a label or caption but no image")
+        Entry(f"{name}/{sample}", 0, tar=number, offset=first.offset, problem="has a label or caption but no image")
         for sample, first in _without_image(images, by_name).items()
         if sample != unsure
     ]
+
     entries.sort(key=lambda entry: entry.offset)
     if loss:
-        entries.append(Entry(f"{tar}@{loss.offset}", 0, tar=number, offset=loss.offset, problem=loss.problem))
+        entries.append(Entry(f"{name}@{loss.offset}", 0, tar=number, offset=loss.offset, problem=loss.problem))
     return entries
 
 
 def _images(tar: str, number: int, name: str, by_name: dict[str, list[Member]]) -> Iterator[Entry]:
     """Yield the rows of all images of one name."""
     copies = by_name[name]
-    beside = _beside(name, by_name)
+    # Its sidecars have the same name without suffix or, as WebDataset has it, up to the first dot.
+    stems = (_sample(name), os.path.splitext(name)[0])
+    beside = {
+        suffix: by_name[stem + suffix] for stem in stems for suffix in SIDECAR_SUFFIXES if stem + suffix in by_name
+    }
     for index, image in enumerate(copies):
         key = f"{tar}/{name}" if index == 0 else f"{tar}/{name}#{index + 1}"
         try:
@@ -124,13 +127,8 @@ def _images(tar: str, number: int, name: str, by_name: dict[str, list[Member]]) 
         yield Entry(key, image.size_bytes, label, caption, number, image.offset, problem)
 
 
-def _beside(name: str, by_name: dict[str, list[Member]]) -> dict[str, list[Member]]:
-    """Return an image's sidecars: same name without suffix or, as WebDataset has it, up to the first dot."""
-    stems = (_sample(name), os.path.splitext(name)[0])
-    return {suffix: by_name[stem + suffix] for stem in stems for suffix in SIDECAR_SUFFIXES if stem + suffix in by_name}
-
-
 def _paired(sidecars: list[Member], index: int, num_copies: int, tar: str) -> Member:
+    """Return the sidecar of an image among several of one name. Raises SourceError if they cannot be paired or read."""
     if len(sidecars) not in (1, num_copies):
         name = sidecars[0].name
         raise SourceError(f"{tar}: {name} appears {len(sidecars)} times for {num_copies} images; make it one for each")
@@ -142,7 +140,8 @@ def _paired(sidecars: list[Member], index: int, num_copies: int, tar: str) -> Me
 
 def _label_and_caption(sidecars: dict[str, Member], tar: str) -> tuple[int, str]:
     """Return the label and caption in the sidecars. Raises SourceError for one that cannot be used."""
-    label, caption = -1, ""
+    label = -1
+    caption = ""
     if found := sidecars.get(".cls"):
         label = parse_label(found.text.decode(errors="replace"), f"{tar}: {found.name}")
     if found := sidecars.get(".json"):

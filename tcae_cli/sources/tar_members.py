@@ -36,8 +36,11 @@ def read_members(file: BinaryIO, tar: str) -> tuple[list[Member], Loss | None]:
     """
     num_bytes = file.seek(0, os.SEEK_END)
     members, end = _walk(file, num_bytes, tar)
-    if _only_zeros(file, end, num_bytes):
-        return members, None
+    # tarfile stops silently at a damaged header, so the tar is whole only if nothing but zeros follows.
+    if num_bytes - end >= _END_BYTES:
+        file.seek(end)
+        if not any(block.strip(b"\0") for block in iter(lambda: file.read(1 << 20), b"")):
+            return members, None
     if members and members[-1].offset + members[-1].size_bytes > num_bytes and is_image_name(members[-1].name):
         return members, None
     file.seek(0)
@@ -88,12 +91,3 @@ def _member(file: BinaryIO, header: tarfile.TarInfo, num_bytes: int, tar: str) -
         return Member(name, size_bytes, offset, problem)
     file.seek(offset)
     return Member(name, size_bytes, offset, text=file.read(size_bytes))
-
-
-def _only_zeros(file: BinaryIO, start: int, num_bytes: int) -> bool:
-    """Return whether the end of a tar, from `start`, exists and is all zeros."""
-    if num_bytes - start < _END_BYTES:
-        return False
-    # tarfile stops silently at a damaged header, so only the end of the tar may follow.
-    file.seek(start)
-    return not any(block.strip(b"\0") for block in iter(lambda: file.read(1 << 20), b""))
