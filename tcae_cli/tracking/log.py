@@ -96,7 +96,16 @@ def draw_curves(run: Path, num_prototypes: int | None = None) -> Path:
     num_prototypes: self-distillation's; its logarithm is a dotted line in the panels of loss and entropy.
     Raises DiskError.
     """
-    curves = _read_curves(run / METRICS_FILE)
+    metrics = run / METRICS_FILE
+    points: dict[str, list[tuple[int, float]]] = {}
+    for text in _whole_lines(metrics) if metrics.exists() else ():
+        line = json.loads(text)
+        step = line.pop("step")
+        for name, value in line.items():
+            if value is not None:
+                points.setdefault(name, []).append((step, value))
+    curves = {name: np.array(found, dtype=float) for name, found in points.items()}
+
     panels = [panel for panel in _panels(num_prototypes) if not curves.keys().isdisjoint(panel.names)]
     encoded = BytesIO()
     _draw(run.resolve().name, panels, curves).savefig(encoded, format="png", dpi=_DPI)
@@ -125,17 +134,6 @@ def _panels(num_prototypes: int | None) -> list[_Panel]:
         _Panel(title="images_per_s", names=("images_per_s",)),
         _Panel(title="loader_wait_share, mfu", names=("loader_wait_share", "mfu")),
     ]
-
-
-def _read_curves(path: Path) -> dict[str, Curve]:
-    points: dict[str, list[tuple[int, float]]] = {}
-    for text in _whole_lines(path) if path.exists() else ():
-        line = json.loads(text)
-        step = line.pop("step")
-        for name, value in line.items():
-            if value is not None:
-                points.setdefault(name, []).append((step, value))
-    return {name: np.array(found, dtype=float) for name, found in points.items()}
 
 
 def _draw(title: str, panels: list[_Panel], curves: dict[str, Curve]) -> Figure:

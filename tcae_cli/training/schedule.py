@@ -25,7 +25,7 @@ def teacher_momentum(spec: SelfDistillationSpec, step: int, steps: int) -> float
 
 
 def has_begun(start: float, step: int, steps: int) -> bool:
-    """Whether a share `start` of the run is over."""
+    """Return whether a share `start` of the run is over."""
     return step >= start * steps
 
 

@@ -28,7 +28,7 @@ def prepare_blocks(module: nn.Module, recipe: Recipe) -> None:
 
 
 def is_sharded(recipe: Recipe) -> bool:
-    """Whether parameters are sharded over the ranks; False for a single process."""
+    """Return whether parameters are sharded over the ranks; False for a single process."""
     wanted = recipe.train.sharded
     return dist.is_initialized() and (recipe.model.width >= _SHARDED_FROM_WIDTH if wanted is None else wanted)
 

@@ -87,24 +87,21 @@ def restore_state(run: Path, state: RunState, identity: dict[str, object]) -> No
     saved = json.loads(header)
     if changed := _first_difference(saved["identity"], identity):
         raise CheckpointError(f"{run} was begun otherwise: {changed}; resume it as it was, or begin another run")
+
     for name, part in state.modules():
         fill(part, _part(tensors, f"{name}."))
     if state.centers is not None:
         state.centers.class_token.copy_(tensors["centers.class_token"])
         state.centers.patch.copy_(tensors["centers.patch"])
     for number, optimizer in enumerate(state.all_optimizers()):
-        _restore_optimizer(optimizer, _part(tensors, f"optimizer.{number}."))
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        moments: dict[int, dict[str, Tensor]] = {}
+        for key, value in _part(tensors, f"optimizer.{number}.").items():
+            index, moment = key.split(".", 1)
+            moments.setdefault(int(index), {})[moment] = spread_like(value, parameters[int(index)])
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     state.step = saved["step"]
     state.first_unit = saved["first_unit"]
-
-
-def _restore_optimizer(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    moments: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        index, moment = name.split(".", 1)
-        moments.setdefault(int(index), {})[moment] = spread_like(value, parameters[int(index)])
-    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

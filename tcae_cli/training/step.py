@@ -176,7 +176,7 @@ def _train_discriminator(trainer: Trainer, state: TrainingState, parts: list[Tra
 
 
 def _plays(recipe: Recipe, step: int, start: str) -> bool:
-    """Whether the adversarial game has reached `start`, a key of its section; False without one."""
+    """Return whether the adversarial game has reached `start`, a key of its section; False without one."""
     adversarial = recipe.loss.adversarial
     return adversarial is not None and has_begun(getattr(adversarial, start), step, recipe.train.steps)
 

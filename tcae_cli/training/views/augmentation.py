@@ -91,7 +91,14 @@ def distort(crop: Tensor, distortion: Distortion, random: np.random.Generator) -
     """Return a crop with random colours, perhaps grey, blurred or solarised; crop and result are [3, h, w], uint8."""
     pixels = torch.empty(crop.shape).copy_(crop)  # channel planes, whatever the crop's layout in memory
     if random.random() < _JITTER_SHARE:
-        pixels = _jitter(pixels, random)
+        changes = [
+            partial(scale_brightness, factor=random.uniform(1 - _BRIGHTNESS, 1 + _BRIGHTNESS)),
+            partial(scale_contrast, factor=random.uniform(1 - _CONTRAST, 1 + _CONTRAST)),
+            partial(scale_saturation, factor=random.uniform(1 - _SATURATION, 1 + _SATURATION)),
+            partial(shift_hue, turn=random.uniform(-_HUE, _HUE)),
+        ]
+        for number in random.permutation(len(changes)):
+            pixels = changes[number](pixels)
     if random.random() < _GREY_SHARE:
         pixels = to_grey(pixels)
     if random.random() < distortion.blur:
@@ -145,34 +152,19 @@ def to_grey(pixels: Tensor) -> Tensor:
 def blur(pixels: Tensor, radius: float) -> Tensor:
     """Convolve with a Gaussian of standard deviation `radius`, in pixels; edge pixels are repeated beyond the edge."""
     reach = math.ceil(_KERNEL_RADII * radius)
-    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / radius) ** 2)
-    padded = F.pad(pixels[None], (reach,) * 4, mode="replicate")[0]
+    gaussian = np.exp(-0.5 * (np.arange(-reach, reach + 1) / radius) ** 2)
+    weights = (gaussian / gaussian.sum()).tolist()
+    blurred = F.pad(pixels[None], (reach,) * 4, mode="replicate")[0]
     for axis in (1, 2):
-        padded = _convolve(padded, (weights / weights.sum()).tolist(), axis)
-    return padded
+        # Sums of shifted images are several times as fast as conv2d, which is optimised for many channels.
+        length = blurred.shape[axis] - 2 * reach
+        total = blurred.narrow(axis, 0, length) * weights[0]
+        for start, weight in enumerate(weights[1:], 1):
+            total.add_(blurred.narrow(axis, start, length), alpha=weight)
+        blurred = total
+    return blurred
 
 
 def solarise(pixels: Tensor) -> Tensor:
     """Invert the bytes of 128 and more; uint8."""
     return torch.minimum(pixels, 255 - pixels)  # equal, because exactly those bytes exceed their inverse
-
-
-def _jitter(pixels: Tensor, random: np.random.Generator) -> Tensor:
-    steps = [
-        partial(scale_brightness, factor=random.uniform(1 - _BRIGHTNESS, 1 + _BRIGHTNESS)),
-        partial(scale_contrast, factor=random.uniform(1 - _CONTRAST, 1 + _CONTRAST)),
-        partial(scale_saturation, factor=random.uniform(1 - _SATURATION, 1 + _SATURATION)),
-        partial(shift_hue, turn=random.uniform(-_HUE, _HUE)),
-    ]
-    for number in random.permutation(len(steps)):
-        pixels = steps[number](pixels)
-    return pixels
-
-
-def _convolve(pixels: Tensor, weights: list[float], axis: int) -> Tensor:
-    # Sums of shifted images are several times as fast as conv2d, which is optimised for many channels.
-    length = pixels.shape[axis] - len(weights) + 1
-    total = pixels.narrow(axis, 0, length) * weights[0]
-    for start, weight in enumerate(weights[1:], 1):
-        total.add_(pixels.narrow(axis, start, length), alpha=weight)
-    return total

@@ -66,7 +66,7 @@ class TrainingViews(Dataset[TrainingBatch]):
         return [self._row(sample, attempt=0) for sample in self.samples(step)]
 
     def _views(self, sample: int, files: Iterator[bytes | ImageError]) -> tuple[SampleViews, int]:
-        """Views of a sample, and how many images could not be read for it; files: of the rows, the next one its own."""
+        """Return a sample's views and how many images could not be read for it; the next of `files` is its own."""
         for attempt in range(_ATTEMPTS):
             row = self._row(sample, attempt)
             if row in self.given_up:

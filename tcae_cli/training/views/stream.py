@@ -176,10 +176,18 @@ class _Consumer:
                 )
 
     def _shuffled(self, portions: range) -> Iterator[_Encoded]:
-        for encoded in self._read(portions):
-            self._buffer.append(encoded)
-            if len(self._buffer) == self._buffer_size:
-                yield self._draw()
+        """Yield the images of portions in the buffer's order, and count those that cannot be read."""
+        for number in portions:
+            unit = number // self._plan.num_portions
+            self._reading = unit
+            for index, data in self._plan.images(number):
+                if data is None:
+                    self._num_failed += 1
+                    continue
+                self._buffer.append(_Encoded(unit, unit * _IMAGES_OF_A_UNIT + index, data))
+                if len(self._buffer) == self._buffer_size:
+                    yield self._draw()
+            self._reading = (number + self._plan.num_consumers) // self._plan.num_portions
         while self._buffer:
             yield self._draw()
 
@@ -187,17 +195,6 @@ class _Consumer:
         slot = int(self._random.integers(len(self._buffer)))
         self._buffer[slot], self._buffer[-1] = self._buffer[-1], self._buffer[slot]
         return self._buffer.pop()
-
-    def _read(self, portions: range) -> Iterator[_Encoded]:
-        for number in portions:
-            unit = number // self._plan.num_portions
-            self._reading = unit
-            for index, data in self._plan.images(number):
-                if data is None:
-                    self._num_failed += 1
-                else:
-                    yield _Encoded(unit, unit * _IMAGES_OF_A_UNIT + index, data)
-            self._reading = (number + self._plan.num_consumers) // self._plan.num_portions
 
 
 def _load_in_workers(plan: _Plan) -> Generator[_Made, None, None]:

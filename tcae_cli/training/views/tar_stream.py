@@ -23,7 +23,7 @@ _PIPE = "pipe:"
 
 
 def is_stream(uri: str) -> bool:
-    """Whether a source can only be read front to back: "pipe:" and a command that writes a tar."""
+    """Return whether a source can only be read front to back: "pipe:" and a command that writes a tar."""
     return uri.startswith(_PIPE)
 
 
@@ -58,7 +58,15 @@ def read_images(tar: str, portion: int = 0, num_portions: int = 1) -> Iterator[t
         with opened as file:
             yield from _images(file, portion, num_portions)
     except OSError as error:
-        raise SourceError(_unreadable(tar, error)) from error
+        name = tar
+        fix = "restore it or correct its permissions"
+        if is_stream(tar):
+            fix = "run the command by hand to see why, and correct it"
+        elif is_remote(tar):
+            name = tar.partition("?")[0]
+            fix = "check your credentials and the network"
+        reason = error.strerror or error
+        raise SourceError(f"{name} cannot be read ({reason}); {fix}, then continue with --resume") from error
 
 
 @contextmanager
@@ -85,32 +93,26 @@ def _images(file: BinaryIO, portion: int, num_portions: int) -> Iterator[tuple[i
     with suppress(tarfile.TarError, ValueError), tarfile.open(fileobj=file, mode="r|*", encoding="utf-8") as tar:
         while (header := tar.next()) is not None:
             tar.members.clear()  # type: ignore[attr-defined]  # otherwise the headers of a large tar fill memory
-            if not _is_image(header):
+            # As in an index, a link counts as an image, but as one that cannot be read.
+            is_hidden = os.path.basename(header.name).startswith(".")
+            is_file_or_link = header.isreg() or header.issym() or header.islnk()
+            if is_hidden or not is_file_or_link or not is_image_name(header.name):
                 continue
             if index % num_portions == portion:
-                yield index, _data(tar, header)
+                data = None
+                if header.isreg() and not header.issparse():
+                    member = tar.extractfile(header)
+                    assert member is not None
+                    data = member.read()
+                yield index, data
             index += 1
         if _ends_in_zeros(tar):
             return
     yield index, None
 
 
-def _is_image(header: tarfile.TarInfo) -> bool:
-    """Whether a member counts as an image, as in an index: a link does, as an image that cannot be read."""
-    is_hidden = os.path.basename(header.name).startswith(".")
-    return is_image_name(header.name) and not is_hidden and (header.isreg() or header.issym() or header.islnk())
-
-
-def _data(tar: tarfile.TarFile, header: tarfile.TarInfo) -> bytes | None:
-    if not header.isreg() or header.issparse():
-        return None
-    file = tar.extractfile(header)
-    assert file is not None
-    return file.read()
-
-
 def _ends_in_zeros(tar: tarfile.TarFile) -> bool:
-    """Whether the list of members ended where the tar ends: tarfile stops silently at a damaged header."""
+    """Return whether the list of members ended where the tar ends: tarfile stops silently at a damaged header."""
     rest: Any = tar.fileobj
     block = rest.read(tarfile.BLOCKSIZE)  # the second of the two that end a tar
     if len(block) < tarfile.BLOCKSIZE:
@@ -118,14 +120,3 @@ def _ends_in_zeros(tar: tarfile.TarFile) -> bool:
     while block and not block.strip(b"\0"):
         block = rest.read(1 << 20)
     return not block
-
-
-def _unreadable(tar: str, error: OSError) -> str:
-    name = tar
-    fix = "restore it or correct its permissions"
-    if is_stream(tar):
-        fix = "run the command by hand to see why, and correct it"
-    elif is_remote(tar):
-        name = tar.partition("?")[0]
-        fix = "check your credentials and the network"
-    return f"{name} cannot be read ({error.strerror or error}); {fix}, then continue with --resume"
