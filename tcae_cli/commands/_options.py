@@ -82,7 +82,19 @@ def weights(known: Iterable[str], group: str) -> Decorator:
     names = tuple(known)
 
     def parse(_context: click.Context, _option: click.Parameter, texts: tuple[str, ...]) -> dict[str, Path]:
-        return dict(_named_path(text, names) for text in texts)
+        paths = {}
+        for text in texts:
+            name, found, path = text.partition("=")
+            if not found or not path:
+                raise UsageError(f"--weights {text} is not of the form NAME=PATH")
+            if name not in names:
+                close = get_close_matches(name, names, n=1)
+                advice = f"did you mean {close[0]}?" if close else f"use one of {', '.join(names)}"
+                raise UsageError(f"--weights {text} names no network that is used here; {advice}")
+            if not Path(path).is_file():
+                raise NotFoundError(f"--weights {text}: {path} does not exist, or is no file; correct the path")
+            paths[name] = Path(path)
+        return paths
 
     return option(
         "--weights",
@@ -92,16 +104,3 @@ def weights(known: Iterable[str], group: str) -> Decorator:
         group=group,
         help=f"Weights of a pretrained network, {', '.join(names[:-1])} or {names[-1]}; may be repeated.",
     )
-
-
-def _named_path(text: str, known: tuple[str, ...]) -> tuple[str, Path]:
-    name, found, path = text.partition("=")
-    if not found or not path:
-        raise UsageError(f"--weights {text} is not of the form NAME=PATH")
-    if name not in known:
-        close = get_close_matches(name, known, n=1)
-        advice = f"did you mean {close[0]}?" if close else f"use one of {', '.join(known)}"
-        raise UsageError(f"--weights {text} names no network that is used here; {advice}")
-    if not Path(path).is_file():
-        raise NotFoundError(f"--weights {text}: {path} does not exist, or is no file; correct the path")
-    return name, Path(path)

@@ -1,4 +1,4 @@
-"""`tcae decode`: a store's latents back to image files, and a picture of originals above reconstructions."""
+"""`tcae decode`: writes a store's latents back to images, and draws originals above their reconstructions."""
 
 import re
 import time

@@ -124,7 +124,13 @@ class _Sink:
         rows = packed.rows
         self._count(rows)
         if self._shard is None:
-            self._shard = self._begin(next(self._plans))
+            plan = next(self._plans)
+            self._last_row = plan.todo[-1]
+            captions = [self._source.caption(row) for row in plan.rows] if self._writer.spec.has_captions else None
+            keys = self._source.keys(plan.rows)
+            labels = self._source.labels(plan.rows.start, plan.rows.stop)
+            self._source.release()
+            self._shard = self._writer.begin(plan, keys=keys, labels=labels, captions=captions)
         self._shard.add(rows)
         if rows.todo[-1] == self._last_row:
             self._shard.commit()
@@ -139,14 +145,6 @@ class _Sink:
         """Drop a shard that did not come to its end."""
         if self._shard:
             self._shard.abandon()
-
-    def _begin(self, plan: ShardPlan) -> ShardInProgress:
-        rows, source = plan.rows, self._source
-        self._last_row = plan.todo[-1]
-        captions = [source.caption(row) for row in rows] if self._writer.spec.has_captions else None
-        keys, labels = source.keys(rows), source.labels(rows.start, rows.stop)
-        source.release()
-        return self._writer.begin(plan, keys=keys, labels=labels, captions=captions)
 
     def _count(self, rows: EncodedRows) -> None:
         report = self.report

@@ -1,4 +1,4 @@
-"""`tcae eval`: how good reconstructions and latents are, and how each figure was taken."""
+"""`tcae eval`: measures reconstructions and latents, and records how each figure was computed."""
 
 import time
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`tcae export`: the ok rows of a store in the format of another trainer."""
+"""`tcae export`: writes the ok rows of a store in the format of another trainer."""
 
 import time
 from importlib.metadata import version

@@ -61,7 +61,10 @@ def _encode_sample(
     progress.start("calibrate int8", len(rows))
     for start in range(0, len(rows), spec.compute.batch_size):
         chosen = rows[start : start + spec.compute.batch_size].tolist()
-        images = {size: _readable_images(source, chosen, size, spec) for size in spec.sizes}
+        images: dict[int, Tensor] = {}
+        for size in spec.sizes:
+            loaded, _, failures = load_rows(source, chosen, size, spec.transform.resize)
+            images[size] = loaded[[slot for slot, row in enumerate(chosen) if row not in failures]]
         if len(images[spec.sizes[0]]):
             originals.append(images[spec.sizes[0]])
         for name, view in spec.views.items():
@@ -72,11 +75,6 @@ def _encode_sample(
     if not originals:
         raise SourceError(f"{source.uri}: none of the {len(rows)} images of the calibration sample can be read")
     return originals, {name: np.concatenate(batches) for name, batches in latents.items()}
-
-
-def _readable_images(source: Source, rows: list[int], size: int, spec: StoreSpec) -> Tensor:
-    images, _, failures = load_rows(source, rows, size, spec.transform.resize)
-    return images[[slot for slot, row in enumerate(rows) if row not in failures]]
 
 
 def _relative_rmse(latents: np.ndarray, rounded: np.ndarray) -> float:

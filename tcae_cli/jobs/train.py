@@ -4,7 +4,6 @@ import math
 import time
 from collections.abc import Generator
 from contextlib import closing
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -51,8 +50,7 @@ def _train(request: TrainRequest, device: torch.device, progress: Progress) -> T
     is_first_rank = distributed.rank() == 0
     _check_batch_size(recipe)
     if is_first_rank:
-        _prepare_folder(run_folder, request.resume)
-        _index_sources(request)
+        _prepare_folder(request)
     if dist.is_initialized():
         dist.barrier()  # until the first rank has written the index
 
@@ -127,18 +125,17 @@ def _check_batch_size(recipe: Recipe) -> None:
         )
 
 
-def _prepare_folder(run: Path, resume: bool) -> None:
+def _prepare_folder(request: TrainRequest) -> None:
+    """Make the run folder, and index the training and the validation images in it; one rank does it for all."""
+    run = request.out
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run} is a file; give --out a folder")
-    if not resume and run.exists() and any(run.iterdir()):
+    if not request.resume and run.exists() and any(run.iterdir()):
         raise UsageError(f"{run} exists; continue it with --resume, or give another --out")
     make_folder(run)
 
-
-def _index_sources(request: TrainRequest) -> None:
-    """Index the training and the validation images; one rank does it for all."""
     if not is_stream(request.data):
-        source = open_source(request.data, request.out / "index")
+        source = open_source(request.data, run / "index")
         if len(source) < request.recipe.train.batch_size:
             raise SourceError(
                 f"{request.data} has {len(source)} images, fewer than train.batch_size "
@@ -147,7 +144,7 @@ def _index_sources(request: TrainRequest) -> None:
     elif request.val is None:
         raise UsageError(f"{request.data} is a stream, which cannot serve for validation; give images with --val")
     if request.val is not None:
-        open_source(request.val, request.out / "index-val")
+        open_source(request.val, run / "index-val")
 
 
 def _load_sources(request: TrainRequest) -> tuple[Source, Source]:

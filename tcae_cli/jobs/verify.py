@@ -1,4 +1,4 @@
-"""`tcae verify`: every shard against its record, every row against its image, a sample against what it decodes to."""
+"""`tcae verify`: compares shards with their records, rows with their images, and a sample with what it decodes to."""
 
 import os
 import time

@@ -1,4 +1,4 @@
-"""The images of a store as they are now: which are new, which have changed or are missing, down to their bytes."""
+"""Compares the images of a store with what they are now: finds new, changed and missing ones, down to their bytes."""
 
 import os
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""The tables of `tcae eval`: the figures side by side, and all that is needed to judge them."""
+"""Shows the tables of `tcae eval`: the figures side by side, and everything needed to judge them."""
 
 from rich.console import Console
 from rich.table import Table
@@ -9,8 +9,13 @@ from tcae_cli.reports.evaluation import EvalReport, by_reason
 
 
 def show_evaluation(console: Console, report: EvalReport) -> None:
-    """Print the figures, a row each and a column a model, how they were taken, and which could not be."""
-    console.print(Text(_title(report)))
+    """Print the figures, a row each and a column a model, how they were computed, and which could not be."""
+    title = ", ".join(each.name for each in report.evaluations)
+    if report.num_images:  # none are needed to measure a model's cost
+        images = "1 image" if report.num_images == 1 else f"{report.num_images:,} images"
+        failed = f", {report.num_failed:,} failed" if report.num_failed else ""
+        title += f" on {images} of {report.data}{failed}"
+    console.print(Text(title))
     console.print(_figures(report, as_wide_as_needed=not console.is_terminal))
     protocol = Table.grid(padding=(0, 2))
     for name, rule in report.protocol.items():
@@ -28,15 +33,6 @@ def show_evaluation(console: Console, report: EvalReport) -> None:
         console.print("more images failed than --max-failures allows; the figures are of the others")
     if report.page:
         console.print(Text(f"report: {report.page}"))
-
-
-def _title(report: EvalReport) -> str:
-    names = ", ".join(each.name for each in report.evaluations)
-    if not report.num_images:  # a model's cost needs none
-        return names
-    images = "1 image" if report.num_images == 1 else f"{report.num_images:,} images"
-    failed = f", {report.num_failed:,} failed" if report.num_failed else ""
-    return f"{names} on {images} of {report.data}{failed}"
 
 
 def _figures(report: EvalReport, as_wide_as_needed: bool) -> Table:

@@ -19,7 +19,6 @@ def show_info(console: Console, report: InfoReport) -> None:
     for name, words in [
         *_progress(report),
         *_contents(report),
-        *_sizes(report),
         *_figures(report),
         ("duplicates", _duplicates(report)),
         ("failures", ", ".join(f"{count:,} in {stage}" for stage, count in report.failures_by_stage.items()) or "none"),
@@ -27,7 +26,12 @@ def show_info(console: Console, report: InfoReport) -> None:
         table.add_row(name, Text(words))
     console.print(table)
     if report.failures:
-        _show_failures(console, report)
+        failures = Table("failed", "stage", "reason", box=None, pad_edge=False)
+        for failure in report.failures:
+            failures.add_row(Text(failure.path), failure.stage, Text(failure.error))
+        console.print(failures)
+        if report.rows["failed"] > len(report.failures):
+            console.print(f"and {report.rows['failed'] - len(report.failures):,} more, in {report.store}/failures")
 
 
 def _progress(report: InfoReport) -> list[tuple[str, str]]:
@@ -75,25 +79,18 @@ def _scaling(spec: dict[str, Any]) -> str:
     return f"; raw, generators take {words}" + ("" if scale is None else f" x {scale:g}")
 
 
-def _sizes(report: InfoReport) -> list[tuple[str, str]]:
-    words = f"{_bytes(report.bytes_on_disk)} on disk"
+def _figures(report: InfoReport) -> list[tuple[str, str]]:
+    size = f"{_bytes(report.bytes_on_disk)} on disk"
     if report.bytes_per_image is not None and report.share_of_pixels and report.share_of_raw_latents:
-        words += (
+        size += (
             f", {_bytes(report.bytes_per_image)} an image: {report.share_of_pixels:.1%} of 8-bit pixels; "
             f"latents are {report.share_of_raw_latents:.1%} of raw {report.dtype}"
         )
-    return [("size", words)]
-
-
-def _figures(report: InfoReport) -> list[tuple[str, str]]:
-    lines = [
-        (
-            "statistics",
-            f"{view}: mean {each['mean']:.4g}, std {each['std']:.4g}, of channels {each['channel_std_min']:.3g} to "
-            f"{each['channel_std_max']:.3g}; {each['num_nearly_dead']} of {each['num_channels']} nearly dead",
-        )
-        for view, each in report.statistics.items()
-    ]
+    lines = [("size", size)]
+    for view, each in report.statistics.items():
+        words = f"{view}: mean {each['mean']:.4g}, std {each['std']:.4g}, of channels {each['channel_std_min']:.3g} to "
+        words += f"{each['channel_std_max']:.3g}; {each['num_nearly_dead']} of {each['num_channels']} nearly dead"
+        lines.append(("statistics", words))
     for view, each in report.quantisation.items():
         words = f"{view}: scales {each['scale_min']:.3g} to {each['scale_max']:.3g}, relative error "
         lines.append(("int8", f"{words}{each['relative_rmse']:.2%}, {each['num_clipped']:,} values clipped"))
@@ -111,15 +108,6 @@ def _duplicates(report: InfoReport) -> str:
     more = "; ..." if found["num_groups"] > len(found["keys"]) else ""
     images = "image" if found["num_groups"] == 1 else "images"
     return f"{found['num_rows']:,} rows hold {found['num_groups']:,} {images}: {groups}{more}"
-
-
-def _show_failures(console: Console, report: InfoReport) -> None:
-    table = Table("failed", "stage", "reason", box=None, pad_edge=False)
-    for failure in report.failures:
-        table.add_row(Text(failure.path), failure.stage, Text(failure.error))
-    console.print(table)
-    if report.rows["failed"] > len(report.failures):
-        console.print(f"and {report.rows['failed'] - len(report.failures):,} more, in {report.store}/failures")
 
 
 def show_verification(console: Console, report: VerifyReport) -> None:

@@ -1,4 +1,4 @@
-"""The summaries that encode-dataset, decode, export and training end with."""
+"""Shows the summaries that encode-dataset, decode, export and training end with."""
 
 from rich.console import Console
 from rich.table import Table
@@ -26,7 +26,13 @@ def show_encoding(console: Console, report: EncodeReport) -> None:
     if report.num_clipped:
         console.print(f"{report.num_clipped:,} values were clipped to the range of the int8 scales")
     if report.failures:
-        _show_failures(console, report)
+        table = Table("failed", "stage", "reason", box=None, pad_edge=False)
+        for failure in report.failures:
+            table.add_row(Text(failure.path), failure.stage, Text(failure.error))
+        console.print(table)
+        num_more = report.num_failed - len(report.failures)
+        if num_more > 0:
+            console.print(f"and {num_more:,} more, in {report.store}/failures")
     if report.decides and report.too_many_failed:
         console.print("more images failed than --max-failures allows; the store is complete without them")
 
@@ -41,16 +47,6 @@ def _show_stages(console: Console, report: EncodeReport) -> None:
     console.print(table)
 
 
-def _show_failures(console: Console, report: EncodeReport) -> None:
-    table = Table("failed", "stage", "reason", box=None, pad_edge=False)
-    for failure in report.failures:
-        table.add_row(Text(failure.path), failure.stage, Text(failure.error))
-    console.print(table)
-    num_more = report.num_failed - len(report.failures)
-    if num_more > 0:
-        console.print(f"and {num_more:,} more, in {report.store}/failures")
-
-
 def show_decoding(console: Console, report: DecodeReport) -> None:
     """Print how many images were written, and which were not and why."""
     console.print(f"{report.num_written:,} images written to {report.out_dir} in {duration(report.elapsed_s)}")
@@ -63,7 +59,7 @@ def show_decoding(console: Console, report: DecodeReport) -> None:
 
 
 def show_export(console: Console, report: ExportReport) -> None:
-    """Print what the export holds, and what its trainer has to be told."""
+    """Print what the export holds, and the notes for the trainer that will read it."""
     omitted = f", {report.num_not_ok:,} not ok and omitted" if report.num_not_ok else ""
     size = f"{report.num_bytes / 1e6:,.1f} MB"
     console.print(f"{report.target} is complete: {report.num_rows:,} rows as {report.format}{omitted}, {size}")
