@@ -1,4 +1,4 @@
-"""LatentDataset gives a store as a torch Dataset of train-ready latents, and as batches that threads read.
+"""LatentDataset provides a store as a torch Dataset of train-ready latents, and as batches that threads read.
 
 Axes: b batch, c channels, h w positions.
 """
@@ -25,35 +25,37 @@ Memory = Callable[[tuple[int, ...]], Tensor]  # allocates a tensor of that shape
 
 FIELDS = ("latents", "label", "class_name", "caption", "key")
 _ROWS_TOGETHER = 256  # read at a time into memory
-# From 2**15 values on torch shares an operation out to threads of OpenMP, where it may. Those do not survive a fork,
-# and the threads of `batches` are enough.
+# From 2**15 values on, torch divides an operation among OpenMP threads. Those do not survive a fork, and the threads of
+# `batches` are enough.
 _VALUES_WITHOUT_OPENMP = 2**15 - 1
 
 
 def _own_memory(shape: tuple[int, ...]) -> Tensor:
-    """Return a float32 tensor that is not filled; numpy asks for huge pages, whose first use costs an eighth."""
+    """Return an unfilled float32 tensor; numpy requests huge pages, which makes the first use eight times as fast."""
     return torch.from_numpy(np.empty(shape, np.float32))
 
 
 def _batch_memory(shape: tuple[int, ...]) -> Tensor:
-    """Return the same; in a DataLoader's worker shared, which saves the copy that sending it to the trainer makes."""
+    """Return the same, but from shared memory in a DataLoader's worker, which saves a copy on its way out."""
     return _own_memory(shape) if get_worker_info() is None else shared_tensor(shape, torch.float32)
 
 
 class LatentDataset(Dataset[dict[str, Any]]):
-    """The ok rows of a store, as samples 0 ... len - 1; failed and pending rows are left out.
+    """LatentDataset provides the ok rows of a store as samples 0 to len - 1; it omits failed and pending rows.
 
-    A sample is a dict of the fields asked for: `latents` [c, h, w], float32; `label` [], int64, -1 where there is none;
-    `class_name`, `caption` and `key`, str, "" where there is none.
+    A sample is a dict of the requested fields: `latents` is [c, h, w], float32; `label` is [], int64, -1 where there is
+    none; `class_name`, `caption` and `key` are str, "" where there is none.
 
-    store: a folder, or s3:// or gs://. fields: of `FIELDS`.
-    normalise: to mean 0 and deviation 1 over the store in each channel, as its statistics say, or at each position of
-    each channel, for which all of the store is read first; `none` leaves latents raw. Constant latents become 0.
-    random_flip: take each sample from the view or, with probability 1/2, from its mirrored twin, by torch's generator.
-    in_memory: read all latents now and keep them as they are stored, once in each rank; workers of a rank share them.
+    `store` is a folder or an s3:// or gs:// address. `fields` names any of latents, label, class_name, caption and key.
+    `normalise` selects how latents get mean 0 and standard deviation 1: over each channel, from the store's statistics,
+    or over each position of each channel, which reads the whole store first; `none` leaves latents raw. Constant
+    latents become 0. `random_flip` takes each sample from the view or, with probability 1/2, from its mirrored twin, as
+    torch's generator draws. `in_memory` reads all latents at once and keeps them as stored, one copy in each rank,
+    which its workers share.
 
-    A DataLoader's workers may start, by any method, after this process has read. Raises UsageError for an unknown
-    field, view or normalisation, StoreError for normalising by an unfinished store, DiskError without shared memory.
+    A DataLoader may start its workers by any method, also after this process has read samples. Raises UsageError for
+    an unknown field, view or normalisation, StoreError if the store is not complete and latents are to be normalised,
+    and DiskError if shared memory cannot be allocated.
     """
 
     def __init__(
@@ -79,10 +81,11 @@ class LatentDataset(Dataset[dict[str, Any]]):
             if name in fields:
                 # No Python objects: workers that count references to them would copy their memory.
                 self._texts[name] = np.array(read(self.rows.tolist()), np.dtypes.StringDType())
-        self._scales = _scales(self.views)
-        self._mean_std: tuple[np.ndarray, np.ndarray] | None = (
-            None  # [c, 1, 1] or [c, h, w] each; None: latents stay raw
-        )
+        # The size of an int8 step in each view, [views, c, 1, 1]; None for other dtypes.
+        scales = [scale for part in self.views if (scale := scale_of(part.spec, part.view)) is not None]
+        self._scales = np.stack(scales)[:, :, None, None] if scales else None
+        # [c, 1, 1] or [c, h, w] each; None where latents stay raw.
+        self._mean_std: tuple[np.ndarray, np.ndarray] | None = None
         if normalise == "channel":
             self._mean_std = self.store.channel_normalisation
         elif normalise == "position":
@@ -95,21 +98,23 @@ class LatentDataset(Dataset[dict[str, Any]]):
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
-        """[c, h, w] of one sample's latents."""
+        """Return the shape of one sample's latents, [c, h, w]."""
         return self.store.sample_shape
 
     @property
     def num_classes(self) -> int:
-        """Number of classes that have names or, where only numbers are known, one more than the largest label."""
+        """Return the number of named classes or, where classes have no names, one more than the largest label."""
         return len(self.class_names) or int(self._labels.max(initial=-1)) + 1
 
     def __len__(self) -> int:
+        """Return the number of samples, which is the number of ok rows."""
         return len(self.rows)
 
     def __getitem__(self, index: int | Sequence[int]) -> dict[str, Any]:
-        """Return one sample; for several indices a batch: `latents` [b, c, h, w], `label` [b], lists of str.
+        """Return one sample or, for a list of indices, a batch: `latents` [b, c, h, w], `label` [b], lists of str.
 
-        Batches: DataLoader(self, sampler=BatchSampler(...), batch_size=None). Raises IndexError, UsageError (a mask).
+        DataLoader(dataset, sampler=BatchSampler(...), batch_size=None) reads such batches. Raises IndexError if an
+        index is out of range, UsageError if it is not a whole number (a mask, for example), StoreError on damage.
         """
         indices = _whole_numbers(index)
         memory = _batch_memory if indices.ndim else _own_memory
@@ -125,10 +130,11 @@ class LatentDataset(Dataset[dict[str, Any]]):
     def batches(
         self, batches: Iterable[Sequence[int]], num_threads: int = 2, prefetch: int = 4
     ) -> Iterator[dict[str, Any]]:
-        """Yield a batch of each list of indices, in order, read by threads: no tensor moves between processes.
+        """Yield the batch of each list of indices, in order; threads read them, so no tensor moves between processes.
 
-        batches: for example BatchSampler(DistributedSampler(dataset), 256, drop_last=True). prefetch: batches read
-        ahead, at most. The threads end with the iterator: when it is exhausted, closed or dropped.
+        `batches` may be BatchSampler(DistributedSampler(dataset), 256, drop_last=True), for example. At most `prefetch`
+        batches are read ahead. The threads end when the iterator is exhausted, closed or dropped. Raises UsageError if
+        num_threads is less than 1, and the errors of `dataset[indices]`.
         """
         if num_threads < 1:
             raise UsageError(f"num_threads is {num_threads}; use 1 or more")
@@ -146,7 +152,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
             threads.shutdown(cancel_futures=True)
 
     def denormalise(self, latents: Tensor) -> Tensor:
-        """Invert the normalisation: return raw latents [..., c, h, w], float32, on their device, for `decode`."""
+        """Return the raw latents, as `decode` takes them, of normalised ones: [..., c, h, w], float32, same device."""
         if self._mean_std is None:
             return latents.float()
         mean, std = (torch.from_numpy(values).to(latents.device) for values in self._mean_std)
@@ -155,10 +161,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
     def assemble(
         self, indices: np.ndarray, views: np.ndarray, stored: np.ndarray | None, memory: Memory = _batch_memory
     ) -> dict[str, Any]:
-        """Return the batch of samples whose latents were read.
+        """Return the batch of samples whose latents have been read.
 
-        indices, views: [b], int64; views are numbers in `self.views`. stored: [b, c, h, w], in the store's dtype; None
-        where latents are not among the fields. memory: allocates the float32 tensor of the latents.
+        `indices` and `views` are [b], int64; a view is its number in `self.views`. `stored` is [b, c, h, w], in the
+        store's dtype, or None if latents are not among the fields. `memory` allocates the latents' float32 tensor.
         """
         batch: dict[str, Any] = {}
         for name in self.fields:
@@ -183,17 +189,16 @@ class LatentDataset(Dataset[dict[str, Any]]):
         return torch.randint(len(self.views), (count,)).numpy()
 
     def _read(self, indices: np.ndarray, views: np.ndarray, memory: Memory = _batch_memory) -> dict[str, Any]:
-        stored = self._stored(indices, views) if "latents" in self.fields else None
-        return self.assemble(indices, views, stored, memory)
-
-    def _stored(self, indices: np.ndarray, views: np.ndarray) -> np.ndarray:
+        """Read the latents of samples, each from its view, where they are among the fields; return the batch."""
+        if "latents" not in self.fields:
+            return self.assemble(indices, views, None, memory)
         if len(self.views) == 1:
-            return self._stored_in(0, indices)
-        out = np.empty((len(indices), *self.sample_shape), self.store.spec.dtype)
+            return self.assemble(indices, views, self._stored_in(0, indices), memory)
+        stored = np.empty((len(indices), *self.sample_shape), self.store.spec.dtype)
         for number in range(len(self.views)):
             is_of_it = views == number
-            out[is_of_it] = self._stored_in(number, indices[is_of_it])
-        return out
+            stored[is_of_it] = self._stored_in(number, indices[is_of_it])
+        return self.assemble(indices, views, stored, memory)
 
     def _stored_in(self, view: int, indices: np.ndarray) -> np.ndarray:
         if self._memory is not None:
@@ -202,7 +207,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
 
     def _train_ready(self, stored: np.ndarray, views: np.ndarray, out: Tensor) -> Tensor:
         """Fill `out` with float32 latents, dequantised and normalised."""
-        _convert(torch.from_numpy(stored), out)
+        # This thread alone converts the values: a DataLoader's worker has one thread, elsewhere small parts need one.
+        most = out.numel() if torch.get_num_threads() == 1 else _VALUES_WITHOUT_OPENMP
+        for target, part in zip(out.view(-1).split(most), torch.from_numpy(stored).view(-1).split(most), strict=True):
+            target.copy_(part)
         latents = out.numpy()
         if self._scales is not None:
             latents *= self._scales[views]
@@ -232,16 +240,3 @@ def _whole_numbers(index: int | Sequence[int]) -> np.ndarray:
     if indices.ndim > 1 or (indices.size and indices.dtype.kind not in "iu"):
         raise UsageError(f"an index is a whole number or a list of them, not {index!r:.60}")
     return indices.astype(np.int64, copy=False)
-
-
-def _scales(views: Sequence[LatentStore]) -> np.ndarray | None:
-    """Return the size of an int8 step in each view, [views, c, 1, 1]; None for other dtypes."""
-    scales = [scale for view in views if (scale := scale_of(view.spec, view.view)) is not None]
-    return np.stack(scales)[:, :, None, None] if scales else None
-
-
-def _convert(values: Tensor, out: Tensor) -> None:
-    """Copy values into a tensor of another dtype, by this thread alone."""
-    most = out.numel() if torch.get_num_threads() == 1 else _VALUES_WITHOUT_OPENMP  # 1: a DataLoader's worker
-    for target, part in zip(out.view(-1).split(most), values.view(-1).split(most), strict=True):
-        target.copy_(part)

@@ -23,10 +23,11 @@ _ROWS_TOGETHER = 256  # read at a time where all are
 
 
 class LatentStore:
-    """A store of latents; rows are 0 ... len - 1, those of `ok_rows` hold latents.
+    """LatentStore reads a store of latents, whose rows are 0 to len - 1; the `ok_rows` among them hold latents.
 
-    view: the array to read; `latents`, or another of `spec.views`. path: a folder, or s3:// or gs://.
-    Safe to fork and to pickle. Raises StoreError if there is no store at the path, UsageError for an unknown view.
+    `path` is a folder or an s3:// or gs:// address. `view` is the array to read, one of `spec.views`. A store may be
+    forked and pickled. A warning is shown if it is not complete. Raises StoreError if there is no store at the path,
+    UsageError for an unknown view.
     """
 
     def __init__(self, path: Path | str, view: str = MAIN_VIEW) -> None:
@@ -45,15 +46,16 @@ class LatentStore:
         return type(self), (self.folder.uri, self.view)
 
     def __len__(self) -> int:
+        """Return the number of rows, whatever their status."""
         return self.spec.num_rows
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
-        """[c, h, w] of one image's latents."""
+        """Return the shape of one row's latents, [c, h, w]."""
         return self.spec.sample_shape(self.view)
 
     def mirrored_view(self) -> str:
-        """Return the view of the mirrored images of this one. Raises UsageError where there is none."""
+        """Return the name of the view of the same images, mirrored. Raises UsageError if there is none."""
         views, own = self.spec.views, self.spec.views[self.view]
         twin = next((name for name, view in views.items() if view.size == own.size and view.flip != own.flip), None)
         if own.flip:
@@ -63,9 +65,10 @@ class LatentStore:
         return twin
 
     def latents(self, rows: Sequence[int]) -> np.ndarray:
-        """Return raw latents [k, c, h, w] of rows in any order; NaN where a row is not ok.
+        """Return the raw latents of rows, in any order, [k, c, h, w]; they are NaN where a row is not ok.
 
-        In the store's dtype, float32 for int8 (values times the scale of their channel). Raises StoreError on damage.
+        They have the store's dtype; an int8 store returns float32, the stored values times the scale of their channel.
+        Raises IndexError for a row out of range, StoreError for damage.
         """
         values = self.stored(rows)
         if self.spec.quantisation is None:
@@ -73,7 +76,11 @@ class LatentStore:
         return np.where(values == FILL_VALUE, np.float32(np.nan), as_float(values, self.spec, self.view))
 
     def stored(self, rows: Sequence[int]) -> np.ndarray:
-        """Return latents as they are stored, int8 as int8; the fill value, NaN or -128, where a row is not ok."""
+        """Return the latents of rows as they are stored, [k, c, h, w], in the store's dtype, which may be int8.
+
+        A row that is not ok has the fill value, NaN or -128 for int8. Raises IndexError for a row out of range,
+        StoreError for damage.
+        """
         numbers = np.asarray(rows, np.int64)
         if (wrong := numbers[(numbers < 0) | (numbers >= len(self))]).size:
             raise IndexError(f"row {wrong[0]} of {len(self)}")
@@ -86,18 +93,24 @@ class LatentStore:
         return out
 
     def normalise(self, latents: np.ndarray) -> np.ndarray:
-        """Return latents [..., c, h, w] with mean 0 and deviation 1 in each channel over the store, float32."""
+        """Return raw latents [..., c, h, w] scaled to mean 0 and deviation 1 in each channel over the store, float32.
+
+        Raises StoreError while the store is not complete.
+        """
         mean, std = self.channel_normalisation
         return (latents.astype(np.float32) - mean) / std
 
     def denormalise(self, latents: np.ndarray) -> np.ndarray:
-        """Invert normalise: return raw latents, float32, as `decode` takes them."""
+        """Return the raw latents, as `decode` takes them, of normalised ones: [..., c, h, w], float32.
+
+        Raises StoreError while the store is not complete.
+        """
         mean, std = self.channel_normalisation
         return latents.astype(np.float32) * std + mean
 
     @cached_property
     def channel_normalisation(self) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each channel over the store, [c, 1, 1] each, float32.
+        """Return the mean and standard deviation of each channel over the store, [c, 1, 1] each, float32.
 
         The deviation is at least 1e-6. Raises StoreError while the store is not complete.
         """
@@ -107,9 +120,10 @@ class LatentStore:
         return normalisation(mean, std)
 
     def position_normalisation(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return mean and standard deviation at each position of each channel, [c, h, w] each, float32.
+        """Return the mean and standard deviation at each position of each channel, [c, h, w] each, float32.
 
-        A store does not keep these, so all of it is read: about a minute for a million images of 16 KiB.
+        A store does not keep these, so this reads all of it, which takes about a minute for a million rows of 16 KiB.
+        The deviation is at least 1e-6. Raises StoreError while the store is not complete, or for damage.
         """
         self._refuse_without_statistics()
         moments: Moments | None = None
@@ -120,9 +134,9 @@ class LatentStore:
         return normalisation(moments.mean, moments.std)
 
     def refuse_other_encoder(self, encoder_hash: str, name: str, fix: str) -> None:
-        """Raise StoreError unless this encoder made the latents; a model finetuned behind it still has the same.
+        """Raise StoreError unless this encoder made the latents; finetuning only a decoder keeps the encoder's hash.
 
-        fix: the end of its sentence, which says what to do.
+        `name` is the model in the error's sentence, and `fix` its end, which says what to do.
         """
         made_with = self.spec.encoder
         if encoder_hash != made_with.hash:
@@ -132,13 +146,13 @@ class LatentStore:
             )
 
     def lost(self, row: int) -> StoreError:
-        """Return the error for an ok row that the store holds no latents of."""
+        """Return the error to raise for an ok row whose latents are missing from the store."""
         name = shard_file(self.spec, self.view, row // self.spec.rows_per_shard)
         return StoreError(f"{self.folder.uri}/{name} lacks the latents of row {row}; see tcae verify {self.folder.uri}")
 
     @cached_property
     def ok_rows(self) -> np.ndarray:
-        """Rows that hold latents, ascending, [num_ok], int64."""
+        """Return the rows that hold latents, ascending, [num_ok], int64."""
         return np.flatnonzero(self.status() == OK)
 
     def status(self) -> np.ndarray:
@@ -152,22 +166,22 @@ class LatentStore:
         return read_array(self.folder, "labels")
 
     def keys(self, rows: Sequence[int]) -> list[str]:
-        """Return the keys of rows."""
+        """Return the key of each of these rows, in their order."""
         return _strings(self._keys, rows)
 
     def captions(self, rows: Sequence[int]) -> list[str]:
-        """Return the captions of rows, "" where there is none."""
+        """Return the caption of each of these rows, in their order; "" where there is none."""
         if not self.spec.has_captions:
             return [""] * len(rows)
         return _strings(read_array(self.folder, "captions"), rows)
 
     def content_hash(self, rows: Sequence[int] | None = None) -> np.ndarray:
-        """Return the BLAKE2b of the images' bytes as they were encoded, [k], uint64; rows: all by default."""
+        """Return the BLAKE2b hash of the image bytes that each row was encoded from, [k], uint64; by default of all."""
         hashes = read_array(self.folder, "content_hash")
         return hashes if rows is None else hashes[np.asarray(rows, np.int64)]
 
     def failures(self) -> list[dict[str, Any]]:
-        """Return row, path, stage and error of each failed row; empty until the store is complete."""
+        """Return a dict of row, path, stage and error for each failed row; none until the store is complete."""
         return [asdict(failure) for failure in read_failures(self.folder)] if self.complete else []
 
     def _refuse_without_statistics(self) -> None:

@@ -1,4 +1,4 @@
-"""Writes the file of one latents shard: compressed chunks as they come, then their index (Zarr v3 sharding-indexed).
+"""Writes the file of one latents shard: compressed chunks in order, then their index (Zarr v3 sharding-indexed).
 
 Format: inner chunks back to back; then for each a little-endian uint64 offset and size, 2**64 - 1 twice where absent;
 then the CRC-32C of that index. Source: https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed/.
@@ -21,12 +21,12 @@ _BLOCKS_WAITING = 2  # to be written, at most: memory does not grow where the di
 
 
 def crc32c_of(data: bytes) -> int:
-    """Return the CRC-32C of some bytes."""
+    """Return the CRC-32C of these bytes, an unsigned 32-bit number."""
     return int(google_crc32c.value(data))
 
 
 class ShardFileWriter:
-    """Appends chunks to a file that is published when it is whole.
+    """Appends chunks to a file that is published once it is complete.
 
     A thread of its own writes them, a block at a time, so that compression does not wait for the disk.
     """
@@ -53,15 +53,24 @@ class ShardFileWriter:
 
     def finish(self) -> None:
         """Write the index after the last chunk, and begin to make the file durable."""
-        index = self._index()
+        # The chunks lie back to back, so their sizes give their offsets.
+        sizes = np.array(self._sizes, np.int64)
+        slots = np.flatnonzero(sizes >= 0)
+        ends = np.cumsum(sizes[slots])
+        offsets_and_sizes = np.full((self._num_chunks, 2), ABSENT, "<u8")
+        offsets_and_sizes[slots, 0] = ends - sizes[slots]
+        offsets_and_sizes[slots, 1] = sizes[slots]
+        index = offsets_and_sizes.tobytes()
+
         self._write(index)
         self._write(crc32c_of(index).to_bytes(CRC_BYTES, "little"))
         self._hand_over()
+
         self._writing.append(self._thread.submit(self._file.seal))
         self._is_finished = True
 
     def seal(self) -> FileRecord:
-        """Wait until the file is whole and durable; it is not visible yet."""
+        """Wait until the file is complete and durable, and return its record; the file is not visible yet."""
         if not self._is_finished:
             self.finish()
         self._wait(0)
@@ -69,11 +78,11 @@ class ShardFileWriter:
         return FileRecord(size=self._size, crc32c=int.from_bytes(self._checksum.digest(), "big"))
 
     def publish(self) -> None:
-        """Give the file its name."""
+        """Rename the file to its name in the store, which makes it visible."""
         self._file.publish()
 
     def discard(self) -> None:
-        """Drop what was written."""
+        """Remove the temporary file with all chunks written so far."""
         self._thread.shutdown()
         self._file.discard()
 
@@ -100,13 +109,3 @@ class ShardFileWriter:
     def _wait(self, num_left: int) -> None:
         while len(self._writing) > num_left:
             self._writing.popleft().result()
-
-    def _index(self) -> bytes:
-        """Return the index of the chunks, which lie back to back."""
-        sizes = np.array(self._sizes, np.int64)
-        slots = np.flatnonzero(sizes >= 0)
-        ends = np.cumsum(sizes[slots])
-        index = np.full((self._num_chunks, 2), ABSENT, "<u8")
-        index[slots, 0] = ends - sizes[slots]
-        index[slots, 1] = sizes[slots]
-        return index.tobytes()

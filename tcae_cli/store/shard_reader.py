@@ -1,4 +1,4 @@
-"""Single rows of a view, read from its shard files without the rest of their shard."""
+"""Reads single rows of a view from its shard files, without the rest of their shard."""
 
 from collections import deque
 from dataclasses import dataclass
@@ -49,8 +49,8 @@ class ShardReader:
 
         Returns the places among them of rows that the store holds no latents of. Raises StoreError on damage.
 
-        Rows at hand, in the page cache or from a remote store, are taken as they come. The others are asked of the disk
-        well before they are waited for, so that it works on many reads together, for a single thread too.
+        Rows that are available, in the page cache or from a remote store, are read at once. The others are requested
+        from the disk well before they are waited for, so that it works on many reads at a time, for one thread too.
         """
         absent: list[int] = []
         asked: deque[_Asked] = deque()
@@ -68,7 +68,7 @@ class ShardReader:
         return absent
 
     def chunk(self, row: int) -> bytes | None:
-        """Return the compressed latents of a row, None if the store holds none. Raises StoreError on damage."""
+        """Return the compressed latents of a row; None if the store holds none. Raises StoreError on damage."""
         number, slot = divmod(row, self._rows_per_shard)
         try:
             return self._shard(number).chunk(slot)
@@ -87,9 +87,9 @@ class ShardReader:
         return _OpenShard(_Bytes(data), self._path(number), self._rows_per_shard)
 
     def _begin(self, rows: list[int], out: np.ndarray, place: int) -> "bool | _Asked":
-        """Read the row at a place if it is at hand, otherwise ask the disk for it; False if the store holds none.
+        """Read the row at a place, if it is available, and return True; otherwise request it from the disk.
 
-        A row that needs no decoding goes straight to `out`.
+        Returns False if the store holds no latents of the row. A row that needs no decoding goes straight to `out`.
         """
         row = rows[place]
         target = out[place]
@@ -131,7 +131,7 @@ class ShardReader:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A row that the disk was asked for."""
+    """A row that was requested from the disk."""
 
     row: int
     file: Ranges
@@ -141,7 +141,7 @@ class _Asked:
 
 
 class _Bytes:
-    """A file that was read."""
+    """A file whose bytes are in memory."""
 
     def __init__(self, data: bytes) -> None:
         self._data = memoryview(data)

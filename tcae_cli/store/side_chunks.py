@@ -1,4 +1,4 @@
-"""Chunks of the arrays beside the latents, as zarr-python makes them, in memory; writing them is left to others."""
+"""Encodes and decodes the chunks of side arrays in memory, as zarr-python does; callers read and write the files."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,15 +29,16 @@ class SideChunks:
             self._arrays[name] = array.with_config({"write_empty_chunks": True})
 
     def encode(self, name: str, shard: int, values: np.ndarray) -> bytes:
-        """Return the chunk of a shard; values: of each of its rows."""
+        """Return the chunk of a shard; `values` holds one value for each of its rows."""
         rows = self._spec.rows_of_shard(shard)
         self._arrays[name][rows.start : rows.stop] = values
         data: bytes = self._files.pop(shard_file(self._spec, name, shard)).to_bytes()
         return data
 
     def decode(self, name: str, shard: int, chunk: bytes) -> np.ndarray:
-        """Return the values of each row of a shard."""
-        rows, file = self._spec.rows_of_shard(shard), shard_file(self._spec, name, shard)
+        """Return the value of each row of a shard."""
+        rows = self._spec.rows_of_shard(shard)
+        file = shard_file(self._spec, name, shard)
         self._files[file] = self._to_buffer(chunk)
         values = np.asarray(self._arrays[name][rows.start : rows.stop])
         del self._files[file]
@@ -46,8 +47,8 @@ class SideChunks:
     def status_taken_back(self, shard: int, coming: Mapping[str, np.ndarray]) -> dict[str, bytes]:
         """Return the status file of a shard in which rows that will change are pending; empty if no ok row changes.
 
-        coming: the values its side arrays will have. A try that was killed before its record may have marked a row ok
-        whose image is another now, or fails: such a row must not be ok while its files change.
+        `coming` holds the values its side arrays will have. An attempt that was killed before its record was written
+        may have marked a row ok whose image has changed or fails now: it must not be ok while its files change.
         """
         files = {name: shard_file(self._spec, name, shard) for name in ("status", "content_hash")}
         status_file, hashes_file = self._folder.read_many(list(files.values()))

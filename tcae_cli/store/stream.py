@@ -1,4 +1,4 @@
-"""LatentStream gives batches of a store that is larger than memory, from a few shards at a time."""
+"""LatentStream provides batches of a store that is larger than memory, from a few shards at a time."""
 
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -21,17 +21,18 @@ from tcae_cli.store.spec import MAIN_VIEW
 
 
 class LatentStream(IterableDataset[dict[str, Any]]):
-    """Shuffled batches of a rank, the dicts of LatentDataset; for DataLoader(stream, batch_size=None).
+    """LatentStream yields the shuffled batches of a rank, as dicts that LatentDataset describes.
 
-    Shards come in an order drawn from seed and epoch, each read whole; rows are shuffled among `shards_together` of
-    them, so a process holds that many shard files, as they are compressed, and twice as many with random_flip. Ranks,
-    and the workers of one, share out the shards of an epoch: each rank gives the same number of full batches, and the
-    remainder of fewer than world_size * batch_size samples, another one in each epoch, is dropped.
+    Use it with DataLoader(stream, batch_size=None), and call set_epoch before each epoch, as with DistributedSampler.
 
-    Call set_epoch before each epoch, as with DistributedSampler. Options that LatentDataset has too are described
-    there. rank, world_size: by default those of torch.distributed, or of the launch if that is not initialised yet.
-    Raises UsageError if there are fewer samples than one batch a rank or a number is out of its range, and the errors
-    of LatentDataset.
+    Shards are read whole, in an order drawn from seed and epoch. Rows are shuffled among `shards_together` shards, so a
+    process holds that many compressed shard files, and twice as many with random_flip. The ranks, and the workers of
+    each, divide the shards of an epoch among them. Every rank yields the same number of full batches; the remainder,
+    fewer than world_size * batch_size samples and different ones in each epoch, is dropped.
+
+    LatentDataset describes the options that both share. `rank` and `world_size` default to those of torch.distributed
+    or, before it is initialised, of the launch. Raises UsageError if a number is out of its range or there is less than
+    one batch of samples for each rank, and the errors of LatentDataset.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class LatentStream(IterableDataset[dict[str, Any]]):
                 f"{self.dataset.store.folder.uri} has {len(self.dataset)} samples, fewer than a batch of {batch_size} "
                 f"for each of {self.world_size} ranks; use smaller batches"
             )
-        # Workers that live on see the epoch change; they say how many they are.
+        # Both are shared: persistent workers see the epoch change, and report how many they are.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
         self._num_workers = torch.zeros((), dtype=torch.int64).share_memory_()
         self._num_given = 0  # batches of this epoch
@@ -72,27 +73,27 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         self._has_begun = torch.empty(0, dtype=torch.bool)  # in the resumed epoch, each worker
 
     def __len__(self) -> int:
-        """Batches of one rank in an epoch."""
+        """Return the number of batches that each rank yields in an epoch."""
         return len(self.dataset) // (self.batch_size * self.world_size)
 
     @property
     def num_dropped(self) -> int:
-        """Samples that are dropped in an epoch."""
+        """Return the number of samples that are dropped in each epoch."""
         return len(self.dataset) - len(self) * self.batch_size * self.world_size
 
     def set_epoch(self, epoch: int) -> None:
-        """Change the order of shards and rows; setting the epoch that was resumed continues it."""
+        """Select the order of shards and rows of this epoch, from 0; setting the resumed epoch again continues it."""
         if epoch != int(self._epoch):
             self._epoch.fill_(epoch)
             self._num_workers.fill_(0)
             self._num_given, self._resumed_epoch = 0, None
 
     def state_dict(self, num_given: int | None = None) -> dict[str, Any]:
-        """Return the position of this stream, to resume from with load_state_dict.
+        """Return the position of this stream, which load_state_dict resumes from.
 
-        num_given: batches taken in this epoch, with those before it was resumed; required with worker processes, whose
-        copies of the stream it does not see, unless the DataLoader has a state_dict. Raises UsageError if it is missing
-        or more than an epoch has.
+        `num_given` is the number of batches taken in this epoch, including those before it was resumed. It is required
+        with worker processes, since this object does not see what their copies of the stream yield, unless the
+        DataLoader itself has a state_dict. Raises UsageError if it is missing or exceeds the batches of an epoch.
         """
         num_workers = int(self._num_workers)
         if num_given is None and num_workers and get_worker_info() is None:
@@ -103,9 +104,10 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         return {"epoch": int(self._epoch), "num_given": taken, "num_workers": num_workers} | self._identity
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume where the stream was, once. Call it before the workers start, which have to be as many as there were.
+        """Resume once, from the position in a result of state_dict.
 
-        Raises UsageError if this stream's samples, batches, seed or ranks are not those of the state.
+        Call it before the DataLoader starts its workers, and use the same number of workers as before. Raises
+        UsageError if the state is incomplete, or if this stream's samples, batches, seed or ranks differ from it.
         """
         if missing := [name for name in ("epoch", "num_given", "num_workers", *self._identity) if name not in state]:
             raise UsageError(f"the state has no {missing[0]}; pass the result of a LatentStream's state_dict")
@@ -114,16 +116,24 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         self._epoch.fill_(state["epoch"])
         self._num_workers.fill_(state["num_workers"])
         self._num_given, self._resumed_epoch = state["num_given"], state["epoch"] if state["num_given"] else None
-        # Shared: a worker's copy of the stream is forgotten with it, and the next is made from this one.
+        # It is shared, since a worker's copy of the stream ends with the worker and the next is made from this one.
         self._has_begun = torch.zeros(max(1, state["num_workers"]), dtype=torch.bool).share_memory_()
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        epoch, info = int(self._epoch), get_worker_info()
+        """Yield the batches of this process in the epoch, or the rest of them if it was resumed."""
+        epoch = int(self._epoch)
+        info = get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 0)
         if epoch == self._resumed_epoch:
-            self._resume(worker, num_workers)
+            if len(self._has_begun) != max(1, num_workers):
+                _refuse_change("num_workers", int(self._num_workers), num_workers)
+            # Each worker is marked: in a pass that was dropped at once some have not begun, and those would resume.
+            if self._has_begun[worker]:
+                raise UsageError(f"epoch {epoch} was resumed and is begun again; call set_epoch before each epoch")
+            self._has_begun[worker] = True
         else:
-            self._num_given, self._resumed_epoch = 0, None
+            self._num_given = 0
+            self._resumed_epoch = None
         self._num_workers.fill_(num_workers)
 
         # Batch k is made by part k % num_parts of the epoch; a DataLoader begins with worker 0 wherever it begins.
@@ -143,21 +153,11 @@ class LatentStream(IterableDataset[dict[str, Any]]):
             "world_size": self.world_size,
             "shards_together": self.shards_together,
             **self._options,
-            # The store, wherever it is: its latents, and the shards that they are mixed by.
+            # These identify the store wherever it lies: its latents, and the shards they are shuffled by.
             "source": spec.source.fingerprint,
             "encoder": spec.encoder.hash,
             "rows_per_shard": spec.rows_per_shard,
         }
-
-    def _resume(self, worker: int, num_workers: int) -> None:
-        if len(self._has_begun) != max(1, num_workers):
-            _refuse_change("num_workers", int(self._num_workers), num_workers)
-        # Each worker is marked: of a pass that was dropped at once some have not begun, and those would resume.
-        if self._has_begun[worker]:
-            raise UsageError(
-                f"epoch {self._resumed_epoch} was resumed and is begun again; call set_epoch before each epoch"
-            )
-        self._has_begun[worker] = True
 
     def _refuse_out_of_range(self) -> None:
         for name, least in (("batch_size", 1), ("shards_together", 1), ("world_size", 1), ("seed", 0)):
@@ -168,7 +168,7 @@ class LatentStream(IterableDataset[dict[str, Any]]):
 
 
 class _Share:
-    """The batches that one of a rank's workers gives in an epoch."""
+    """Assembles the batches that one of a rank's workers yields in an epoch."""
 
     def __init__(self, stream: LatentStream, epoch: int, part: int, num_parts: int) -> None:
         self._dataset, self._batch_size = stream.dataset, stream.batch_size
@@ -185,7 +185,7 @@ class _Share:
         self._files = [_ShardFiles(view, together) for view in stream.dataset.views]
 
     def batch(self, number: int) -> dict[str, Any]:
-        """Return one of these batches, by its number among them."""
+        """Return the batch of this number among those of the worker."""
         part = slice(number * self._batch_size, (number + 1) * self._batch_size)
         indices, views = self._indices[part], self._views[part]
         if "latents" not in self._dataset.fields:
@@ -198,13 +198,14 @@ class _Share:
 
 
 class _ShardFiles:
-    """Rows of a view, from shard files that are read whole; the last few stay in memory, as they are compressed."""
+    """Reads rows of a view from whole shard files; keeps the last few files in memory, compressed."""
 
     def __init__(self, store: LatentStore, most: int) -> None:
-        # Its own, for a process that was forked.
-        self._store, self._most, self._folder = store, most, open_folder(store.folder.uri)
+        self._store = store
+        self._most = most
+        self._folder = open_folder(store.folder.uri)  # not the store's, which a forked process must not share
         self._reader = ShardReader(self._folder, store.spec, store.view)
-        self._open: OrderedDict[int, Any] = OrderedDict()  # by number, the last used at the end
+        self._open: OrderedDict[int, Any] = OrderedDict()  # by shard number; the last used is at the end
 
     def row(self, row: int) -> np.ndarray:
         """Return the values of an ok row, [c, h, w], in the store's dtype. Raises StoreError on damage."""

@@ -1,7 +1,7 @@
 """Writes shards of a store, one at a time, in the order that keeps a reader right at any instant.
 
-Latents, side arrays, status, record: where `status` says ok, the latents have been written. Of a shard that is taken up
-again the rows that are kept hold the same latents in the old file and the new one, so its files may change one by one.
+The order is latents, side arrays, status, record: where `status` says ok, the latents have been written. The rows that
+a reopened shard keeps have the same latents in its old file and its new one, so its files may be replaced one by one.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ class ShardPlan:
 
 @dataclass(frozen=True)
 class EncodedRows:
-    """The rows of one batch, k of which were encoded. The values of failed rows do not matter."""
+    """The rows of one batch, k of which were encoded. The values of failed rows are ignored."""
 
     rows: range  # the whole batch
     todo: Sequence[int]  # the k rows, ascending
@@ -50,9 +50,9 @@ class EncodedRows:
 
 
 class StoreWriter:
-    """The writing side of a store.
+    """Writes shards of an open store.
 
-    check: called before anything of a shard is written; raises when this process must not write any more.
+    `check` is called before a shard is begun or committed; it raises if this process must no longer write.
     """
 
     def __init__(self, store: StoreHandle, check: Callable[[], None] = lambda: None) -> None:
@@ -63,7 +63,7 @@ class StoreWriter:
         self.check = check
 
     def plan(self, shards: Sequence[int]) -> list[ShardPlan]:
-        """Return those of the shards that need work, and which rows of them."""
+        """Return a plan for each of these shards that still needs work."""
         plans = []
         for shard, record in read_records(self.folder, shards, self.folder.sizes()):
             rows = self.spec.rows_of_shard(shard)
@@ -78,9 +78,9 @@ class StoreWriter:
     def begin(
         self, plan: ShardPlan, *, keys: Sequence[str], labels: np.ndarray, captions: Sequence[str] | None
     ) -> "ShardInProgress":
-        """Take up a shard; keys, labels and captions are those of all its rows."""
+        """Begin to write a shard; keys, labels and captions are those of all its rows."""
         self.check()
-        if plan.record is None:  # nothing that a kill left of it must be taken for the coming rows
+        if plan.record is None:  # files that a killed process left must not be mistaken for those of the new rows
             self.folder.remove([shard_file(self.spec, "status", plan.shard), record_name(plan.shard)])
         side = {"keys": np.array(keys, object), "labels": labels}
         if captions is not None:
@@ -89,7 +89,7 @@ class StoreWriter:
 
 
 class ShardInProgress:
-    """A shard that takes batches, in order, and is then committed."""
+    """Collects the batches of one shard, in order, and then commits it."""
 
     def __init__(self, writer: StoreWriter, plan: ShardPlan, side: dict[str, np.ndarray]) -> None:
         self._writer = writer
@@ -113,15 +113,26 @@ class ShardInProgress:
         self._next_row = plan.rows.start
 
     def add(self, encoded: EncodedRows) -> None:
-        """Append a batch; batches between it and the one before are of kept rows alone."""
+        """Append a batch; the batches between it and the previous one consist of kept rows alone."""
         self._keep_until(encoded.rows.start)
+
+        # The side arrays come before the latents, which are appended by each row's status.
+        slots = np.array(encoded.todo, np.int64) - self._plan.rows.start
+        failed = np.array([row in encoded.failures for row in encoded.todo], bool)
+        self._side["status"][slots] = np.where(failed, FAILED, OK)
+        self._side["content_hash"][slots] = encoded.content_hashes
+        self._side["original_size"][slots] = encoded.original_sizes
+        for name, crops in encoded.crops.items():
+            self._side[name][slots] = crops
+        self._failures += encoded.failures.values()
+
         self._append(encoded.rows, encoded)
         self._num_again += encoded.num_again
         for view, count in (encoded.num_clipped or {}).items():
             self._num_clipped[view] = self._num_clipped.get(view, 0) + count
 
     def commit(self) -> ShardRecord:
-        """Make the shard part of the store."""
+        """Publish the files of the shard, then its record, which is returned."""
         self._writer.check()
         folder, spec, shard = self._writer.folder, self._writer.spec, self._plan.shard
         self._keep_until(self._plan.rows.stop)
@@ -146,7 +157,7 @@ class ShardInProgress:
         return record
 
     def abandon(self) -> None:
-        """Drop an unfinished shard; nothing of it was visible."""
+        """Discard an unfinished shard, none of which was visible."""
         for file in self._files.values():
             file.discard()
 
@@ -156,12 +167,10 @@ class ShardInProgress:
             self._append(range(self._next_row, min(self._next_row + batch_size, row)), None)
 
     def _append(self, rows: range, encoded: EncodedRows | None) -> None:
-        """Append the rows of one batch, of which some may be kept."""
+        """Append the latents of one batch, some of whose rows may be kept; `encoded` is None if all are."""
         assert rows.start == self._next_row
         self._next_row = rows.stop
         new = dict(zip(encoded.todo, range(len(encoded.todo)), strict=True)) if encoded else {}
-        if encoded:
-            self._take_side(encoded)
         kept = [row for row in rows if row not in new] if len(new) < len(rows) else []
         if kept:
             assert self._kept
@@ -189,16 +198,6 @@ class ShardInProgress:
             before = self._moments[view]
             self._moments[view] = before.merge(moments) if before else moments
 
-    def _take_side(self, encoded: EncodedRows) -> None:
-        slots = np.array(encoded.todo, np.int64) - self._plan.rows.start
-        failed = np.array([row in encoded.failures for row in encoded.todo], bool)
-        self._side["status"][slots] = np.where(failed, FAILED, OK)
-        self._side["content_hash"][slots] = encoded.content_hashes
-        self._side["original_size"][slots] = encoded.original_sizes
-        for name, crops in encoded.crops.items():
-            self._side[name][slots] = crops
-        self._failures += encoded.failures.values()
-
     def _record(self, files: dict[str, FileRecord]) -> ShardRecord:
         moments = {view: LatentMoments.of(each).as_json() for view, each in self._moments.items() if each}
         return ShardRecord(
@@ -216,7 +215,7 @@ class ShardInProgress:
 
 
 class _KeptRows:
-    """The rows that a shard keeps when it is taken up again, read from its files."""
+    """Reads the rows that a reopened shard keeps, from its files."""
 
     def __init__(self, writer: StoreWriter, record: ShardRecord) -> None:
         folder, spec = writer.folder, writer.spec
