@@ -26,21 +26,21 @@ _BATCH_ROWS = 64
 
 @dataclass
 class ShardCheck:
-    """The findings on one shard."""
+    """The problems and the counts that were found in one shard."""
 
     shard: int
-    record: ShardRecord | None = None  # None where there is none that can be read
+    record: ShardRecord | None = None  # None if no readable record exists
     problems: list[str] = field(default_factory=list)
     num_files: int = 0
     num_bytes: int = 0
     ok_rows: list[int] = field(default_factory=list)  # as the record says, ascending
-    content_hashes: np.ndarray | None = None  # of those, [k], uint64; None if their file is damaged
+    content_hashes: np.ndarray | None = None  # of ok_rows, [k], uint64; None if their file is damaged
 
 
 class ShardChecker:
-    """Checks shards of a store; several threads may, each a shard of its own.
+    """Checks shards of a store; several threads may share a checker, each checking another shard.
 
-    with_side_arrays: False if their metadata is damaged, so that their values cannot be read.
+    `with_side_arrays` is False if their metadata is damaged, so that their values cannot be read.
     """
 
     def __init__(self, store: StoreHandle, with_side_arrays: bool = True) -> None:
@@ -49,7 +49,7 @@ class ShardChecker:
         self._readers = {view: ShardReader(store.folder, store.spec, view) for view in store.spec.views}
 
     def check(self, shard: int) -> ShardCheck:
-        """Check a shard against its record. One that is written meanwhile is checked again."""
+        """Check a shard against its record; check again if another process writes it meanwhile."""
         while True:
             before = self._read_record(shard)
             found = self._check(shard, before)
@@ -80,7 +80,7 @@ class ShardChecker:
         return found
 
     def _is_not_of(self, shard: int, record: ShardRecord) -> str | None:
-        """Return why a record cannot be that of a shard of this store; None if it can."""
+        """Return why this cannot be the record of the shard, as a sentence; None if it can."""
         rows, arrays = self._spec.rows_of_shard(shard), {*self._spec.views, *self._spec.side_arrays}
         counts = (record.num_ok + record.num_failed, len(record.failures))
         if counts != (record.num_rows, record.num_failed) or record.num_rows > len(rows):
@@ -116,7 +116,7 @@ class ShardChecker:
                 found.problems.append(f"{where}: {differing} of {view} is not that of the latents stored")
 
     def _stored(self, view: str, data: bytes, found: ShardCheck, record: ShardRecord) -> Iterator[np.ndarray]:
-        """Yield the values of the sound ok rows, [c, h, w] each. Raises StoreError if the file has no index."""
+        """Yield the values of the undamaged ok rows, [c, h, w] each. Raises StoreError if the file has no index."""
         name, reader = shard_file(self._spec, view, found.shard), self._readers[view]
         opened, ok_rows = reader.whole(found.shard, data), set(found.ok_rows)
         for slot in range(self._spec.rows_per_shard):
@@ -152,7 +152,7 @@ class ShardChecker:
                 found.problems += _wrong_status(name, status, record, failed)
 
     def _read(self, name: str, found: ShardCheck, record: ShardRecord) -> tuple[bytes | None, bool]:
-        """Return a file of the shard, None if it cannot be read, and whether it is the one that was committed."""
+        """Return the bytes of a file, None if it cannot be read, and whether it is the file that was committed."""
         try:
             data = self._folder.read(name)
         except OSError as error:
@@ -177,7 +177,7 @@ class ShardChecker:
 
 
 def _wrong_status(name: str, status: np.ndarray, record: ShardRecord, failed: set[int]) -> list[str]:
-    """Return how a shard's status differs from its record; while its files are replaced, of ok rows only."""
+    """Return how a shard's status differs from its record; only ok rows count while its files are being replaced."""
     wanted = np.full(len(status), PENDING, np.uint8)
     wanted[: record.num_rows] = OK
     wanted[[row - record.first_row for row in failed]] = FAILED
@@ -191,7 +191,7 @@ def _wrong_status(name: str, status: np.ndarray, record: ShardRecord, failed: se
 
 
 def _differing(moments: Moments | None, record: ShardRecord, view: str) -> str | None:
-    """Return the first statistic of a record that is not that of the latents of a view; None if all are."""
+    """Return the name of the first statistic of a record that its latents do not have; None if they have all."""
     said = (record.statistics or {}).get(view)
     if moments is None or said is None:
         return None if moments is None and said is None else "the count of rows"

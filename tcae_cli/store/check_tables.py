@@ -17,10 +17,10 @@ _ROW_COUNTS = ("ok", "failed", "encoded_again_in_float32")
 
 
 def check_arrays(store: StoreHandle) -> list[str]:
-    """Return the problems of the metadata of the store's arrays, a sentence each; none if all arrays can be read."""
+    """Return a sentence for each problem of the metadata of the store's arrays."""
     problems = []
     fields = ["node_type", "data_type", "chunk_grid"]
-    if store.is_complete:  # else rows may be about to be appended
+    if store.is_complete:  # otherwise rows may be about to be appended
         fields.append("shape")
     wanted = array_metadata(store.spec)
     for name, data in zip(wanted, store.folder.read_many(list(wanted)), strict=True):
@@ -38,7 +38,7 @@ def check_arrays(store: StoreHandle) -> list[str]:
 
 
 def check_tables(store: StoreHandle, totals: Totals) -> list[str]:
-    """Return where a complete store differs from the sums over its shards' records, a sentence each."""
+    """Return a sentence for each difference between a complete store and the sums over its shards' records."""
     attributes, problems = store.attributes, []
     for name, count in zip(_ROW_COUNTS, (totals.num_ok, totals.num_failed, totals.num_again), strict=True):
         said = attributes.get("rows", {}).get(name)
@@ -62,7 +62,7 @@ def check_tables(store: StoreHandle, totals: Totals) -> list[str]:
 
 
 def _is_close(said: Any, value: Any, tolerance: float) -> bool:
-    """Whether a number, or a list of them, in the root's attributes is the one found."""
+    """Return whether a number, or a list of numbers, in the root's attributes equals the computed one."""
     said_values, values = np.asarray(said, object), np.asarray(value, np.float64)
     if said_values.shape != values.shape or not all(isinstance(each, int | float) for each in said_values.flat):
         return False
@@ -70,7 +70,7 @@ def _is_close(said: Any, value: Any, tolerance: float) -> bool:
 
 
 def _check_statistics(folder: Folder, view: str, moments: LatentMoments) -> list[str]:
-    """Return the problems of the arrays below statistics/."""
+    """Return a sentence for each problem of the arrays of a view in the group `statistics`."""
     said, problems = {}, []
     for name in moments.arrays():
         try:

@@ -1,4 +1,4 @@
-"""Finishing a store, which makes it complete, and opening it again.
+"""Finishes a store, which makes it complete, and reopens it.
 
 Every process that sees all shards committed writes the same statistics and failures; the root that says `complete` is
 written last.
@@ -26,7 +26,7 @@ _CHUNK_ROWS = 65_536  # of the failures table
 
 @dataclass
 class Totals:
-    """The sums over the records of some shards."""
+    """Sums over the records of shards."""
 
     num_shards: int = 0
     num_ok: int = 0
@@ -37,7 +37,7 @@ class Totals:
     moments: dict[str, LatentMoments] = field(default_factory=dict)  # of each view with ok rows
 
     def add(self, record: ShardRecord) -> None:
-        """Count a shard. Shards must come in order, so that sums have the same bits whoever adds them."""
+        """Add the record of a shard. Shards must be added in order, so that every process gets the same bits."""
         self.num_shards += 1
         self.num_ok += record.num_ok
         self.num_failed += record.num_failed
@@ -51,9 +51,9 @@ class Totals:
 
 
 def finalise(store: StoreHandle) -> bool:
-    """Write statistics, the failures table and, last, `complete`; True for the one process that completes the store.
+    """Write the statistics, the failures table and, last, `complete`; return whether this process completed the store.
 
-    False if some shard is not committed yet, or another process was first.
+    Exactly one process gets True. The others get False, as does one that finds a shard not committed yet.
     """
     store.refresh()  # rows may have been appended since this process opened the store
     generation = store.generation
@@ -71,7 +71,7 @@ def finalise(store: StoreHandle) -> bool:
     is_first = folder.create(_finished_name(generation), b"")
 
     store.refresh()
-    if store.generation != generation:  # another process has opened it again meanwhile
+    if store.generation != generation:  # another process has reopened it meanwhile
         return False
     store.write_root(
         rows={"ok": totals.num_ok, "failed": totals.num_failed, "encoded_again_in_float32": totals.num_again},
@@ -83,7 +83,7 @@ def finalise(store: StoreHandle) -> bool:
 
 
 def reopen_unless_whole(store: StoreHandle) -> None:
-    """Make a store that lost files since it was complete incomplete again, so that the command mends it."""
+    """Reopen a complete store that has lost files since, so that the command encodes them again."""
     if not store.is_complete:
         store.folder.remove([_finished_name(store.generation)])  # of a finish that was killed
     elif not all(
@@ -94,7 +94,7 @@ def reopen_unless_whole(store: StoreHandle) -> None:
 
 
 def reopen_failed(store: StoreHandle, shards: Iterable[int]) -> int:
-    """Let the failed rows of these shards be tried again; returns how many there are."""
+    """Mark the failed rows of these shards to be tried again, and return how many there are."""
     found = read_records(store.folder, list(shards), store.folder.sizes())
     failed = [record for _, record in found if record and record.num_failed]
     if failed:
@@ -105,12 +105,12 @@ def reopen_failed(store: StoreHandle, shards: Iterable[int]) -> int:
 
 
 def append_rows(store: StoreHandle, source: SourceIdentity) -> None:
-    """Give the store the rows of a source that has grown, of which the store's rows are the first."""
+    """Reopen the store with all rows of a source that has grown; the store's rows are the first of them."""
     _reopen(store, source=source.model_dump(mode="json"))
 
 
 def remove_old_indexes(store: StoreHandle) -> None:
-    """Remove indexes that the root no longer names, or, after a creation that was killed, never named."""
+    """Remove indexes that the root no longer names or, after a creation that was killed, never named."""
     current = index_folder(store.spec)
     store.folder.remove([name for name in store.folder.sizes(INDEXES) if not name.startswith(f"{current}/")])
 
@@ -124,33 +124,33 @@ def failed_rows(store: StoreHandle) -> list[int]:
 def read_failures(folder: Folder) -> list[Failure]:
     """Return the failures table of a complete store.
 
-    Raises what zarr raises for metadata and chunks that are missing or damaged, ValueError for columns that do not fit.
+    Raises the errors of read_array for missing or damaged columns, ValueError for columns of different lengths.
     """
     columns = [read_array(folder, f"failures/{name}").tolist() for name in ("row", "path", "stage", "error")]
     return [Failure(*values) for values in zip(*columns, strict=True)]
 
 
 def clear_leftovers(folder: Folder, live_owners: Callable[[], set[str]]) -> None:
-    """Remove temporary files that kills left behind; live_owners gives the processes that are alive."""
+    """Remove temporary files that killed processes left; `live_owners` returns the processes that are alive."""
     names = folder.sizes(PARTS)
-    # Asked after the list is made: whoever has a file in it, other than its claim, claimed the store before that.
+    # Called after files are listed: a process with a file there, other than its claim, has claimed the store by now.
     owners = live_owners()
     folder.remove([name for name in names if name.rpartition("/")[2].partition(".")[0] not in owners])
 
 
 def _reopen(store: StoreHandle, **changes: Any) -> None:
-    store.refresh()  # another part may have completed it, or opened it again, since
+    store.refresh()  # another part may have completed or reopened it since
     generation = store.generation + (1 if store.is_complete else 0)
     store.write_root(complete=False, statistics=None, generation=generation, **changes)
 
 
 def _finished_name(generation: int) -> str:
-    """Return the file that the process which completes the store creates, each time it is completed."""
+    """Return the name of the file whose creation decides which process completed this generation of the store."""
     return f"{PRIVATE_FOLDER}/finished.{generation}"
 
 
 def _tables(totals: Totals) -> dict[str, bytes]:
-    """Return the files of the statistics, a group of arrays for each view, and of the failures, an array a column."""
+    """Return the files of the statistics, a group for each view, and of the failures, an array for each column."""
     statistics: dict[str, np.ndarray] = {}
     groups: dict[str, bytes] = {}
     for view, moments in totals.moments.items():

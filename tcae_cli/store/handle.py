@@ -1,4 +1,4 @@
-"""Opens a store, whose root then changes only through its handle, and makes a new one and the arrays it describes."""
+"""Opens a store, whose root changes only through its handle, and creates a new one with the arrays it describes."""
 
 import json
 from typing import Any
@@ -12,9 +12,9 @@ from tcae_cli.store.spec import StoreSpec
 
 
 class StoreHandle:
-    """An open store. Opening it reads its root, and raises StoreError if it is no store of ours or of another version.
+    """Holds the root of an open store. Raises StoreError if there is no store of latents of version 1 in the folder.
 
-    Other processes may change the root at any time: `refresh` where that matters, and before each `write_root`.
+    Other processes may change the root at any time: call `refresh` where that matters, and before each `write_root`.
     """
 
     folder: Folder
@@ -27,19 +27,19 @@ class StoreHandle:
 
     @property
     def is_complete(self) -> bool:
-        """Whether the store has all its rows, its statistics and its failures table."""
+        """Return whether the store has all its rows, its statistics and its failures table."""
         return bool(self.attributes["complete"])
 
     @property
     def generation(self) -> int:
-        """Number of times that the store was complete and was reopened."""
+        """Return how many times the store was reopened after it was complete."""
         return int(self.attributes["generation"])
 
     def refresh(self) -> None:
-        """Read the root again."""
+        """Read the root again. Raises StoreError as opening does, DiskError if it cannot be read."""
         try:
             data = self.folder.read(ROOT)
-        except DiskError:  # an OSError too, with its own sentence
+        except DiskError:  # also an OSError, but with a message of its own
             raise
         except OSError as error:
             reason = f"{self.folder.uri}/{ROOT}: {error.strerror or error}"
@@ -47,7 +47,7 @@ class StoreHandle:
         self._take(data)
 
     def write_root(self, **changes: Any) -> None:
-        """Change root attributes, in one step."""
+        """Change attributes of the root in one atomic write."""
         data = group_metadata({**self.attributes, **changes})
         self.folder.write({ROOT: data})
         self._take(data)
@@ -72,9 +72,9 @@ class StoreHandle:
 
 
 def find_store(folder: Folder) -> StoreHandle | None:
-    """Open the store in this folder; None if the folder is empty or missing.
+    """Open the store in this folder, and return it; None if the folder is empty or missing.
 
-    Raises StoreError if the folder holds anything else, before it is touched.
+    Raises StoreError if the folder holds anything else, which stays as it is.
     """
     try:
         return StoreHandle(folder)
@@ -90,7 +90,7 @@ def find_store(folder: Folder) -> StoreHandle | None:
 
 
 def create_store(folder: Folder, spec: StoreSpec) -> StoreHandle:
-    """Make a store with all rows pending, and open it; if another process has made one here meanwhile, open that."""
+    """Create a store with all rows pending, and open it; open the one here if another process has created it first."""
     attributes = {**spec.model_dump(mode="json"), "statistics": None, "complete": False, "generation": 0}
     folder.create(ROOT, group_metadata(attributes))
     store = StoreHandle(folder)
@@ -99,9 +99,9 @@ def create_store(folder: Folder, spec: StoreSpec) -> StoreHandle:
 
 
 def fit_arrays(store: StoreHandle) -> None:
-    """Give a store the arrays its root describes: those that are missing, and more rows to those that are short.
+    """Create the arrays that a store's root describes and that are missing, and lengthen those that lack rows.
 
-    Whoever opens a store for writing does this, so that it completes a creation or an append that was killed.
+    Every process that opens a store for writing does this, which completes a creation or an append that was killed.
     """
     wanted = array_metadata(store.spec)
     changes = {}

@@ -1,4 +1,4 @@
-"""Where things are in a store, and the metadata of its group and its arrays.
+"""Names the files of a store, and makes the metadata of its group and its arrays.
 
 The format is specified in docs/stores.md.
 """
@@ -21,16 +21,13 @@ PRIVATE_FOLDER = ".tcae"
 INDEXES = f"{PRIVATE_FOLDER}/index"
 ROOT = "zarr.json"
 
-_FILL_VALUES: dict[str, Any] = {
-    "float16": math.nan,
-    "float32": math.nan,
-    "int8": FILL_VALUE,
-}  # loud where a row is not ok
+# Rows that are not ok have values that no computation overlooks.
+_FILL_VALUES: dict[str, Any] = {"float16": math.nan, "float32": math.nan, "int8": FILL_VALUE}
 _SIDE_FILL_VALUES: dict[str, Any] = {"string": "", "int64": -1, "uint8": PENDING}
 
 
 def index_folder(spec: StoreSpec) -> str:
-    """Return the folder of the index of a store's source."""
+    """Return the name of the folder with the index of a store's source."""
     return f"{INDEXES}/{spec.source.fingerprint}"
 
 
@@ -41,13 +38,13 @@ def shard_file(spec: StoreSpec, array: str, shard: int) -> str:
 
 
 def group_metadata(attributes: dict[str, Any]) -> bytes:
-    """Return the zarr.json of a group."""
+    """Return the zarr.json of a group with these attributes, as UTF-8."""
     root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
     return json.dumps(root, indent=2, ensure_ascii=False, allow_nan=False).encode()
 
 
 def array_metadata(spec: StoreSpec) -> dict[str, bytes]:
-    """Return the zarr.json of every array, by file name."""
+    """Return the zarr.json of each of a store's views and side arrays, by file name."""
     files: dict[str, Any] = {}
     store, n, rows = MemoryStore(files), spec.num_rows, spec.rows_per_shard
     for name, view in spec.views.items():
@@ -82,7 +79,7 @@ def array_metadata(spec: StoreSpec) -> dict[str, bytes]:
 def read_array(folder: Folder, name: str) -> np.ndarray:
     """Return all values of a small array, not one of latents.
 
-    Raises what zarr raises for an array that is missing or damaged.
+    Raises OSError, ValueError, KeyError or RuntimeError, as zarr does, for an array that is missing or damaged.
     """
     names = list(folder.sizes(name))
     to_buffer = default_buffer_prototype().buffer.from_bytes

@@ -1,6 +1,6 @@
-"""Claims of the processes that work on a store, kept fresh in the store itself.
+"""Keeps the claims of the processes that work on a store, in the store itself.
 
-A claim is stale when its process is gone (same machine) or when it was not written for a minute (another machine).
+A claim is stale if its process has ended (same machine) or if it was not rewritten for a minute (another machine).
 Times are compared between files of the store, so the clocks of machines do not matter.
 """
 
@@ -23,9 +23,9 @@ from tcae_cli.store.layout import PRIVATE_FOLDER
 
 _FOLDER = f"{PRIVATE_FOLDER}/leases"
 _JOINED, _SETTLED, _READY, _DONE = "joined", "settled", "ready", "done"  # states of a claim
-_STALE_S = 60.0  # a claim of another machine that is silent for longer has nobody behind it
+_STALE_S = 60.0  # a claim of another machine that is silent for longer is stale
 _HEARTBEAT_S = 10.0
-_PATIENCE_S = 600.0  # a rank waits for its leader to begin on the source
+_PATIENCE_S = 600.0  # how long a rank waits for its leader to begin
 _POLL_S = 0.05
 _TIMES_CLEARED = 3  # and more than twice is no coincidence
 
@@ -41,15 +41,15 @@ class Place:
 
     @property
     def is_leader(self) -> bool:
-        """Whether it makes the store ready itself."""
+        """Return whether this process makes the store ready itself."""
         return self.member == self.leader
 
 
 @contextmanager
 def join_store(folder: Folder, place: Place) -> Iterator["Lease"]:
-    """Work on a store in this place. A folder that was made and left empty is removed again.
+    """Claim a store while the context lasts. A folder that is empty at its end is removed.
 
-    Raises StoreError if a process of another launch, or one in the same place, is at work there.
+    Raises StoreError if a process of another launch, or one in the same place, is working on the store.
     """
     folder.make()
     lease = Lease(folder, place)
@@ -66,7 +66,7 @@ def join_store(folder: Folder, place: Place) -> Iterator["Lease"]:
 
 
 class Lease:
-    """The claim of one process."""
+    """Holds the claim of one process on a store."""
 
     def __init__(self, folder: Folder, place: Place) -> None:
         self.name = _claim_name(place.launch, place.member)
@@ -75,10 +75,11 @@ class Lease:
         self._is_lost = False
 
     def take(self) -> None:
-        """Become one of those that work on the store. Raises StoreError if another launch does, and lives.
+        """Claim the store. Raises StoreError if a live process of another launch holds a claim.
 
-        Everybody writes a claim first and looks second, so of two that come together at least one sees the other. One
-        that is settled stays; of two that are not, the smaller name waits to see whether the other had looked before.
+        Every process first writes its claim and then looks for others, so of two that start together at least one sees
+        the other. A settled claim stays; of two that are not settled, the smaller name waits until the other settles or
+        withdraws.
         """
         if claim := self._live_claim(self.name):
             raise self._taken(claim)
@@ -95,11 +96,11 @@ class Lease:
         self._write(_SETTLED)
 
     def announce_ready(self) -> None:
-        """Tell those this process leads that the store exists and may be continued."""
+        """Announce to the followers of this process that the store exists and is ready for them."""
         self._write(_READY)
 
     def wait_for_leader(self) -> None:
-        """Wait until the leader has announced it. Raises StoreError if it has stopped or does not come."""
+        """Wait until the leader announces the store. Raises StoreError if it stops or does not begin within 600 s."""
         leader, seen = _claim_name(self._place.launch, self._place.leader), False
         patience_ends_at = time.monotonic() + _PATIENCE_S
         while time.monotonic() < patience_ends_at:
@@ -107,7 +108,7 @@ class Lease:
             if state in (_READY, _DONE):
                 return
             if state:
-                patience_ends_at = time.monotonic() + _PATIENCE_S  # while it lives it may take as long as it needs
+                patience_ends_at = time.monotonic() + _PATIENCE_S  # a live leader may take as long as it needs
             elif seen:
                 raise StoreError("rank 0 has stopped; its own message says why")
             seen = seen or state is not None
@@ -115,14 +116,14 @@ class Lease:
         raise StoreError(f"rank 0 of this launch did not begin within {_PATIENCE_S:.0f} s; see its own message")
 
     def refresh(self) -> None:
-        """Show that this process is alive; a claim that is gone stays so."""
+        """Rewrite the claim, which shows that this process is alive; a claim that was removed is not restored."""
         if self._read(self.name).get("owner") == self._folder.owner:
             self._write(self._state or _JOINED)
         else:
             self._is_lost = True
 
     def check(self) -> None:
-        """Raise StoreError if this claim was taken away: this process stood still for so long that it seemed dead."""
+        """Raise StoreError if this claim was removed: the process stood still for so long that it seemed dead."""
         if self._is_lost:
             raise StoreError(
                 f"{self._folder.uri}: this process's claim on the store is gone (it stood still for over "
@@ -130,7 +131,7 @@ class Lease:
             )
 
     def leave(self, is_done: bool) -> None:
-        """Give the claim up; a leader leaves word that it is done, for members that come late."""
+        """Remove the claim; a leader that is done keeps it, marked so, for followers that start late."""
         if is_done and self._place.is_leader and self._place.has_followers:
             self._write(_DONE)
         elif self._state and self._state != _DONE and not self._is_lost:
@@ -138,17 +139,17 @@ class Lease:
                 self._folder.remove([self.name])
 
     def live_owners(self) -> set[str]:
-        """Return the processes that are at work on the store, by the mark of their temporary files."""
+        """Return the owners that mark temporary files, of all processes that are working on the store."""
         return {str(claim["owner"]) for name in self._claims() if (claim := self._live_claim(name))}
 
     def _state_of(self, name: str) -> str | None:
-        """Return the state of a claim of this launch; None where there is none, or its process is gone."""
+        """Return the state of a claim of this launch; None if there is no claim or its process has ended."""
         claim = self._read(name)
         if claim and claim["state"] != _DONE and self._is_gone(claim):
-            claim = self._read(name)  # it may have ended as it should in between
+            claim = self._read(name)  # it may have ended in order in between
             if claim.get("state") != _DONE:
                 return None
-        with suppress(FileNotFoundError):  # given up meanwhile
+        with suppress(FileNotFoundError):  # removed meanwhile
             # Files that an earlier launch of the same name left are older than that.
             if claim and self._age_s(name, self.name) <= _STALE_S:
                 return str(claim["state"])
@@ -160,7 +161,7 @@ class Lease:
         self._put(self.name, json.dumps(holder | {"owner": self._folder.owner}).encode())
 
     def _put(self, name: str, data: bytes) -> None:
-        """Write a file; again if a leader cleared it away meanwhile: without a claim this process seems dead."""
+        """Write a file, again if a leader removed its temporary file: without a claim this process seems dead."""
         for _ in range(_TIMES_CLEARED):
             try:
                 return self._folder.write({name: data})
@@ -173,7 +174,7 @@ class Lease:
         return [name for name in self._folder.sizes(_FOLDER) if name.endswith(".json")]
 
     def _read(self, name: str) -> dict[str, Any]:
-        """Return a claim; empty where there is none."""
+        """Return a claim; an empty dict if there is none."""
         try:
             claim: dict[str, Any] = json.loads(self._folder.read(name))
         except FileNotFoundError:
@@ -181,30 +182,30 @@ class Lease:
         return claim
 
     def _live_claim(self, name: str) -> dict[str, Any] | None:
-        """Return a claim somebody is behind; None if nobody is."""
+        """Return a claim if its process is alive, None otherwise."""
         claim = self._read(name)
         if not claim or claim["state"] == _DONE or self._is_gone(claim):
             return None
-        probe = f"{PARTS}/{self._folder.owner}.{uuid4().hex}"  # there a kill leaves it to be cleared away
+        probe = f"{PARTS}/{self._folder.owner}.{uuid4().hex}"  # a folder that clear_leftovers empties after a kill
         self._put(probe, b"")
         try:
             is_stale = self._age_s(name, probe) > _STALE_S
-        except FileNotFoundError:  # of the claim, or the probe was cleared away
+        except FileNotFoundError:  # the claim or the probe was removed
             is_stale = not self._read(name)
         finally:
             self._folder.remove([probe])
         return None if is_stale else claim
 
     def _is_gone(self, claim: dict[str, Any]) -> bool:
-        """Whether its process was one of this machine and is gone."""
+        """Return whether the process of a claim ran on this machine and has ended."""
         if not _is_here(claim):
             return False
-        # Containers give the same numbers again and again: this one may be this process's own now.
+        # Containers reuse process numbers: the one in the claim may now be that of this process.
         is_reused = claim["pid"] == os.getpid() and claim["owner"] != self._folder.owner
         return bool(is_reused or not is_alive(claim["pid"]))
 
     def _age_s(self, name: str, newer: str) -> float:
-        """Return how much older one file is than another, by the store's own clock."""
+        """Return by how many seconds a file is older than another, by the store's own clock."""
         return self._folder.modified(newer) - self._folder.modified(name)
 
     def _taken(self, claim: dict[str, Any]) -> StoreError:
@@ -215,13 +216,13 @@ class Lease:
 
 
 def live_claims(folder: Folder) -> list[dict[str, Any]]:
-    """Return host, pid and silence_s of those at work on a store.
+    """Return a dict of host, pid and silence_s for each process that is working on a store.
 
-    Asking writes nothing to the store, so the silence is by this machine's clock.
+    This writes nothing to the store, so this machine's clock measures the silence, in seconds.
     """
     found = []
     for name in folder.sizes(_FOLDER):
-        with suppress(FileNotFoundError):  # given up meanwhile
+        with suppress(FileNotFoundError):  # removed meanwhile
             claim: dict[str, Any] = json.loads(folder.read(name) or b"{}")
             silence_s = max(0.0, time.time() - folder.modified(name))
             is_live = is_alive(claim["pid"]) if claim and _is_here(claim) else silence_s <= _STALE_S
@@ -232,12 +233,12 @@ def live_claims(folder: Folder) -> list[dict[str, Any]]:
 
 @contextmanager
 def _kept_fresh(lease: Lease) -> Iterator[None]:
-    """Write a claim again now and then, so that others see that its process is alive."""
+    """Rewrite a claim every 10 s while the context lasts, so that others see that its process is alive."""
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(_HEARTBEAT_S):
-            with suppress(OSError):  # a disk that is full, or a file system that will be back
+            with suppress(OSError):  # the disk may be full, or the file system unavailable for a while
                 lease.refresh()
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
@@ -254,5 +255,5 @@ def _claim_name(launch: str, member: str) -> str:
 
 
 def _is_here(claim: dict[str, Any]) -> bool:
-    """Whether its process is, or was, one of this machine."""
+    """Return whether the process of a claim runs, or ran, on this machine."""
     return (claim.get("host"), claim.get("processes")) == (socket.gethostname(), process_space())

@@ -1,7 +1,7 @@
-"""The commit of a shard: one small record, created last. A shard without one counts as missing.
+"""Commits a shard by a small record, which is created last. A shard without a record counts as missing.
 
-A shard that is taken up again, because images are appended or failed ones are tried again, keeps its record: its ok
-rows stay ok. While its files are replaced the record names the new ones too, so that each file may be either.
+A shard that is reopened, because images are appended or failed ones are tried again, keeps its record: its ok rows stay
+ok. While its files are replaced the record also names the new ones, so that each file may be either.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,23 +46,23 @@ class ShardRecord(_Part):
     replacing: dict[str, FileRecord] = {}  # the files that take the place of `files`
 
     def fits(self, sizes: Mapping[str, int]) -> bool:
-        """Whether all its files exist and have the sizes they had or are to have."""
+        """Return whether all its files exist with the size of the committed file or of the one that replaces it."""
         return all(
             sizes.get(name) in {file.size, self.replacing.get(name, file).size} for name, file in self.files.items()
         )
 
     def is_committed(self, spec: StoreSpec) -> bool:
-        """Whether the shard needs no more work."""
+        """Return whether the shard needs no more work."""
         return not self.reopened and not self.replacing and self.num_rows == len(spec.rows_of_shard(self.shard))
 
 
 def record_name(shard: int) -> str:
-    """Return the file of a shard's record."""
+    """Return the name of the file of a shard's record."""
     return f"{_RECORDS_FOLDER}/{shard:06d}.json"
 
 
 def record_file(record: ShardRecord) -> dict[str, bytes]:
-    """Return the file to write to commit a shard, by name."""
+    """Return the file that commits a shard, as its bytes by its name."""
     return {record_name(record.shard): record.model_dump_json().encode()}
 
 
@@ -76,7 +76,7 @@ def read_records(
 ) -> Iterator[tuple[int, ShardRecord | None]]:
     """Yield each shard with its record; None if it has none, or a file of it has another size than was committed.
 
-    sizes: of the store's files, as `folder.sizes()` gives them.
+    `sizes` holds the sizes of the store's files in bytes, as `folder.sizes()` returns them.
     """
     for shard, data in zip(shards, folder.read_many([record_name(shard) for shard in shards]), strict=True):
         record = parse_record(folder, shard, data) if data is not None else None

@@ -1,4 +1,4 @@
-"""The part of a store's root attributes that is fixed when the store is made (format version 1)."""
+"""Defines the part of a store's root attributes that is fixed when the store is made (format version 1)."""
 
 import math
 from dataclasses import dataclass
@@ -107,29 +107,29 @@ class StoreSpec(_Part):
 
     @property
     def num_rows(self) -> int:
-        """Rows of every array."""
+        """Return the number of rows of every array."""
         return self.source.count
 
     @property
     def num_shards(self) -> int:
-        """Shard files of every array."""
+        """Return the number of shards of every array."""
         return math.ceil(self.num_rows / self.rows_per_shard)
 
     @property
     def sizes(self) -> list[int]:
-        """Sizes of the views, in pixels, each once, the main one first."""
+        """Return the distinct sizes of the views, in pixels, that of the main view first."""
         return list(dict.fromkeys(view.size for view in self.views.values()))
 
     @property
     def side_arrays(self) -> dict[str, str]:
-        """Data types, by name, of the arrays beside the latents; `status` is written last."""
+        """Return the data types, by name, of the arrays beside the latents; `status` is last, as it is written last."""
         crops = {self.crop_name(size): "int32" for size in self.sizes}
         captions = {"captions": "string"} if self.has_captions else {}
         first = {"keys": "string", "labels": "int64", "content_hash": "uint64", "original_size": "int32"}
         return {**first, **crops, **captions, "status": "uint8"}
 
     def crop_name(self, size: int) -> str:
-        """Return the name of the array of the part of the original that a view of this size shows."""
+        """Return the name of the array that holds which part of the original a view of this size shows."""
         return "crop" if size == self.sizes[0] else f"crop_{size}"
 
     def sample_shape(self, view: str = MAIN_VIEW) -> tuple[int, int, int]:
@@ -137,7 +137,7 @@ class StoreSpec(_Part):
         return self.latent.channels, self.views[view].height, self.views[view].width
 
     def rows_of_shard(self, shard: int) -> range:
-        """Return the rows of a shard; the last may hold fewer."""
+        """Return the rows of a shard; the last shard may hold fewer."""
         first = shard * self.rows_per_shard
         return range(first, min(first + self.rows_per_shard, self.num_rows))
 
@@ -177,7 +177,7 @@ class StoreSettings:
         )
 
     def differences(self, store: StoreSpec) -> str | None:
-        """Return in words what keeps this run from continuing a store, its source aside; None if nothing does."""
+        """Return the settings, source aside, that keep this run from continuing a store; None if there are none."""
         encoder, mine = store.encoder, self.encoder
         batch_size = min(self.compute.batch_size, store.rows_per_shard)
         pairs = [
@@ -196,7 +196,7 @@ class StoreSettings:
 
 
 def make_views(sizes: list[int], downsampling: int, flip: bool) -> dict[str, View]:
-    """Return `latents` of the first size, `latents_512` of another, and of each its `..._flip` when asked for."""
+    """Return the views: `latents` of the first size, `latents_512` of another; with flip also each one's `..._flip`."""
     views: dict[str, View] = {}
     for size in sizes:
         name = f"{MAIN_VIEW}_{size}" if views else MAIN_VIEW
@@ -207,9 +207,9 @@ def make_views(sizes: list[int], downsampling: int, flip: bool) -> dict[str, Vie
 
 
 def rows_per_shard(num_rows: int, sample_bytes: int) -> int:
-    """Return the rows of a shard, a power of two: the unit of commit and of sharing out work.
+    """Return the number of rows of a shard, a power of two; shards are the unit of commit and of dividing work.
 
-    About 64 shards of 16 to 4,096 rows, of at most 256 MiB of raw latents each.
+    This makes about 64 shards of 16 to 4,096 rows each, of at most 256 MiB of raw latents.
     """
     rows = 2 ** int(math.log2(max(1, num_rows / _MOST_SHARDS)))
     rows = min(max(rows, _FEWEST_ROWS), _MOST_ROWS)

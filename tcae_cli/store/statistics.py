@@ -1,4 +1,4 @@
-"""Exact mean, deviation and range of latents in float64: partials that merge, whoever counted which rows.
+"""Computes the mean, deviation and range of latents in float64, as partial results that processes can merge.
 
 Axes: k rows, c channels, h w positions.
 """
@@ -25,7 +25,7 @@ class Moments:
 
     @classmethod
     def of(cls, latents: np.ndarray) -> "Moments":
-        """Return those of each place [c, h, w] over rows; latents: [k, c, h, w], float32 or float64, k at least 1."""
+        """Return the moments over rows at each place [c, h, w]; latents are [k, c, h, w], floating, k at least 1."""
         # Row by row the sums stay in the cache; over a whole batch this takes four times as long.
         count, mean = len(latents), np.zeros(latents.shape[1:])
         for row in latents:
@@ -40,7 +40,7 @@ class Moments:
 
     @property
     def std(self) -> np.ndarray:
-        """Standard deviation, over the count."""
+        """Return the population standard deviation at each place, [m...], float64."""
         deviation: np.ndarray = np.sqrt(self.m2 / self.count)
         return deviation
 
@@ -59,7 +59,7 @@ class Moments:
         )
 
     def over(self, axes: tuple[int, ...]) -> "Moments":
-        """Return those of the places that are left when those along some axes are taken together."""
+        """Return the moments of the values along these axes together, for each place of the remaining axes."""
         places = int(np.prod([self.mean.shape[axis] for axis in axes]))
         mean = self.mean.mean(axes, keepdims=True)
         m2 = self.m2.sum(axes) + self.count * np.square(self.mean - mean).sum(axes)
@@ -76,7 +76,7 @@ class LatentMoments:
 
     @classmethod
     def of(cls, places: Moments) -> "LatentMoments":
-        """Return those of latents whose moments at each place [c, h, w] are known."""
+        """Return the moments of latents from those at each place [c, h, w]."""
         return cls(places.count, places.over((1, 2)), places.over((0,)))
 
     def merge(self, other: "LatentMoments | None") -> "LatentMoments":
@@ -88,7 +88,7 @@ class LatentMoments:
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Return the arrays a store keeps: `channel_mean` [c], `position_mean` [h, w], and so on, float64."""
+        """Return the arrays that a store keeps, float64: `channel_mean` [c], `position_mean` [h, w] and so on."""
         return {
             f"{name}_{suffix}": np.asarray(values, np.float64)
             for name, part in (("channel", self.channel), ("position", self.position))
@@ -96,7 +96,7 @@ class LatentMoments:
         }
 
     def summary(self) -> dict[str, Any]:
-        """Return the figures in the root's attributes: overall, and of each channel."""
+        """Return the statistics that the root's attributes show: overall, and of each channel."""
         overall = self.channel.over((0,))
         return {
             "num_rows": self.num_rows,
@@ -107,12 +107,12 @@ class LatentMoments:
         }
 
     def tolerance(self) -> float:
-        """Return by how much statistics of the same latents, added in another order, may differ from these."""
+        """Return how far statistics of the same latents, added in another order, may differ from these."""
         overall = self.channel.over((0,))
         return _TOLERANCE * float(np.hypot(overall.mean, overall.std))
 
     def differing(self, arrays: Mapping[str, np.ndarray]) -> list[str]:
-        """Return the names of `self.arrays()` that are not among other arrays, or whose values differ there."""
+        """Return the names of `self.arrays()` that other arrays lack or hold with values beyond the tolerance."""
         tolerance = self.tolerance()
         return [
             name
@@ -123,7 +123,7 @@ class LatentMoments:
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """Return all of it, every bit, in types that JSON knows."""
+        """Return all moments as JSON values, from which from_json restores every bit."""
         return {
             "num_rows": self.num_rows,
             **{
@@ -134,7 +134,7 @@ class LatentMoments:
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "LatentMoments":
-        """Return the moments that as_json gave. Raises KeyError, TypeError or ValueError if they are damaged."""
+        """Return the moments of a result of as_json. Raises KeyError, TypeError or ValueError if it is damaged."""
         parts = []
         for name in ("channel", "position"):
             arrays = {key: np.array(values, np.float64) for key, values in data[name].items() if key != "count"}
@@ -143,5 +143,5 @@ class LatentMoments:
 
 
 def normalisation(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and the deviation, at least 1e-6, that normalise latents to mean 0 and deviation 1, float32."""
+    """Return the mean and the deviation as float32, in their shapes; the deviation is raised to at least 1e-6."""
     return mean.astype(np.float32), np.maximum(std, _SMALLEST_STD).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The protocol of a codec."""
+"""Defines the protocol that every codec follows."""
 
 from typing import Any, ClassVar, Protocol
 
@@ -12,10 +12,10 @@ class ChunkCodec(Protocol):
     is_raw: ClassVar[bool]  # whether a chunk is the values' own bytes
 
     def compressor(self, itemsize: int) -> Any:
-        """Return what zarr.create_array takes as `compressors`; itemsize: bytes of a value."""
+        """Return the `compressors` argument of zarr.create_array; `itemsize` is the size of a value in bytes."""
 
     def encode(self, chunk: np.ndarray) -> bytes:
         """Return the compressed bytes of a contiguous array."""
 
     def decode(self, data: bytes | bytearray) -> bytes | bytearray:
-        """Return the bytes again. Raises RuntimeError or ValueError if they are damaged."""
+        """Return the bytes of the array that was encoded. Raises RuntimeError or ValueError if data is damaged."""

@@ -1,4 +1,4 @@
-"""LZ4 after a shuffle of bits: twice as fast as zstd, and as small where the encoder computed in bfloat16."""
+"""Compresses by LZ4 after a bit shuffle: twice as fast as zstd, and as small if the encoder computed in bfloat16."""
 
 from numcodecs.blosc import Blosc
 from zarr.codecs import BloscCodec

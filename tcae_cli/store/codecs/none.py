@@ -1,10 +1,10 @@
-"""No compression: chunks are the values themselves, which readers map or read in place."""
+"""Stores chunks without compression: they are the values themselves, which readers map or read in place."""
 
 import numpy as np
 
 
 class RawChunks:
-    """Leaves bytes as they are; a changed one is noticed by the CRC-32C of the whole file only."""
+    """Leaves bytes as they are; only the CRC-32C of the whole file reveals a changed byte."""
 
     has_checksum = False
     is_raw = True

@@ -1,4 +1,4 @@
-"""The codecs of stores by name: the choices of `--codec`, and what a store's root may name.
+"""Registers the codecs by name: these are the choices of `--codec`, and a store's root names one of them.
 
 To add one, write its class in a file of this folder and add its line here.
 """
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from tcae_cli.runtime.registry import Registry
 
-if TYPE_CHECKING:  # numpy takes a while to import, and help asks for the names only
+if TYPE_CHECKING:  # numpy takes long to import, and --help needs only the names
     from tcae_cli.store.codecs.codec import ChunkCodec
 
 CODECS: "Registry[type[ChunkCodec]]" = Registry(

@@ -1,4 +1,4 @@
-"""zstd at level 1, the default: lossless, about 93 % of float16 latents, 78 % of those of a bfloat16 encoder."""
+"""Compresses by zstd at level 1, the default: to about 93 % of float16 latents, 78 % if the encoder used bfloat16."""
 
 from numcodecs.zstd import Zstd
 from zarr.codecs import ZstdCodec
