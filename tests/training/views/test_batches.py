@@ -146,7 +146,7 @@ def test_an_image_that_kills_its_worker_once_costs_nothing(views):
 
 @pytest.mark.parametrize("trouble", [die, stop])
 def test_an_image_that_kills_or_stops_its_worker_twice_is_counted_like_a_bad_one(views, monkeypatch, trouble):
-    monkeypatch.setattr(watchdog, "HUNG_AFTER_S", 1.2)
+    monkeypatch.setattr(watchdog, "HUNG_AFTER_S", 5.0)
     batches = list(load_training_batches(views(trouble), STEPS, num_workers=2))
     without = TrainingViews(views().source, recipe(), given_up=frozenset([CULPRIT]))
     assert_same(batches, [without[step] for step in STEPS])
