@@ -1,4 +1,4 @@
-"""What the channels of latents are like: how many are dead or dominant, how far they spread, how smooth they are."""
+"""Measures the channels of latents: how many are dead or dominant, how far they spread, how smooth they are."""
 
 from tcae_cli.evaluation.metrics.figure import Figure
 from tcae_cli.evaluation.metrics.metric import LATENTS, Metric
@@ -21,7 +21,9 @@ class OfLatents(Metric):
 
 
 class Channels(OfLatents):
-    """Counts, standard deviations and spatial correlation of the channels; see LatentSums.figures."""
+    """The numbers of dead and of dominant channels, the smallest, median and largest standard deviation of a channel,
+    and the correlation of neighbouring positions, as a mean over the channels that are not dead.
+    """
 
     name = "channels"
     figures = (
