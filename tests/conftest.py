@@ -1,9 +1,11 @@
 """Real photographs at test size, a small model, sources, an object store on this machine, and real processes."""
 
 import logging
+import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from multiprocessing import forkserver
@@ -16,7 +18,9 @@ import torch
 from PIL import Image
 
 from tcae_cli.autoencoders.checkpoint import LatentStatistics, ModelDescription, save_checkpoint
+from tcae_cli.cli import main
 from tcae_cli.errors import ImageError
+from tcae_cli.images import watchdog
 from tcae_cli.images.image_file import encode_image
 from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.model.tcae import TCAE
@@ -165,6 +169,29 @@ def problems() -> Callable[[Source], dict[str, str]]:
         return found
 
     return found_in
+
+
+@pytest.fixture
+def soon(monkeypatch) -> Iterator[None]:
+    """Notice the death of a worker at once, and check that the test leaves no process and no thread."""
+    monkeypatch.setattr(watchdog, "LOOK_EVERY_S", 0.1)
+    yield
+    assert multiprocessing.active_children() == []
+    assert not [thread for thread in threading.enumerate() if thread.name == "watchdog"]
+
+
+@pytest.fixture
+def tcae(monkeypatch, capsys):
+    """Runs the command line in this process; gives exit code, stdout and stderr."""
+
+    def run(*arguments) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["tcae", *map(str, arguments)])
+        with pytest.raises(SystemExit) as left:
+            main()
+        printed = capsys.readouterr()
+        return int(left.value.code), printed.out, printed.err
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -11,26 +11,10 @@ import click
 import pytest
 import zarr
 
-from tcae_cli.cli import main
 from tcae_cli.cli import tcae as click_commands
 from tcae_cli.reports.train import TrainReport
 from tcae_cli.terminal.progress import ConsoleProgress
 from tcae_cli.terminal.show import show_report
-
-
-@pytest.fixture
-def tcae(monkeypatch, capsys):
-    """Runs the command line in this process; gives exit code, stdout and stderr."""
-
-    def run(*arguments) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["tcae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        printed = capsys.readouterr()
-        return int(left.value.code), printed.out, printed.err
-
-    return run
-
 
 COMMANDS = click_commands.list_commands(click.Context(click_commands))
 

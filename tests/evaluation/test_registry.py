@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from tcae_cli.cli import main
 from tcae_cli.errors import UsageError
 from tcae_cli.evaluation.metrics.figure import Figure
 from tcae_cli.evaluation.metrics.per_image import PerImage
@@ -33,28 +32,26 @@ def toy():
 
 
 @pytest.fixture
-def tcae(monkeypatch, capsys):
-    """Runs the command line in this process, freshly imported; gives what it prints."""
+def evaluate(monkeypatch, tcae):
+    """Runs `tcae eval`, freshly imported, which has to succeed; gives what it prints."""
 
     def run(*arguments) -> str:
         monkeypatch.delitem(sys.modules, "tcae_cli.commands.eval", raising=False)
-        monkeypatch.setattr(sys, "argv", ["tcae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        assert left.value.code == 0
-        return capsys.readouterr().out
+        code, printed, _ = tcae("eval", *arguments)
+        assert code == 0
+        return printed
 
     return run
 
 
 def test_a_metric_added_to_the_registry_is_in_help_in_the_table_in_the_report_and_on_the_page(
-    toy, tcae, photos, small_checkpoint, tmp_path
+    toy, evaluate, photos, small_checkpoint, tmp_path
 ):
-    assert "mae" in tcae("eval", "--help")
+    assert "mae" in evaluate("--help")
 
-    command = ["eval", small_checkpoint, "--data", photos / "animal", "--metric", "mae", "--device", "cpu"]
-    table = tcae(*command, "--workers", 0, "--report", tmp_path / "page")
-    report = json.loads(tcae(*command, "--workers", 0, "--json"))
+    command = [small_checkpoint, "--data", photos / "animal", "--metric", "mae", "--device", "cpu"]
+    table = evaluate(*command, "--workers", 0, "--report", tmp_path / "page")
+    report = json.loads(evaluate(*command, "--workers", 0, "--json"))
 
     (evaluation,) = report["evaluations"]
     value = evaluation["values"]["mae"]

@@ -5,7 +5,6 @@ import sys
 
 import pytest
 
-from tcae_cli.cli import main
 from tcae_cli.exports.pieces import PieceFormat
 from tcae_cli.exports.registry import FORMATS
 
@@ -31,24 +30,11 @@ def toy():
     FORMATS.remove("channel-means")
 
 
-@pytest.fixture
-def tcae(monkeypatch, capsys):
-    """Runs the command line in this process; gives the exit code and what it prints on stdout."""
-
-    def run(*arguments) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["tcae", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code), capsys.readouterr().out
-
-    return run
-
-
 @pytest.mark.usefixtures("toy")
 def test_a_format_added_to_the_registry_is_in_help_and_exports_a_store(tcae, store, tmp_path):
     assert "channel-means" in "".join(tcae("export", "--help")[1].split())
 
-    code, shown = tcae("export", store.folder.uri, tmp_path / "out", "--format", "channel-means")
+    code, shown, _ = tcae("export", store.folder.uri, tmp_path / "out", "--format", "channel-means")
 
     assert code == 0 and "23 rows as channel-means" in shown
     first = (tmp_path / "out" / "0.txt").read_text().split()
@@ -57,7 +43,7 @@ def test_a_format_added_to_the_registry_is_in_help_and_exports_a_store(tcae, sto
 
 
 def test_a_format_that_is_removed_is_refused(tcae, store, tmp_path):
-    code, _ = tcae("export", store.folder.uri, tmp_path / "out", "--format", "channel-means")
+    code, _, _ = tcae("export", store.folder.uri, tmp_path / "out", "--format", "channel-means")
     assert code == 2 and "channel-means" not in tcae("export", "--help")[1]
 
 

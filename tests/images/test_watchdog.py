@@ -3,18 +3,17 @@
 import multiprocessing
 import os
 import re
-import resource
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from tcae_cli.errors import ImageError, SourceError
+from tcae_cli.errors import SourceError
 from tcae_cli.images import batch as image_batch
 from tcae_cli.images import watchdog
 from tcae_cli.images.loader import BatchRows, ImageBatch, Reading, load_batches
@@ -22,19 +21,13 @@ from tcae_cli.images.transform import Transform
 from tcae_cli.reports.failure import Failure
 from tcae_cli.sources.source import Source, open_source
 
+from ..troubles import TroubledSource, die, die_at_once, die_once, no_room, stop
+
+pytestmark = pytest.mark.usefixtures("soon")
+
 BATCHES = [BatchRows(range(0, 3)), BatchRows(range(3, 6)), BatchRows(range(6, 9)), BatchRows(range(9, 10))]
 KILLED = "the decoding process was killed by SIGKILL on it, twice"
 HUNG = "the decoding process hung on it for more than 1.2 s, twice"
-
-
-def die(_: Path) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_once(folder: Path) -> None:
-    if not (folder / "died").exists():
-        (folder / "died").touch()
-        die(folder)
 
 
 def die_then_stop(folder: Path) -> None:
@@ -50,35 +43,8 @@ def leave(_: Path) -> None:
     os._exit(7)
 
 
-def stop(_: Path) -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
 def sleep(_: Path) -> None:
     time.sleep(1000)
-
-
-class TroubledSource(Source):
-    """Something happens to the process that reads certain rows, or that opens it."""
-
-    def __init__(self, index_dir: Path, troubles: dict[int, Callable[[Path], None]], opened: Callable | None = None):
-        super().__init__(index_dir)
-        self.troubles, self.opened = troubles, opened
-
-    def __reduce__(self):
-        return open_in_worker, (self.index_dir, self.troubles, self.opened)
-
-    def read_many(self, rows: Sequence[int]) -> Iterator[bytes | ImageError]:
-        for row in rows:
-            if row in self.troubles:
-                self.troubles[row](self.index_dir)
-            yield from super().read_many([row])
-
-
-def open_in_worker(index_dir: Path, troubles: dict[int, Callable[[Path], None]], opened: Callable | None) -> Source:
-    if opened:
-        opened()
-    return TroubledSource(index_dir, troubles, opened)
 
 
 @pytest.fixture
@@ -87,15 +53,6 @@ def trouble(make_folder, png, tmp_path):
     folder = make_folder({f"{row}.png": png(40 + row, 60, seed=row) for row in range(10)})
     open_source(str(folder), tmp_path / "index")
     return lambda troubles, opened=None: TroubledSource(tmp_path / "index", troubles, opened)
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """A death is seen at once; and no test may leave a process or a thread."""
-    monkeypatch.setattr(watchdog, "LOOK_EVERY_S", 0.1)
-    yield
-    assert multiprocessing.active_children() == []
-    assert not [thread for thread in threading.enumerate() if thread.name == "watchdog"]
 
 
 @pytest.fixture
@@ -204,10 +161,6 @@ def test_a_culprit_beside_a_row_not_asked_for_costs_its_row(trouble):
     assert batch.images[0][0].any() and not batch.images[0][2].any()
 
 
-def die_at_once() -> None:
-    die(Path())
-
-
 def test_workers_that_die_before_any_row_end_the_run_in_one_sentence(trouble):
     with pytest.raises(SourceError) as raised:
         list(start(trouble({}, die_at_once), num_workers=2))
@@ -215,10 +168,6 @@ def test_workers_that_die_before_any_row_end_the_run_in_one_sentence(trouble):
         r".*/photos: a decoding process was killed \(was killed by SIGKILL, 3 times running\); try fewer --workers",
         str(raised.value),
     )
-
-
-def no_room() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # holds for shared memory too
 
 
 def test_full_shared_memory_ends_the_run_in_one_sentence(trouble):

@@ -1,6 +1,5 @@
 """`tcae finetune`: whole models and decoders, at their size and at others, from files, runs and the built-in model."""
 
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,6 @@ from safetensors import safe_open
 
 from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.autoencoders.tcae import read_header
-from tcae_cli.cli import main
 from tcae_cli.errors import CheckpointError, StoreError, UsageError
 from tcae_cli.jobs.decode import decode_store
 from tcae_cli.jobs.train import train
@@ -174,7 +172,7 @@ def test_a_frozen_encoder_leaves_self_distillation_nothing_to_do(finetune):
 
 
 @pytest.fixture
-def command_line(photos, tmp_path, monkeypatch, capsys):
+def command_line(photos, tmp_path, tcae):
     """Run `tcae finetune` in this process; return its exit code and stderr."""
     path = tmp_path / "mine.yaml"
     path.write_text(
@@ -184,10 +182,8 @@ def command_line(photos, tmp_path, monkeypatch, capsys):
 
     def run(*options) -> tuple[int, str]:
         arguments = ["finetune", path, "--data", photos, "--out", tmp_path / "run", "--workers", 0, "--device", "cpu"]
-        monkeypatch.setattr(sys, "argv", ["tcae", *map(str, [*arguments, *options])])
-        with pytest.raises(SystemExit) as left:
-            main()
-        return int(left.value.code), capsys.readouterr().err
+        code, _, stderr = tcae(*arguments, *options)
+        return code, stderr
 
     return run
 

@@ -3,13 +3,9 @@
 import multiprocessing
 import os
 import re
-import resource
 import shutil
 import signal
-import threading
-from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
 from select import PIPE_BUF
 
 import pytest
@@ -20,9 +16,13 @@ from tcae_cli.errors import SourceError
 from tcae_cli.images import watchdog
 from tcae_cli.images.watchdog import RowNotes
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.source import open_source
 from tcae_cli.training.views.batches import TrainingViews, load_training_batches
 from tcae_cli.training.views.crops import TrainingBatch
+
+from ...troubles import TroubledSource, die, die_at_once, die_once, no_room, stop
+
+pytestmark = pytest.mark.usefixtures("soon")
 
 STEPS = range(2, 7)
 CULPRIT = 4
@@ -38,66 +38,13 @@ def recipe(**train) -> Recipe:
     )
 
 
-def die(_: Path) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_once(folder: Path) -> None:
-    if not (folder / "died").exists():
-        (folder / "died").touch()
-        die(folder)
-
-
-def stop(_: Path) -> None:
-    os.kill(os.getpid(), signal.SIGSTOP)
-
-
-def no_room() -> None:
-    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))  # holds for shared memory too
-
-
-def die_at_once() -> None:
-    die(Path())
-
-
-class TroubledSource(Source):
-    """A source that harms the process which reads the culprit, or which opens it."""
-
-    def __init__(self, index_dir: Path, trouble: Callable[[Path], None] | None, opened: Callable[[], None] | None):
-        super().__init__(index_dir)
-        self.trouble, self.opened = trouble, opened
-
-    def __reduce__(self):
-        return open_in_worker, (self.index_dir, self.trouble, self.opened)
-
-    def read(self, row: int) -> bytes:
-        if row == CULPRIT and self.trouble:
-            self.trouble(self.index_dir)
-        return super().read(row)
-
-
-def open_in_worker(index_dir: Path, trouble: Callable | None, opened: Callable | None) -> Source:
-    if opened:
-        opened()
-    return TroubledSource(index_dir, trouble, opened)
-
-
 @pytest.fixture
 def views(photos, tmp_path):
     """Return a maker of the views of 24 photographs, with trouble in them."""
     open_source(str(photos), tmp_path / "index")
     return lambda trouble=None, opened=None: TrainingViews(
-        TroubledSource(tmp_path / "index", trouble, opened), recipe()
+        TroubledSource(tmp_path / "index", {CULPRIT: trouble} if trouble else {}, opened), recipe()
     )
-
-
-@pytest.fixture(autouse=True)
-def soon(monkeypatch):
-    """Notice a death at once, and check that no test leaves a process or a thread."""
-    monkeypatch.setattr(watchdog, "LOOK_EVERY_S", 0.1)
-    yield
-    assert multiprocessing.active_children() == []
-    assert not [thread for thread in threading.enumerate() if thread.name == "watchdog"]
 
 
 def assert_same(ours: list[TrainingBatch], theirs: list[TrainingBatch]) -> None:
