@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
+from typing import get_args
 
 import click
 
 from tcae_cli.commands._command import Function, option
 from tcae_cli.errors import NotFoundError, UsageError
+from tcae_cli.recipe.choices import Precision
 from tcae_cli.reports.report import Tolerance
 
 Decorator = Callable[[Function], Function]
@@ -35,6 +37,21 @@ gpus = option(
     help="Start N processes, each on a GPU of this machine.",
 )
 as_json = option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
+
+
+decoder = option("--model", group=MODEL, show_default="the one that made the store", help="Model to decode with.")
+
+
+def precision(default: Precision | None) -> Decorator:
+    """`--precision bf16|fp32`; None chooses by the device."""
+    return option(
+        "--precision",
+        type=click.Choice(get_args(Precision)),
+        default=default,
+        show_default="bf16 on a GPU, fp32 on the CPU" if default is None else True,
+        group=MODEL,
+        help="Precision to compute in.",
+    )
 
 
 def batch_size(default: int) -> Decorator:

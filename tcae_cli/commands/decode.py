@@ -34,7 +34,7 @@ from tcae_cli.reports.decode import DecodeRequest
     help="View to decode, such as latents_flip or latents_512.",
 )
 @option("--rows", metavar="A:B", group=STORE, show_default="all", help="Rows to decode: 7, 0:100, 100: or :100.")
-@option("--model", group=MODEL, show_default="the one that made the store", help="Model to decode with.")
+@_options.decoder
 @option("--force", is_flag=True, group=MODEL, help="Decode even if the model's encoder did not make these latents.")
 @option(
     "--format",

@@ -8,7 +8,7 @@ from tcae_cli.commands import _options
 from tcae_cli.commands._command import NameIn, command, option
 from tcae_cli.commands._options import IMAGES, MODEL, PROCESSES, STORE
 from tcae_cli.commands._run import run_job_on_gpus
-from tcae_cli.recipe.choices import LatentDtype, Precision, Resize
+from tcae_cli.recipe.choices import LatentDtype, Resize
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.store.codecs.registry import CODECS
 
@@ -33,13 +33,7 @@ from tcae_cli.store.codecs.registry import CODECS
     group=MODEL,
     help="Model to encode with: a file, a run folder, hf://org/name, diffusers:org/name or a built-in name.",
 )
-@option(
-    "--precision",
-    type=click.Choice(get_args(Precision)),
-    group=MODEL,
-    show_default="bf16 on a GPU, fp32 on the CPU",
-    help="Precision to compute in.",
-)
+@_options.precision(EncodeRequest.precision)
 @option(
     "--size",
     "sizes",

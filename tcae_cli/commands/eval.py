@@ -7,11 +7,11 @@ import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._command import command, option
-from tcae_cli.commands._options import FIGURES, IMAGES, MODEL, OUTPUT
+from tcae_cli.commands._options import FIGURES, IMAGES, OUTPUT
 from tcae_cli.commands._run import run_job_on_gpus
 from tcae_cli.evaluation.metrics.registry import ALL, METRICS, chosen_metrics
 from tcae_cli.evaluation.networks import NETWORKS
-from tcae_cli.recipe.choices import DEFAULT_MODEL, Precision, Resize
+from tcae_cli.recipe.choices import DEFAULT_MODEL, Resize
 from tcae_cli.reports.evaluation import EvalRequest
 
 _HELP = f"""Measure how well each MODEL reconstructs images, side by side, and describe its latents.
@@ -96,14 +96,7 @@ def _known_metrics(_context: click.Context, _option: click.Parameter, names: tup
     help="How images are resized.",
 )
 @_options.max_failures(EvalRequest.max_failures)
-@option(
-    "--precision",
-    type=click.Choice(get_args(Precision)),
-    default=EvalRequest.precision,
-    show_default=True,
-    group=MODEL,
-    help="Precision to compute in.",
-)
+@_options.precision(EvalRequest.precision)
 @_options.gpus
 @_options.device
 @_options.batch_size(EvalRequest.batch_size)

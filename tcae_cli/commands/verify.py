@@ -7,7 +7,7 @@ import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._command import command, option
-from tcae_cli.commands._options import IMAGES, MODEL, OUTPUT
+from tcae_cli.commands._options import IMAGES, OUTPUT
 from tcae_cli.commands._run import run_job
 from tcae_cli.reports.store import VerifyRequest
 
@@ -32,7 +32,7 @@ from tcae_cli.reports.store import VerifyRequest
     group=IMAGES,
     help="Size of the sample of rows to decode and compare.",
 )
-@option("--model", group=MODEL, show_default="the one that made the store", help="Model to decode with.")
+@_options.decoder
 @_options.device
 @option(
     "--picture",
