@@ -43,6 +43,7 @@ class ShardReader:
         self._dtype = np.dtype(spec.dtype).newbyteorder("<")
         self._is_kept_as_read = self._codec.is_raw and self._dtype.isnative
         self._shard = lru_cache(min(folder.most_open, _MOST_SHARDS_OPEN))(self._open)
+        self._touched: set[int] = set()  # shards that were opened, or were pending, at least once
 
     def read(self, rows: np.ndarray, out: np.ndarray) -> list[int]:
         """Read the values of rows, in any order, into `out`, [k, c, h, w], contiguous, in the store's dtype.
@@ -52,6 +53,7 @@ class ShardReader:
         Rows that are available, in the page cache or from a remote store, are read at once. The others are requested
         from the disk well before they are waited for, so that it works on many reads at a time, for one thread too.
         """
+        self._touch_shards(rows)
         absent: list[int] = []
         asked: deque[_Asked] = deque()
         places = np.argsort(rows).tolist()  # one shard after another, forward in each
@@ -85,6 +87,20 @@ class ShardReader:
     def whole(self, number: int, data: bytes) -> "_OpenShard[_Bytes]":
         """Return a shard whose file was read already. Raises StoreError on damage of its index."""
         return _OpenShard(_Bytes(data), self._path(number), self._rows_per_shard)
+
+    def _touch_shards(self, rows: np.ndarray) -> None:
+        """Open the shards that rows are first read from, once: each of many requests at a time would open its own."""
+        new = set((rows // self._rows_per_shard).tolist()) - self._touched
+        for _ in self._folder.in_order(self._is_written, sorted(new), _REQUESTS_TOGETHER):
+            pass
+        self._touched |= new
+
+    def _is_written(self, number: int) -> bool:
+        try:
+            self._shard(number)
+        except FileNotFoundError:  # pending
+            return False
+        return True
 
     def _begin(self, rows: list[int], out: np.ndarray, place: int) -> "bool | _Asked":
         """Read the row at a place, if it is available, and return True; otherwise request it from the disk.

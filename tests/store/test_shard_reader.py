@@ -6,12 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import s3fs
 
 from tcae_cli.errors import StoreError
 from tcae_cli.store import shard_reader
 from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.shard_file import crc32c_of
+from tcae_cli.store.shard_reader import ShardReader
 
 from .conftest import known_latents
 
@@ -100,3 +102,11 @@ def test_an_uncompressed_row_of_another_size_and_one_beyond_the_file_are_named(m
     assert np.array_equal(LatentStore(path).latents([21]), known_latents(40)[[21]])
     with pytest.raises(StoreError, match=rf"latents/c\.1\.0\.0\.0: the latents of row 20 are damaged \({reason}"):
         LatentStore(path).latents([20])
+
+
+def test_a_shard_of_an_object_store_is_opened_once_for_all_of_its_rows(make_store, bucket, monkeypatch):
+    s3fs.S3FileSystem().put(str(make_store()), f"{bucket}/store.zarr", recursive=True)
+    opened, open_shard = [], ShardReader._open
+    monkeypatch.setattr(ShardReader, "_open", lambda self, number: opened.append(number) or open_shard(self, number))
+    latents = LatentStore(f"{bucket}/store.zarr").latents(range(40))
+    assert np.array_equal(latents, known_latents(40)) and sorted(opened) == [0, 1, 2]
