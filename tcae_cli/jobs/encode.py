@@ -115,40 +115,40 @@ def _settings(request: EncodeRequest, card: ModelCard, device: torch.device) -> 
 def _make_ready(run: EncodeRun, settings: StoreSettings, folder: Folder, scratch: Path) -> StoreHandle:
     """Make the store, or check that the one there was made with the same settings from the same images."""
     request, progress = run.request, run.progress
-    store = find_store(folder)
-    is_new = store is None
-    if store:  # refused before the source is scanned
-        _refuse_differences(store, settings)
-    index = open_store_source(request, store, scratch, progress)
-    source = load_source(index)
+    found = find_store(folder)
+    if found:  # refused before the source is scanned
+        _refuse_differences(found, settings)
+    source = open_store_source(request, found, scratch, progress)
     identity = SourceIdentity(
         uri=source.uri, count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
     )
-    if store:
-        spec = store.spec.model_copy(update={"source": identity})
+    if found:
+        spec = found.spec.model_copy(update={"source": identity})
     else:
         spec = settings.new_store(identity, source.has_captions)
         if request.dtype == "int8":
             spec = measure_quantisation(request, spec, source, run.device, progress)
-    publish_index(folder, index, index_folder(spec))
+    publish_index(folder, source.index_dir, index_folder(spec))
 
     # Other parts may have made the store, or given it rows, while this one looked through the source.
-    if store is None:
-        store = create_store(folder, spec)
+    store = found or create_store(folder, spec)
+    if not found:
         _refuse_another_source(store, {identity.fingerprint})
         _refuse_differences(store, settings)
     else:
         known = {identity.fingerprint, store.spec.source.fingerprint}
         store.refresh()
         _refuse_another_source(store, known)
+        # Before reopening, which reads the root again: rows that another part appends then must not be taken away.
+        has_grown = identity.fingerprint != store.spec.source.fingerprint
         reopen_unless_whole(store)
-        if identity.fingerprint != store.spec.source.fingerprint:
+        if has_grown:
             append_rows(store, identity)
         store.refresh()  # rows that another part has appended meanwhile must not be taken away
         fit_arrays(store)
     if request.num_parts == 1:  # other parts may be about to name theirs
         remove_old_indexes(store)
-    if request.retry_failed and not is_new and (count := reopen_failed(store, _shards(request, store))):
+    if request.retry_failed and found and (count := reopen_failed(store, _shards(request, store))):
         progress.say(f"{count:,} failed rows are tried again")
     return store
 

@@ -10,7 +10,7 @@ from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.sources.index import SUMMARY_FILE
 from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source_apart
-from tcae_cli.sources.source import load_source
+from tcae_cli.sources.source import Source, load_source
 from tcae_cli.store.commit import failed_rows
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder
@@ -18,17 +18,13 @@ from tcae_cli.store.layout import index_folder
 _SAY_EVERY_S = 5.0
 
 
-def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch: Path, progress: Progress) -> Path:
-    """Return the folder of a new index, in which rows the store has already keep their numbers.
+def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch: Path, progress: Progress) -> Source:
+    """Return the source with a new index, in which rows the store has already keep their numbers.
 
     store: None where there is none yet. Raises StoreError if its rows are not the source's: with --append, only if
     some of its source is another one altogether. With --retry-failed, images that failed before may have changed.
     """
-    previous = None
-    if store:
-        name = index_folder(store.spec)
-        if f"{name}/{SUMMARY_FILE}" in store.folder.sizes(name):
-            previous = store.folder.fetch(name, scratch)
+    previous = fetch_index(store, scratch) if store else None
     index = scratch / "index"
     retried = failed_rows(store) if store and request.retry_failed else ()
     changes = index_source_apart(
@@ -37,13 +33,21 @@ def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch
         PreviousIndex(previous, request.append, retried) if previous else None,
         on_progress=_at_intervals(lambda count: progress.say(f"{request.source}: {count:,} images found so far")),
     )
+    source = load_source(index)
     if store:
-        _refuse_other_images(request, store, index, changes if previous else None)
+        _refuse_other_images(request, store, source, changes if previous else None)
         if words := _words(changes):
             progress.say(f"{request.source}, against {store.folder.uri}: {words}")
     if changes.num_changed or changes.num_vanished:
         progress.say("rows of changed and vanished images stay as they were encoded")
-    return index
+    return source
+
+
+def fetch_index(store: StoreHandle, scratch: Path) -> Path | None:
+    """Return a local folder with the index of the store's source; None if the store has lost it."""
+    name = index_folder(store.spec)
+    is_whole = f"{name}/{SUMMARY_FILE}" in store.folder.sizes(name)
+    return store.folder.fetch(name, scratch) if is_whole else None
 
 
 def publish_index(folder: Folder, index: Path, name: str) -> None:
@@ -57,13 +61,13 @@ def publish_index(folder: Folder, index: Path, name: str) -> None:
 
 
 def _refuse_other_images(
-    request: EncodeRequest, store: StoreHandle, index: Path, changes: SourceChanges | None
+    request: EncodeRequest, store: StoreHandle, source: Source, changes: SourceChanges | None
 ) -> None:
     """Raise StoreError unless the store's rows can be continued with this source.
 
     changes: since the store was made; None if the store has lost its index, so that only fingerprints can be compared.
     """
-    was, source, uri = store.spec.source, load_source(index), store.folder.uri
+    was, uri = store.spec.source, store.folder.uri
     if changes is None:
         if source.fingerprint != was.fingerprint:
             raise StoreError(

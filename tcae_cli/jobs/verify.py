@@ -10,7 +10,7 @@ import numpy as np
 
 from tcae_cli.autoencoders.by_name import read_card
 from tcae_cli.autoencoders.runner import load_runner
-from tcae_cli.errors import NotFoundError, SourceError, StoreError
+from tcae_cli.errors import NotFoundError, SourceError
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.jobs.verification import Verification
 from tcae_cli.jobs.verify_sample import Sample, compare_sample
@@ -86,16 +86,20 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
     device = choose_device(request.device)
 
     shards = _check_shards(verification)
-    if verification.store.is_complete and shards.totals.num_shards == spec.num_shards:
-        for problem in check_tables(store, shards.totals):
-            verification.add_problem(problem)
+    now = StoreHandle(store.folder)  # since the shards may take hours, in which others append to a store or retry rows
+    if store.is_complete and shards.totals.num_shards == spec.num_shards:
+        if now.is_complete and now.generation == store.generation:
+            for problem in check_tables(now, shards.totals):
+                verification.add_problem(problem)
+        else:
+            verification.not_checked.append("the statistics and the failures: the store was reopened meanwhile")
     for claim in live_claims(store.folder):
         verification.not_checked.append(f"the shard that process {claim['pid']} on {claim['host']} is writing now")
 
     num_compared = 0
     sample = Sample()
     with TemporaryDirectory() as scratch:
-        source = _open_source(verification, Path(scratch))
+        source = _open_source(verification, now, Path(scratch))
         if source and request.source:
             num_compared = compare_source(verification, source, *shards.hashes_of_rows())
         if source and model:
@@ -111,10 +115,10 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
 
 def _find_model(verification: Verification) -> str | None:
     """Return the name of the model to decode with; None if it cannot be found, or no sample is wanted."""
-    request, spec = verification.request, verification.store.spec
+    request = verification.request
     if not request.num_rows:
         return None
-    name = request.model or spec.encoder.name
+    name = request.model or verification.store.spec.encoder.name
     try:
         found = read_card(name).encoder_hash
     except NotFoundError as error:
@@ -122,11 +126,7 @@ def _find_model(verification: Verification) -> str | None:
             raise
         verification.not_checked.append(f"whether latents decode to their images: {error}; --model names a model")
         return None
-    if found != spec.encoder.hash:
-        raise StoreError(
-            f"{verification.store.folder.uri} was made with encoder {spec.encoder.hash[:12]} ({spec.encoder.name}), "
-            f"{name} has {found[:12]}; pass --model with the first, or --rows 0 to decode nothing"
-        )
+    verification.store.refuse_other_encoder(found, name, "pass --model with the first, or --rows 0 to decode nothing")
     return name
 
 
@@ -155,12 +155,12 @@ def _check_shards(verification: Verification) -> _CheckedShards:
     return shards
 
 
-def _open_source(verification: Verification, scratch: Path) -> Source | None:
-    """Return the images in the rows of the store; None if nothing is known of them."""
+def _open_source(verification: Verification, store: StoreHandle, scratch: Path) -> Source | None:
+    """Return the images in the rows of the store as it is now; None if nothing is known of them."""
     if verification.request.source:
-        return open_compared_source(verification, verification.request.source, scratch)
+        return open_compared_source(verification, store, verification.request.source, scratch)
     try:
-        return load_source(verification.store.folder.fetch(index_folder(verification.store.spec), scratch))
+        return load_source(store.folder.fetch(index_folder(store.spec), scratch))
     except (SourceError, OSError) as error:
         verification.not_checked.append(
             f"whether latents decode to their images: the store's list of images cannot be read ({error})"

@@ -10,25 +10,24 @@ import numpy as np
 
 from tcae_cli.errors import ImageError
 from tcae_cli.images.batch import content_hash
+from tcae_cli.jobs.encode_source import fetch_index
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.jobs.verification import Verification
-from tcae_cli.sources.index import SUMMARY_FILE
 from tcae_cli.sources.index_update import PreviousIndex, index_source_apart
 from tcae_cli.sources.source import Source, load_source
+from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder
 
 _BATCH_ROWS = 64
 
 
-def open_compared_source(verification: Verification, uri: str, scratch: Path) -> Source | None:
+def open_compared_source(verification: Verification, store: StoreHandle, uri: str, scratch: Path) -> Source | None:
     """Open the source at `uri` in the rows of the store; how it differs is a problem. None if its rows are not known.
 
     Raises NotFoundError if nothing is at `uri`, SourceError if it cannot be used.
     """
-    folder, spec = verification.store.folder, verification.store.spec
-    name, previous = index_folder(spec), None
-    if f"{name}/{SUMMARY_FILE}" in folder.sizes(name):
-        previous = folder.fetch(name, scratch)
+    spec = store.spec
+    previous = fetch_index(store, scratch)
     changes = index_source_apart(
         uri,
         scratch / "index",
@@ -39,7 +38,8 @@ def open_compared_source(verification: Verification, uri: str, scratch: Path) ->
     if previous is None and source.fingerprint != spec.source.fingerprint:
         verification.add_problem(
             f"{uri} holds other images than the {spec.source.count:,} the store was made from (fingerprint "
-            f"{source.fingerprint[:12]}, not {spec.source.fingerprint[:12]}), and {name}, which lists those, is missing"
+            f"{source.fingerprint[:12]}, not {spec.source.fingerprint[:12]}), and {index_folder(spec)}, which lists "
+            f"those, is missing"
         )
         return None
     for count, names, words in (

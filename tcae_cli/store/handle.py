@@ -35,6 +35,18 @@ class StoreHandle:
         """Return how many times the store was reopened after it was complete."""
         return int(self.attributes["generation"])
 
+    def refuse_other_encoder(self, encoder_hash: str, name: str, fix: str) -> None:
+        """Raise StoreError unless this encoder made the latents; finetuning only a decoder keeps the encoder's hash.
+
+        `name` is the model in the error's sentence, and `fix` its end, which says what to do.
+        """
+        made_with = self.spec.encoder
+        if encoder_hash != made_with.hash:
+            raise StoreError(
+                f"{self.folder.uri} was made with encoder {made_with.hash[:12]} ({made_with.name}), {name} has "
+                f"{encoder_hash[:12]}; {fix}"
+            )
+
     def refresh(self) -> None:
         """Read the root again. Raises StoreError as opening does, DiskError if it cannot be read."""
         try:

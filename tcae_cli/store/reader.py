@@ -32,10 +32,12 @@ class LatentStore:
 
     def __init__(self, path: Path | str, view: str = MAIN_VIEW) -> None:
         self.folder, self.view = open_folder(path), view
-        store = StoreHandle(self.folder)
-        self.spec = store.spec
-        self.complete = store.is_complete
-        self.summaries: dict[str, Any] = store.attributes["statistics"] or {}  # of each view's ok rows, once complete
+        self._handle = StoreHandle(self.folder)
+        self.spec = self._handle.spec
+        self.complete = self._handle.is_complete
+        self.summaries: dict[str, Any] = (
+            self._handle.attributes["statistics"] or {}
+        )  # of each view's ok rows, once complete
         if view not in self.spec.views:
             raise UsageError(f"{path} has no view {view}; it has {', '.join(self.spec.views)}")
         if not self.complete:
@@ -134,16 +136,8 @@ class LatentStore:
         return normalisation(moments.mean, moments.std)
 
     def refuse_other_encoder(self, encoder_hash: str, name: str, fix: str) -> None:
-        """Raise StoreError unless this encoder made the latents; finetuning only a decoder keeps the encoder's hash.
-
-        `name` is the model in the error's sentence, and `fix` its end, which says what to do.
-        """
-        made_with = self.spec.encoder
-        if encoder_hash != made_with.hash:
-            raise StoreError(
-                f"{self.folder.uri} was made with encoder {made_with.hash[:12]} ({made_with.name}), {name} has "
-                f"{encoder_hash[:12]}; {fix}"
-            )
+        """Raise StoreError unless this encoder made the latents, as StoreHandle.refuse_other_encoder says."""
+        self._handle.refuse_other_encoder(encoder_hash, name, fix)
 
     def lost(self, row: int) -> StoreError:
         """Return the error to raise for an ok row whose latents are missing from the store."""

@@ -172,6 +172,27 @@ def test_of_parts_that_make_one_store_in_different_ways_the_second_is_refused(
     assert_same_store(store, tmp_path / "one.zarr")
 
 
+def test_rows_that_another_part_appends_while_a_store_is_reopened_stay(many_photos, tmp_path, encode, monkeypatch):
+    source, store, reopen = tmp_path / "photos", tmp_path / "store.zarr", encode_job.reopen_unless_whole
+    shutil.copytree(many_photos, source, ignore=lambda _, names: sorted(names)[40:])
+    encode(source, store)
+    encode(source, tmp_path / "one.zarr")
+    (store / "latents" / "c.1.0.0.0").unlink()  # so that the store is reopened, by part 1 that owns this shard
+
+    def come_first(opened: StoreHandle) -> None:
+        monkeypatch.setattr(encode_job, "reopen_unless_whole", reopen)
+        for path in sorted(many_photos.iterdir())[40:60]:
+            shutil.copy(path, source)
+        encode(source, store, num_parts=2, part=0, append=True)
+        reopen(opened)
+
+    monkeypatch.setattr(encode_job, "reopen_unless_whole", come_first)
+    encode(source, store, num_parts=2, part=1)
+    encode(source, tmp_path / "one.zarr", append=True)
+    assert len(LatentStore(store)) == 60
+    assert_same_store(store, tmp_path / "one.zarr")
+
+
 def test_of_parts_that_append_different_images_the_second_is_refused(many_photos, tmp_path, encode, monkeypatch):
     source, store, append = tmp_path / "photos", tmp_path / "store.zarr", encode_job.open_store_source
     shutil.copytree(many_photos, source, ignore=lambda _, names: sorted(names)[40:])

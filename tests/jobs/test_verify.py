@@ -257,6 +257,22 @@ def test_a_shard_whose_files_were_being_replaced_is_sound(store):
     assert verify(store).problems == []
 
 
+def test_a_store_that_is_appended_to_while_it_is_checked_is_sound(store, source, encode):
+    class Appending(Silent):
+        num_checked = 0
+
+        def advance(self, count: int = 1, failed: int = 0, note: str = "") -> None:
+            self.num_checked += count
+            if self.num_checked == 24:
+                shutil.copy(source / "thing" / "0.jpg", source / "thing" / "9.jpg")
+                encode(source, store, append=True, flip=True, max_failures="5%")
+
+    request = VerifyRequest(store=str(store), source=str(source), num_rows=0, device="cpu")
+    report = verify_store(request, Appending())
+    assert report.problems == [] and report.num_rows == 24 and report.num_compared == 23
+    assert report.not_checked == ["the statistics and the failures: the store was reopened meanwhile"]
+
+
 def test_a_store_in_an_object_store_is_verified(photos, bucket, encode, tmp_path):
     encode(photos, f"{bucket}/store.zarr")
     report = verify(f"{bucket}/store.zarr", 4, source=str(photos), picture=tmp_path / "a.png")
