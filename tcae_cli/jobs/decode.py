@@ -25,6 +25,7 @@ from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.sources.source import load_source
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.spec import OK
 
 _BATCH_PIXELS = 32 * 256**2  # SD's decoder takes some 270 MB for each 256 x 256
 
@@ -38,7 +39,8 @@ def decode_store(request: DecodeRequest, progress: Progress) -> DecodeReport:
     store = LatentStore(request.store, request.view)
     runner = _load_decoder(request, store)
     chosen = range(len(store))[parse_rows(request.rows)]
-    ok = [row for row in chosen if store.status()[row] == 1]
+    status = store.status()
+    ok = [row for row in chosen if status[row] == OK]
     files = {
         row: request.out_dir / f"{file_name(key)}.{request.format}" for row, key in zip(ok, store.keys(ok), strict=True)
     }

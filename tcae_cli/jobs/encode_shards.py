@@ -68,7 +68,7 @@ def encode_shards(run: EncodeRun, writer: StoreWriter, source: Source, shards: S
     label = f"encode, rank {distributed.rank()} of {ranks}" if ranks > 1 else "encode"
     num_all = sum(len(spec.rows_of_shard(shard)) for shard in shards)
     run.progress.start(label, num_all, done=num_all - sum(len(plan.todo) for plan in plans))
-    pack = partial(_timed_pack, encoder=encoder, writer=writer)
+    pack = partial(_timed_pack, encoder=encoder)
     sink = _Sink(run, writer, source, plans)
     try:
         first = next(batches)  # start-up ends here
@@ -91,10 +91,10 @@ class _Packed:
     seconds: Mapping[str, float]
 
 
-def _timed_pack(encoded: Encoded, *, encoder: LatentEncoder, writer: StoreWriter) -> _Packed:
+def _timed_pack(encoded: Encoded, *, encoder: LatentEncoder) -> _Packed:
     encode_s = encoded.wait()
     started = time.perf_counter()
-    rows = pack_rows(encoded, encoder, writer.spec)
+    rows = pack_rows(encoded, encoder)
     pack_s = time.perf_counter() - started
     return _Packed(rows, {"read": encoded.batch.decode_s, "encode": encode_s, "pack": pack_s})
 

@@ -81,12 +81,13 @@ class LatentEncoder:
         return event
 
 
-def pack_rows(encoded: Encoded, encoder: LatentEncoder, spec: StoreSpec) -> EncodedRows:
+def pack_rows(encoded: Encoded, encoder: LatentEncoder) -> EncodedRows:
     """Return the rows of a batch: latents in the store's dtype, their moments, and the rows that failed.
 
     Rows with a value that is not finite, or beyond the dtype, are encoded once more in float32; those with a value
     that is then not finite, or still beyond, have failed.
     """
+    spec = encoder.spec
     batch = encoded.batch
     slots = batch.slots()
     failures = dict(batch.failures)

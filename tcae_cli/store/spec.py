@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, field_validator
 
 from tcae_cli.recipe.choices import MAIN_VIEW, LatentDtype, Precision, Resize
@@ -11,7 +12,6 @@ from tcae_cli.store.codecs.registry import CODECS
 
 OK, FAILED, PENDING = 1, 2, 0  # of a row's status
 
-_ITEM_BYTES = {"float16": 2, "float32": 4, "int8": 1}
 _SHARD_BYTES = 256 * 2**20  # of raw latents of one view, at most
 _FEWEST_ROWS, _MOST_ROWS = 16, 4096  # of a shard
 _MOST_SHARDS = 64  # aimed at, while a shard has fewer rows than it may have
@@ -118,7 +118,7 @@ class StoreSpec(_Part):
     @property
     def sizes(self) -> list[int]:
         """Return the distinct sizes of the views, in pixels, that of the main view first."""
-        return list(dict.fromkeys(view.size for view in self.views.values()))
+        return sizes_of(self.views)
 
     @property
     def side_arrays(self) -> dict[str, str]:
@@ -159,7 +159,7 @@ class StoreSettings:
     def new_store(self, source: SourceIdentity, has_captions: bool) -> StoreSpec:
         """Return the spec of a store that this run makes of a source; int8 still lacks its scales."""
         largest = max(view.height * view.width for view in self.views.values())
-        rows = rows_per_shard(source.count, self.latent.channels * largest * _ITEM_BYTES[self.dtype])
+        rows = rows_per_shard(source.count, self.latent.channels * largest * np.dtype(self.dtype).itemsize)
         batch_size = min(self.compute.batch_size, rows)
         return StoreSpec(
             encoder=self.encoder,
@@ -182,7 +182,7 @@ class StoreSettings:
         batch_size = min(self.compute.batch_size, store.rows_per_shard)
         pairs = [
             ("encoder", f"{encoder.hash[:12]} ({encoder.name})", f"{mine.hash[:12]} ({mine.name})"),
-            ("--size", _sizes_words(store.views), _sizes_words(self.views)),
+            ("--size", " ".join(map(str, store.sizes)), " ".join(map(str, sizes_of(self.views)))),
             ("--flip", _flip_words(store.views), _flip_words(self.views)),
             ("--resize", store.transform.resize, self.transform.resize),
             ("--precision", store.compute.dtype, self.compute.dtype),
@@ -216,8 +216,9 @@ def rows_per_shard(num_rows: int, sample_bytes: int) -> int:
     return min(rows, 2 ** int(math.log2(max(1, _SHARD_BYTES // sample_bytes))))
 
 
-def _sizes_words(views: dict[str, View]) -> str:
-    return " ".join(str(size) for size in dict.fromkeys(view.size for view in views.values()))
+def sizes_of(views: dict[str, View]) -> list[int]:
+    """Return the distinct sizes of these views, in pixels, that of the first one first."""
+    return list(dict.fromkeys(view.size for view in views.values()))
 
 
 def _flip_words(views: dict[str, View]) -> str:

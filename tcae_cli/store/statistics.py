@@ -79,10 +79,8 @@ class LatentMoments:
         """Return the moments of latents from those at each place [c, h, w]."""
         return cls(places.count, places.over((1, 2)), places.over((0,)))
 
-    def merge(self, other: "LatentMoments | None") -> "LatentMoments":
+    def merge(self, other: "LatentMoments") -> "LatentMoments":
         """Return the moments of both sets of rows together."""
-        if other is None:
-            return self
         return LatentMoments(
             self.num_rows + other.num_rows, self.channel.merge(other.channel), self.position.merge(other.position)
         )

@@ -12,7 +12,6 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from tcae_cli.errors import UsageError
 from tcae_cli.runtime import distributed
-from tcae_cli.runtime.folder import open_folder
 from tcae_cli.store.dataset import LatentDataset, Normalise
 from tcae_cli.store.layout import shard_file
 from tcae_cli.store.reader import LatentStore
@@ -203,8 +202,7 @@ class _ShardFiles:
     def __init__(self, store: LatentStore, most: int) -> None:
         self._store = store
         self._most = most
-        self._folder = open_folder(store.folder.uri)  # not the store's, which a forked process must not share
-        self._reader = ShardReader(self._folder, store.spec, store.view)
+        self._reader = ShardReader(store.folder, store.spec, store.view)
         self._open: OrderedDict[int, Any] = OrderedDict()  # by shard number; the last used is at the end
 
     def row(self, row: int) -> np.ndarray:
@@ -223,7 +221,7 @@ class _ShardFiles:
             if len(self._open) == self._most:
                 self._open.popitem(last=False)
             name = shard_file(self._store.spec, self._store.view, number)
-            self._open[number] = self._reader.whole(number, self._folder.read(name))
+            self._open[number] = self._reader.whole(number, self._store.folder.read(name))
         self._open.move_to_end(number)
         return self._open[number]
 

@@ -43,7 +43,7 @@ def write_all(encoded: list[Encoded], encoder: LatentEncoder, source: Source, sp
         labels = source.labels(rows.start, rows.stop)
         in_progress = writer.begin(plan, keys=source.keys(rows), labels=labels, captions=None)
         for _ in batches_of_rows(rows.start, rows.stop, spec.compute.batch_size):
-            in_progress.add(pack_rows(next(batches), encoder, spec))
+            in_progress.add(pack_rows(next(batches), encoder))
         in_progress.commit()
 
 
