@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from multiprocessing import forkserver
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import pytest
@@ -29,6 +30,7 @@ from tcae_cli.reports.encode import EncodeReport, EncodeRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.report import Tolerance
 from tcae_cli.runtime import distributed
+from tcae_cli.runtime.registry import Registry
 from tcae_cli.sources.source import Source
 
 from .pictures import picture, write_tar
@@ -178,6 +180,23 @@ def soon(monkeypatch) -> Iterator[None]:
     yield
     assert multiprocessing.active_children() == []
     assert not [thread for thread in threading.enumerate() if thread.name == "watchdog"]
+
+
+@pytest.fixture
+def add() -> Iterator[Callable[[Registry, str, Any], None]]:
+    """Registers a thing for this test, perhaps in the place of another one."""
+    replaced: list[tuple[Registry, str, Any]] = []
+
+    def add_to(registry: Registry, name: str, thing: Any) -> None:
+        replaced.append((registry, name, registry.get(name)))
+        registry.add(name, thing)
+
+    yield add_to
+    for registry, name, before in reversed(replaced):
+        if before is None:
+            registry.remove(name)
+        else:
+            registry.add(name, before)
 
 
 @pytest.fixture

@@ -26,7 +26,6 @@ from tcae_cli.recipe.load import dump_recipe
 from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.export import ExportRequest
 from tcae_cli.reports.progress import Silent
-from tcae_cli.runtime.registry import Registry
 from tcae_cli.sources.registry import KINDS
 from tcae_cli.sources.source import open_source
 from tcae_cli.store.codecs.registry import CODECS
@@ -265,20 +264,6 @@ def example(name: str) -> Any:
     names: dict = {}
     exec(snippet("docs/contributing.md", f"class {name}"), names)
     return names[name]
-
-
-@pytest.fixture
-def add() -> Iterator[Callable[[Registry, str, Any], None]]:
-    """Adds a thing to a registry for this test."""
-    added = []
-
-    def add_to(registry: Registry, name: str, thing: Any) -> None:
-        registry.add(name, thing)
-        added.append((registry, name))
-
-    yield add_to
-    for registry, name in added:
-        registry.remove(name)
 
 
 def test_the_example_of_a_metric_is_one(add, photos, small_checkpoint):

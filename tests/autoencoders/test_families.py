@@ -28,10 +28,9 @@ class Pixels:
 
 
 @pytest.fixture
-def pixels():
-    FAMILIES.add("pixels:", Pixels)
-    yield "pixels:any"
-    FAMILIES.remove("pixels:")
+def pixels(add) -> str:
+    add(FAMILIES, "pixels:", Pixels)
+    return "pixels:any"
 
 
 def test_a_family_is_found_by_the_prefix_of_the_name(pixels):

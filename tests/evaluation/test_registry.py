@@ -25,10 +25,8 @@ class MeanAbsoluteError(PerImage):
 
 
 @pytest.fixture
-def toy():
-    METRICS.add("mae", MeanAbsoluteError)
-    yield
-    METRICS.remove("mae")
+def toy(add) -> None:
+    add(METRICS, "mae", MeanAbsoluteError)
 
 
 @pytest.fixture

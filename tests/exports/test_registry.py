@@ -24,10 +24,8 @@ class ChannelMeans(PieceFormat):
 
 
 @pytest.fixture
-def toy():
-    FORMATS.add("channel-means", ChannelMeans)
-    yield
-    FORMATS.remove("channel-means")
+def toy(add) -> None:
+    add(FORMATS, "channel-means", ChannelMeans)
 
 
 @pytest.mark.usefixtures("toy")

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +16,6 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.errors import NotFoundError, SourceError, StoreError, UsageError, WeightsError
 from tcae_cli.evaluation.networks import NETWORKS
-from tcae_cli.features.inception import load_inception
 from tcae_cli.images.image_file import decode_image
 from tcae_cli.images.transform import resize_and_crop, to_float, to_uint8
 from tcae_cli.jobs.decode import decode_store
@@ -65,12 +63,11 @@ def as_arrays(images):
 
 
 @pytest.fixture
-def inception() -> Iterator[SeededInception]:
+def inception(add) -> SeededInception:
     """A small network in the Inception's place."""
     network = SeededInception()
-    NETWORKS.add("inception", lambda _path: network)
-    yield network
-    NETWORKS.add("inception", load_inception)
+    add(NETWORKS, "inception", lambda _path: network)
+    return network
 
 
 @pytest.fixture(scope="module")

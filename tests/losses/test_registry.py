@@ -30,10 +30,8 @@ class ToySpec(LossSpec):
 
 
 @pytest.fixture
-def toy_term():
-    TERMS.add("l2", SquaredError)
-    yield
-    TERMS.remove("l2")
+def toy_term(add) -> None:
+    add(TERMS, "l2", SquaredError)
 
 
 def test_a_term_is_one_class_and_one_key_of_the_recipe(toy_term):

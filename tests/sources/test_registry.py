@@ -23,10 +23,8 @@ class Gallery:
 
 
 @pytest.fixture
-def gallery():
-    KINDS.add("gallery", Gallery)
-    yield
-    KINDS.remove("gallery")
+def gallery(add) -> None:
+    add(KINDS, "gallery", Gallery)
 
 
 def test_a_kind_that_is_registered_is_scanned_and_named(gallery, tmp_path):

@@ -109,7 +109,8 @@ def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFol
         (
             "nowhere",
             NotFoundError,
-            "nowhere does not exist; give tar shards ending in .tar, an image list ending in .txt or a fold",
+            "nowhere does not exist; give tar shards ending in .tar, an image list ending in .txt or a folder of "
+            "images",
         ),
         ("ftp://host/photos", UsageError, "ftp:// is not a protocol tcae knows; use a local path or one of s3://"),
         (
@@ -121,7 +122,8 @@ def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFol
         (
             "photo.png",
             SourceError,
-            "photo.png is not a source of images; give tar shards ending in .tar, an image list ending in",
+            "photo.png is not a source of images; give tar shards ending in .tar, an image list ending in .txt or a "
+            "folder of images$",
         ),
     ],
 )

@@ -32,10 +32,9 @@ class Gzip(GZip):
 
 
 @pytest.fixture
-def gzip():
-    CODECS.add("gzip", Gzip)
-    yield "gzip"
-    CODECS.remove("gzip")
+def gzip(add) -> str:
+    add(CODECS, "gzip", Gzip)
+    return "gzip"
 
 
 def array_of(codec: str, sample: np.ndarray, files: dict) -> zarr.Array:
