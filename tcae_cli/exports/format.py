@@ -76,11 +76,6 @@ class ExportFormat(ABC):
         return num_written
 
 
-def pieces_of(rows: range, size: int) -> list[range]:
-    """Return ranges of at most `size` rows."""
-    return [rows[start : start + size] for start in range(0, len(rows), size)]
-
-
 def is_zip(target: Path | str) -> bool:
     """Return whether a target is named as one zip file."""
     return Path(target).suffix.lower() == ".zip"

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from tcae_cli.exports.format import pieces_of
+from tcae_cli.images.partition import batches_of_rows
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.files import disk_errors, rename_durably, start_writing_out
 
@@ -42,7 +42,7 @@ def grow(path: Path, partial: Path, form: GrowingFile, num_rows: int, progress: 
     with file:
         num_done = _whole_rows(partial, file, form, num_rows)
         progress.start("export", num_rows, done=num_done, unit="rows")
-        for piece in pieces_of(range(num_done, num_rows), form.rows_per_piece):
+        for piece in batches_of_rows(num_done, num_rows, form.rows_per_piece):
             data = form.encode(piece)
             with disk_errors(path):
                 file.write(data)

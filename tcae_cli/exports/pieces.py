@@ -5,7 +5,8 @@ from abc import abstractmethod
 from pathlib import Path
 from typing import ClassVar
 
-from tcae_cli.exports.format import ExportFormat, pieces_of
+from tcae_cli.exports.format import ExportFormat
+from tcae_cli.images.partition import batches_of_rows
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.local_folder import LocalFolder
 
@@ -30,7 +31,7 @@ class PieceFormat(ExportFormat):
     @property
     def pieces(self) -> list[range]:
         """All rows, in pieces."""
-        return pieces_of(range(len(self.rows)), self.rows_per_piece)
+        return batches_of_rows(0, len(self.rows), self.rows_per_piece)
 
     def is_whole(self, folder: Path) -> bool:
         return not self._missing(folder) and all((folder / name).is_file() for name in self.closing_names)

@@ -80,6 +80,12 @@ def load_rows(
     return decoded.images[0], records["content_hash"].copy(), failures_of(source, rows, records)
 
 
+def load_readable(source: Source, rows: Sequence[int], size: int, resize: Resize) -> Tensor:
+    """Read images of any rows in this process, and return those that can be used, [k, 3, size, size], uint8."""
+    images, _, failures = load_rows(source, rows, size, resize)
+    return images[[slot for slot, row in enumerate(rows) if row not in failures]]
+
+
 def worker_context() -> BaseContext:
     """Return how workers start: forked from a clean process that has imported this module, never one with a GPU."""
     context = multiprocessing.get_context("forkserver")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from tcae_cli.autoencoders.runner import Runner, load_runner
 from tcae_cli.errors import SourceError
-from tcae_cli.images.loader import load_rows
+from tcae_cli.images.loader import load_readable
 from tcae_cli.metrics.image import psnr
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Progress
@@ -61,10 +61,7 @@ def _encode_sample(
     progress.start("calibrate int8", len(rows))
     for start in range(0, len(rows), spec.compute.batch_size):
         chosen = rows[start : start + spec.compute.batch_size].tolist()
-        images: dict[int, Tensor] = {}
-        for size in spec.sizes:
-            loaded, _, failures = load_rows(source, chosen, size, spec.transform.resize)
-            images[size] = loaded[[slot for slot, row in enumerate(chosen) if row not in failures]]
+        images = {size: load_readable(source, chosen, size, spec.transform.resize) for size in spec.sizes}
         if len(images[spec.sizes[0]]):
             originals.append(images[spec.sizes[0]])
         for name, view in spec.views.items():

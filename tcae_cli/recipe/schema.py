@@ -98,7 +98,7 @@ class PerceptualSpec(Section):
 
 
 class ReconstructionSpec(Section):
-    """The terms of the reconstruction loss; losses/NAME.py computes the term NAME, and `none` switches it off."""
+    """The terms of the reconstruction loss; losses/NAME.py computes the term NAME, and `none` omits an optional one."""
 
     l1: Annotated[float, Field(ge=0)] = 1.0  # weight of the mean absolute error of pixels in [0, 1]
     perceptual: PerceptualSpec | None = PerceptualSpec()

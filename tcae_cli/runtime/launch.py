@@ -122,8 +122,8 @@ class _Listener(threading.Thread):
             match kind:
                 case "start":
                     task, total, done, unit = values
-                    self._total = self._total + total
-                    self._done = self._done + done
+                    self._total += total
+                    self._done += done
                     name = task.partition(",")[0]
                     self._progress.start(f"{name}, {self._num_ranks} ranks", self._total, self._done, unit)
                 case "advance":

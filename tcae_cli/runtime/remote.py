@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 NUM_READS = 16  # under way at once in a remote store, where a read is mostly waiting
 
 # The extra to install for a protocol that needs a package of its own.
-_EXTRAS = {"s3": "tcae[s3]", "gs": "tcae[gs]", "gcs": "tcae[gs]"}
+_EXTRAS = {"s3": "tcae[s3]", "gs": "tcae[gs]"}
 _PROTOCOLS = ("s3", "gs", "hf", "http", "https")
 _CLIENT_ERRORS = (
     ("aiohttp", "ClientError"),

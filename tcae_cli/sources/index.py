@@ -141,13 +141,6 @@ def write_index(index_dir: Path, listing: Listing) -> None:
     write_atomic(index_dir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
 
 
-def copy_index(index_dir: Path, target_dir: Path) -> None:
-    """Copy an index into another folder, over an existing one that may be in use."""
-    make_folder(target_dir)
-    for path in sorted(index_dir.iterdir(), key=lambda path: path.name == SUMMARY_FILE):
-        write_atomic(target_dir / path.name, path.read_bytes())
-
-
 def _refuse_repeated_keys(listing: Listing) -> None:
     seen: set[str] = set()
     for entry in listing.entries:

@@ -57,7 +57,7 @@ def index_source(
     Rows of the previous index keep their numbers, by key, size and place in a tar. With append, new ones come after
     them, new classes too, and a sample that changed or vanished keeps its old entry; without, a source that differs
     gets the index of the plain scan. Without a previous index nothing counts as new.
-    on_progress: called now and then with the number of images found so far.
+    on_progress: as scan's.
     Raises SourceError if the previous index is of another version, and everything that scan raises.
     """
     listing = scan(uri, on_progress)

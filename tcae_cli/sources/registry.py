@@ -19,7 +19,7 @@ class SourceKind(Protocol):
         """Return whether a local path or a URL names a source of this kind."""
 
     def scan(self, uri: str, on_progress: Callable[[int], None]) -> Listing:
-        """List the samples in the order of a new index; on_progress is called now and then with their number so far.
+        """List the samples in the order of a new index; on_progress is called now and then with how many it has found.
 
         Raises NotFoundError or SourceError, and OSError for a file that cannot be read.
         """

@@ -31,7 +31,7 @@ def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
 
     uri: a folder of images, one tar or a brace pattern of tars ("shards/{000..127}.tar"), or an image list (*.txt); a
     local path or s3://, gs://, hf:// or http(s)://, over which folders cannot be listed.
-    on_progress: called now and then with the number of images found so far.
+    on_progress: called now and then with the number of images, or of files in a folder, found so far.
     Raises NotFoundError if nothing is at `uri`, SourceError if it cannot be used.
     """
     if uri.startswith("pipe:"):

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tcae_cli.errors import SourceError
-from tcae_cli.images.loader import load_rows
+from tcae_cli.images.loader import load_readable
 from tcae_cli.images.pictures import to_pixels, write_pairs
 from tcae_cli.images.transform import to_float, to_uint8
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
@@ -92,8 +92,7 @@ class Validation:
         found = False
         for start in range(0, len(self._rows), _BATCH_SIZE):
             rows = self._rows[start : start + _BATCH_SIZE]
-            images, _, failures = load_rows(self._source, rows, self._recipe.model.image_size, "adm")
-            good = images[[slot for slot, row in enumerate(rows) if row not in failures]]
+            good = load_readable(self._source, rows, self._recipe.model.image_size, "adm")
             if len(good):
                 found = True
                 yield good

@@ -17,6 +17,7 @@ from tcae_cli.evaluation.metrics.metric import LATENTS, STORE
 from tcae_cli.evaluation.metrics.rfid import INCEPTION_WORDS
 from tcae_cli.evaluation.subject import Subject
 from tcae_cli.evaluation.viewer import Seen, Viewer
+from tcae_cli.images.partition import batches_of_rows
 from tcae_cli.metrics.interpolation import NearestNeighbours, draw, slerp
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
@@ -88,9 +89,7 @@ class Interpolation:
         size = self.batch_size
         # Every rank draws every query's number, so that it stays the same whoever has the query.
         uniform = torch.rand(len(queries), generator=torch.Generator().manual_seed(self.seed), dtype=torch.float64)
-        own = [range(start, min(start + size, len(queries))) for start in range(0, len(queries), size)][
-            rank::world_size
-        ]
+        own = batches_of_rows(0, len(queries), size)[rank::world_size]
         batches_a_pass = max(1, _QUERY_BYTES // (size * self._row_bytes()))
         num_done = 0  # by all ranks
         for start in range(0, len(own), batches_a_pass):

@@ -15,9 +15,9 @@ from webdataset.gopen import gopen
 
 from tcae_cli.errors import SourceError, UsageError
 from tcae_cli.runtime.folder import common_root, open_to_read
-from tcae_cli.runtime.remote import is_remote, suffix_of
+from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.index import is_image_name
-from tcae_cli.sources.tar import expand_pattern
+from tcae_cli.sources.tar import TarShards, expand_pattern
 
 _PIPE = "pipe:"
 
@@ -37,7 +37,7 @@ def expand_tars(uri: str) -> tuple[str, ...]:
             return tuple(braceexpand(uri))
         except ValueError as error:
             raise UsageError(f"{uri} is not a pattern ({error}); write it as pipe:cat {{000..127}}.tar") from error
-    if suffix_of(uri) != ".tar" or os.path.isdir(uri):
+    if not TarShards().recognises(uri):
         raise SourceError(f"{uri} is not a tar, and data.shuffle_buffer is for tars; omit it from the recipe")
     return tuple(expand_pattern(uri))
 
