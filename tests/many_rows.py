@@ -26,6 +26,7 @@ from tcae_cli.jobs.encoder import Encoded, LatentEncoder
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.sources.index import Entry, Listing, write_index
+from tcae_cli.sources.source import load_source
 
 CAPTION = "a photograph of two people and a dog on a beach in the evening, with a number"
 _LOOK_EVERY_S = 0.02
@@ -135,7 +136,7 @@ def encode_nothing(self: LatentEncoder, batch) -> Encoded:
 def main(settings: dict[str, Any]) -> None:
     Decoder.decode = decode_nothing
     LatentEncoder.__call__ = encode_nothing
-    encoding.open_store_source = lambda *_: Path(settings["index"])
+    encoding.open_store_source = lambda *_: load_source(Path(settings["index"]))
     watch = Watch(settings["settled_at"])
     request = EncodeRequest(
         source="many",

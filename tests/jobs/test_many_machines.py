@@ -201,7 +201,7 @@ def test_of_parts_that_append_different_images_the_second_is_refused(many_photos
     for path in new[1::2]:
         shutil.copy(path, source)
 
-    def come_second(*arguments) -> Path:
+    def come_second(*arguments) -> Source:
         monkeypatch.setattr(encode_job, "open_store_source", append)
         index = append(*arguments)
         for path in new[::2]:
