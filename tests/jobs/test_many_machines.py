@@ -12,6 +12,7 @@ import pytest
 from tcae_cli.cli import _run
 from tcae_cli.errors import StoreError
 from tcae_cli.jobs import encode as encode_job
+from tcae_cli.sources.source import Source
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.reader import LatentStore
 
@@ -203,11 +204,11 @@ def test_of_parts_that_append_different_images_the_second_is_refused(many_photos
 
     def come_second(*arguments) -> Source:
         monkeypatch.setattr(encode_job, "open_store_source", append)
-        index = append(*arguments)
+        opened = append(*arguments)
         for path in new[::2]:
             shutil.copy(path, source)
         encode(source, store, num_parts=2, part=0, append=True)
-        return index
+        return opened
 
     monkeypatch.setattr(encode_job, "open_store_source", come_second)
     with pytest.raises(StoreError, match="was given other images by another part meanwhile"):
