@@ -25,8 +25,9 @@ from tcae_cli.jobs import encode as encoding
 from tcae_cli.jobs.encoder import Encoded, LatentEncoder
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Silent
-from tcae_cli.sources.index import Entry, Listing, write_index
-from tcae_cli.sources.source import load_source
+from tcae_cli.sources.index import write_index
+from tcae_cli.sources.listing import Container, Entry, Listing
+from tcae_cli.sources.source import Source
 
 CAPTION = "a photograph of two people and a dog on a beach in the evening, with a number"
 _LOOK_EVERY_S = 0.02
@@ -100,20 +101,22 @@ def write_long_index(index: Path, num_rows: int) -> None:
             size_bytes=100_000 + row % 1000,
             label=row % 1000,
             caption=f"{CAPTION} {row}",
-            tar=row // 10_000,
+            container=row // 10_000,
             offset=row * 1024,
         )
         for row in range(num_rows)
     ]
-    names = tuple(f"{number:03d}.tar" for number in range(-(-num_rows // 10_000)))
-    write_index(index, Listing("many", "/nowhere/", entries, tuple(map(str, range(1000))), names))
+    tars = tuple(Container(f"{number:03d}.tar") for number in range(-(-num_rows // 10_000)))
+    write_index(index, Listing("many", "/nowhere/", entries, tuple(map(str, range(1000))), tars, kind="tar"))
 
 
 def decode_nothing(self: Decoder, rows, slots, num_records: int) -> Decoded:
     records = np.zeros(num_records, self._record_type())
     for row, slot in zip(rows, slots, strict=True):
         source = self.source
-        assert not source.problem(row) and source.key(row) and source._tars[row] >= 0 and source._offsets[row] >= 0
+        assert (
+            not source.problem(row) and source.key(row) and source._containers[row] >= 0 and source._offsets[row] >= 0
+        )
         records[slot]["content_hash"] = source.size_bytes(row)
     self.source.release()
     images = [torch.zeros(self.batch_size, 3, 1, 1, dtype=torch.uint8) for _ in self.transform.sizes]
@@ -136,7 +139,7 @@ def encode_nothing(self: LatentEncoder, batch) -> Encoded:
 def main(settings: dict[str, Any]) -> None:
     Decoder.decode = decode_nothing
     LatentEncoder.__call__ = encode_nothing
-    encoding.open_store_source = lambda *_: load_source(Path(settings["index"]))
+    encoding.open_store_source = lambda *_: Source(Path(settings["index"]))
     watch = Watch(settings["settled_at"])
     request = EncodeRequest(
         source="many",

@@ -290,10 +290,10 @@ def test_the_example_of_a_format_writes_files_that_numpy_reads(add, store, tmp_p
 
 
 def test_the_example_of_a_kind_of_source_is_read(add, photos, tmp_path):
-    add(KINDS, "csv", example("CsvList"))
+    add(KINDS, "mxnet", example("MxnetList"))
     shutil.copytree(photos, tmp_path / "imgs")
-    (tmp_path / "some.csv").write_text("path,label\nimgs/person/1.jpg,7\nimgs/person/0.jpg,3\n")
-    source = open_source(str(tmp_path / "some.csv"), tmp_path / "index")
+    (tmp_path / "some.lst").write_text("0\t7\timgs/person/1.jpg\n1\t3\timgs/person/0.jpg\n")
+    source = open_source(str(tmp_path / "some.lst"), tmp_path / "index")
     assert source.keys(range(2)) == ["imgs/person/0.jpg", "imgs/person/1.jpg"]
     assert source.labels(0, 2).tolist() == [3, 7]
     assert source.read(1) == (photos / "person" / "1.jpg").read_bytes()

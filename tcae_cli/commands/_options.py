@@ -2,14 +2,15 @@
 
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
+from functools import wraps
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
 from tcae_cli.commands._command import Function, option
 from tcae_cli.errors import NotFoundError, UsageError
-from tcae_cli.recipe.choices import Precision
+from tcae_cli.recipe.choices import Precision, SampleFields
 from tcae_cli.reports.report import Tolerance
 
 Decorator = Callable[[Function], Function]
@@ -92,6 +93,27 @@ def max_failures(default: Tolerance) -> Decorator:
         group=IMAGES,
         help="Images that may fail, as a count or a share, before the exit code is 3.",
     )
+
+
+def sample_fields(command: Function) -> Function:
+    """Add `--image`, `--label`, `--caption` and `--split`; the command gets them as `fields`."""
+
+    @wraps(command)
+    def with_fields(
+        image: str | None, label: str | None, caption: str | None, split: str | None, **options: Any
+    ) -> int:
+        return command(fields=SampleFields(image=image, label=label, caption=caption, split=split), **options)
+
+    added: Function = with_fields
+    for name, words in (
+        ("split", "Split of a dataset on the Hugging Face Hub."),
+        ("caption", "Column that holds the captions."),
+        ("label", "Column that holds the labels."),
+        ("image", "Column, or suffix in tars, that holds the images, where there are several."),
+    ):
+        default = "train" if name == "split" else "by type and name"
+        added = option(f"--{name}", metavar="NAME", group=IMAGES, show_default=default, help=words)(added)
+    return added
 
 
 def weights(known: Iterable[str], group: str) -> Decorator:

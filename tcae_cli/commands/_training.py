@@ -48,6 +48,7 @@ _OPTIONS = (
         group=RUN,
         help="Change a key of the recipe; may be repeated.",
     ),
+    _options.sample_fields,
     _options.weights(_NETWORKS, group=MODEL),
     _options.workers(TrainRequest.num_workers),
     _options.gpus,

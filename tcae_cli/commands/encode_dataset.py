@@ -53,6 +53,7 @@ from tcae_cli.store.codecs.registry import CODECS
     group=IMAGES,
     help="How images are resized: torch is fast, adm is the crop of published evaluations.",
 )
+@_options.sample_fields
 @_options.max_failures(EncodeRequest.max_failures)
 @option("--retry-failed", is_flag=True, group=IMAGES, help="Try the failed rows again.")
 @option("--append", is_flag=True, group=STORE, help="Add rows for images that are new in SOURCE.")

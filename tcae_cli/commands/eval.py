@@ -95,6 +95,7 @@ def _known_metrics(_context: click.Context, _option: click.Parameter, names: tup
     show_default="adm, or the store's own",
     help="How images are resized.",
 )
+@_options.sample_fields
 @_options.max_failures(EvalRequest.max_failures)
 @_options.precision(EvalRequest.precision)
 @_options.gpus

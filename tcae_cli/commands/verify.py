@@ -22,6 +22,7 @@ from tcae_cli.reports.store import VerifyRequest
 )
 @click.argument("store")
 @option("--source", group=IMAGES, help="Compare every row with the images that this source holds now.")
+@_options.sample_fields
 @option(
     "--rows",
     "num_rows",

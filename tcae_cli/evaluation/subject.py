@@ -24,7 +24,7 @@ from tcae_cli.images.file_names import file_name
 from tcae_cli.images.samples import write_sample_windows
 from tcae_cli.recipe.choices import DEFAULT_MODEL, Resize
 from tcae_cli.reports.evaluation import EvalRequest
-from tcae_cli.sources.source import Source, load_source, open_source
+from tcae_cli.sources.source import Source, open_source
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore
 
@@ -81,11 +81,13 @@ def _open_models(request: EvalRequest, device: torch.device, scratch: Path, with
     size = _common_size(request.size, cards)
     originals = None
     if with_images:
-        source, name = _open_data(request.data, scratch)
+        source, name = _open_data(request, scratch)
         originals = _all_of(source, name, request)
     probe_data = None
     if request.probe_data:
-        probe_data = _all_of(open_source(request.probe_data, scratch / "probe"), request.probe_data, request)
+        probe_data = _all_of(
+            open_source(request.probe_data, scratch / "probe", request.fields), request.probe_data, request
+        )
     models = [load_runner(card.name, device, request.precision) for card in cards]
     return Subject(size, originals, [ModelCandidate(model) for model in models], models, cards, probe_data=probe_data)
 
@@ -100,9 +102,9 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
     for card in cards:
         store.refuse_other_encoder(card.encoder_hash, card.name, "omit it, or name the first")
     if request.data is None:
-        source = load_source(store.folder.fetch(index_folder(store.spec), scratch))
+        source = Source(store.folder.fetch(index_folder(store.spec), scratch))
     else:
-        source = open_source(request.data, scratch / "index")
+        source = open_source(request.data, scratch / "index", request.fields)
     rows, store_rows = _rows_in_common(source, store)
     found = []
     if len(store.ok_rows) < len(store):
@@ -124,7 +126,7 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
 
 
 def _open_reconstructions(request: EvalRequest, uri: str, scratch: Path) -> Subject:
-    source, name = _open_data(request.data, scratch)
+    source, name = _open_data(request, scratch)
     images = open_source(uri, scratch / "reconstructions")
     matches = _match_names(source, images)
     if not matches:
@@ -148,7 +150,7 @@ def _open_samples(request: EvalRequest, uri: str, scratch: Path) -> Subject:
     samples = Originals(uri, source, np.arange(len(source)), "torch", as_they_are=True)
     real = None
     if request.data is not None:
-        real = _all_of(open_source(request.data, scratch / "index"), request.data, request)
+        real = _all_of(open_source(request.data, scratch / "index", request.fields), request.data, request)
     return Subject(_size_of(source, 0), samples, [SamplesCandidate(uri)], [], [], is_generated=True, real=real)
 
 
@@ -180,10 +182,10 @@ def _common_size(asked: int | None, cards: Sequence[ModelCard]) -> int:
     return size
 
 
-def _open_data(uri: str | None, scratch: Path) -> tuple[Source, str]:
+def _open_data(request: EvalRequest, scratch: Path) -> tuple[Source, str]:
     """Return the originals and their name; the sample images where none are named."""
-    if uri is not None:
-        return open_source(uri, scratch / "index"), uri
+    if request.data is not None:
+        return open_source(request.data, scratch / "index", request.fields), request.data
     count = write_sample_windows(scratch / "samples")
     return open_source(str(scratch / "samples"), scratch / "index"), f"the sample images ({count}; no --data was given)"
 

@@ -22,7 +22,7 @@ from tcae_cli.reports.decode import DecodeReport, DecodeRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.device import choose_device
 from tcae_cli.runtime.files import make_folder, write_atomic
-from tcae_cli.sources.source import load_source
+from tcae_cli.sources.source import Source
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import OK
@@ -83,7 +83,7 @@ def read_originals(store: LatentStore, rows: list[int]) -> dict[int, np.ndarray]
     view = store.spec.views[store.view]
     with TemporaryDirectory() as scratch:
         try:
-            source = load_source(store.folder.fetch(index_folder(store.spec), Path(scratch)))
+            source = Source(store.folder.fetch(index_folder(store.spec), Path(scratch)))
         except SourceError:
             return {}
         images, hashes, failures = load_rows(source, rows, view.size, store.spec.transform.resize)

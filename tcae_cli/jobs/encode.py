@@ -19,7 +19,7 @@ from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, default_precision
 from tcae_cli.runtime.folder import Folder, open_folder
-from tcae_cli.sources.source import load_source
+from tcae_cli.sources.source import Source
 from tcae_cli.store.commit import (
     append_rows,
     clear_leftovers,
@@ -71,7 +71,7 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
             _refuse_differences(store, settings)
         was_complete = store.is_complete
 
-        source = load_source(folder.fetch(index_folder(store.spec), Path(scratch)))
+        source = Source(folder.fetch(index_folder(store.spec), Path(scratch)))
         mine = shards_of_rank(_shards(request, store), distributed.rank(), distributed.world_size())
         encoded = encode_shards(run, StoreWriter(store, lease.check), source, mine)
 

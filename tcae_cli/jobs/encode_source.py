@@ -1,21 +1,18 @@
 """Scans the source of a store anew, and compares it with the source that the store's rows came from."""
 
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from tcae_cli.errors import StoreError
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.folder import Folder
+from tcae_cli.sources.announce import found_so_far, found_words
 from tcae_cli.sources.index import SUMMARY_FILE
 from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source_apart
-from tcae_cli.sources.source import Source, load_source
+from tcae_cli.sources.source import Source
 from tcae_cli.store.commit import failed_rows
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder
-
-_SAY_EVERY_S = 5.0
 
 
 def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch: Path, progress: Progress) -> Source:
@@ -31,9 +28,11 @@ def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch
         request.source,
         index,
         PreviousIndex(previous, request.append, retried) if previous else None,
-        on_progress=_at_intervals(lambda count: progress.say(f"{request.source}: {count:,} images found so far")),
+        request.fields,
+        found_so_far(request.source, progress),
     )
-    source = load_source(index)
+    source = Source(index)
+    progress.say(found_words(request.source, len(source), source.passed_over))
     if store:
         _refuse_other_images(request, store, source, changes if previous else None)
         if words := _words(changes):
@@ -115,16 +114,3 @@ def _words(changes: SourceChanges) -> str:
         for count, kind, names in kinds
         if count
     )
-
-
-def _at_intervals(on_progress: Callable[[int], None]) -> Callable[[int], None]:
-    """Pass counts on every few seconds at most: most sources are scanned in less, and nothing is said of them."""
-    said_at = time.monotonic()
-
-    def pass_on(count: int) -> None:
-        nonlocal said_at
-        if time.monotonic() - said_at > _SAY_EVERY_S:
-            said_at = time.monotonic()
-            on_progress(count)
-
-    return pass_on

@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Generator
 from contextlib import closing
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -50,7 +51,7 @@ def _train(request: TrainRequest, device: torch.device, progress: Progress) -> T
     is_first_rank = distributed.rank() == 0
     _check_batch_size(recipe)
     if is_first_rank:
-        _prepare_folder(request)
+        _prepare_folder(request, progress)
     if dist.is_initialized():
         dist.barrier()  # until the first rank has written the index
 
@@ -125,7 +126,7 @@ def _check_batch_size(recipe: Recipe) -> None:
         )
 
 
-def _prepare_folder(request: TrainRequest) -> None:
+def _prepare_folder(request: TrainRequest, progress: Progress) -> None:
     """Make the run folder, and index the training and the validation images in it; one rank does it for all."""
     run = request.out
     if run.exists() and not run.is_dir():
@@ -135,7 +136,7 @@ def _prepare_folder(request: TrainRequest) -> None:
     make_folder(run)
 
     if not is_stream(request.data):
-        source = open_source(request.data, run / "index")
+        source = open_source(request.data, run / "index", request.fields, progress)
         if len(source) < request.recipe.train.batch_size:
             raise SourceError(
                 f"{request.data} has {len(source)} images, fewer than train.batch_size "
@@ -144,7 +145,7 @@ def _prepare_folder(request: TrainRequest) -> None:
     elif request.val is None:
         raise UsageError(f"{request.data} is a stream, which cannot serve for validation; give images with --val")
     if request.val is not None:
-        open_source(request.val, run / "index-val")
+        open_source(request.val, run / "index-val", replace(request.fields, split=None), progress)
 
 
 def _load_sources(request: TrainRequest) -> tuple[Source, Source]:

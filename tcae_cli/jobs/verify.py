@@ -19,7 +19,7 @@ from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.store import VerifyReport, VerifyRequest
 from tcae_cli.runtime.device import choose_device
 from tcae_cli.runtime.folder import open_folder
-from tcae_cli.sources.source import Source, load_source
+from tcae_cli.sources.source import Source
 from tcae_cli.store.check_shard import ShardCheck, ShardChecker
 from tcae_cli.store.check_tables import check_arrays, check_tables
 from tcae_cli.store.commit import Totals
@@ -160,7 +160,7 @@ def _open_source(verification: Verification, store: StoreHandle, scratch: Path) 
     if verification.request.source:
         return open_compared_source(verification, store, verification.request.source, scratch)
     try:
-        return load_source(store.folder.fetch(index_folder(store.spec), scratch))
+        return Source(store.folder.fetch(index_folder(store.spec), scratch))
     except (SourceError, OSError) as error:
         verification.not_checked.append(
             f"whether latents decode to their images: the store's list of images cannot be read ({error})"

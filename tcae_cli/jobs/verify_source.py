@@ -13,8 +13,9 @@ from tcae_cli.images.batch import content_hash
 from tcae_cli.jobs.encode_source import fetch_index
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.jobs.verification import Verification
+from tcae_cli.sources.announce import found_so_far
 from tcae_cli.sources.index_update import PreviousIndex, index_source_apart
-from tcae_cli.sources.source import Source, load_source
+from tcae_cli.sources.source import Source
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder
 
@@ -32,9 +33,10 @@ def open_compared_source(verification: Verification, store: StoreHandle, uri: st
         uri,
         scratch / "index",
         PreviousIndex(previous, append=True) if previous else None,
-        on_progress=lambda count: verification.progress.say(f"looking through {uri}: {count:,} images so far"),
+        verification.request.fields,
+        found_so_far(uri, verification.progress),
     )
-    source = load_source(scratch / "index")
+    source = Source(scratch / "index")
     if previous is None and source.fingerprint != spec.source.fingerprint:
         verification.add_problem(
             f"{uri} holds other images than the {spec.source.count:,} the store was made from (fingerprint "
@@ -71,7 +73,8 @@ def compare_source(verification: Verification, source: Source, rows: np.ndarray,
     verification.progress.start("compare with the source", len(rows))
     batches = [slice(start, start + _BATCH_ROWS) for start in range(0, len(rows), _BATCH_ROWS)]
     read = partial(_read, source, rows, hashes)
-    run_pipeline(batches, [Stage(read, len(os.sched_getaffinity(0)))], take)
+    num_threads = len(os.sched_getaffinity(0)) if source.access == "row" else 1
+    run_pipeline(batches, [Stage(read, num_threads)], take)
     return num_read
 
 

@@ -1,5 +1,6 @@
 """The choices and defaults that options, requests, recipes and stores share."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 Precision = Literal["bf16", "fp32"]
@@ -11,3 +12,16 @@ FrozenFeatures = Literal["dino-s8", "dino-s16", "squeezenet1_1"]  # discriminato
 
 DEFAULT_MODEL = "tcae-tiny"  # built in
 MAIN_VIEW = "latents"  # the view that every store has
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleFields:
+    """The parts of a sample that the user named, where a source leaves a choice; None: found by type and name."""
+
+    image: str | None = None  # a column, or the suffix of a member of tars
+    label: str | None = None  # a column
+    caption: str | None = None  # a column
+    split: str | None = None  # of a dataset on the Hugging Face Hub
+
+
+NO_FIELDS = SampleFields()

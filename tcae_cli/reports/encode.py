@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from tcae_cli.errors import UsageError
-from tcae_cli.recipe.choices import DEFAULT_MODEL, LatentDtype, Precision, Resize
+from tcae_cli.recipe.choices import DEFAULT_MODEL, NO_FIELDS, LatentDtype, Precision, Resize, SampleFields
 from tcae_cli.reports.failure import Failure
 from tcae_cli.reports.report import DEFAULT_TOLERANCE, DONE, TOO_MANY_FAILED, Report, Tolerance
 
@@ -16,6 +16,7 @@ class EncodeRequest:
 
     source: str
     store: str
+    fields: SampleFields = NO_FIELDS  # of the source
     model: str = DEFAULT_MODEL
     device: str | None = None  # a GPU where there is one
     precision: Precision | None = None  # bf16 on a GPU, fp32 on the CPU

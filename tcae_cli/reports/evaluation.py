@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tcae_cli.errors import UsageError
-from tcae_cli.recipe.choices import Precision, Resize
+from tcae_cli.recipe.choices import NO_FIELDS, Precision, Resize, SampleFields
 from tcae_cli.reports.report import DEFAULT_TOLERANCE, DONE, TOO_MANY_FAILED, Report, Tolerance
 
 
@@ -18,6 +18,7 @@ class EvalRequest:
     metrics: tuple[str, ...]  # names of metrics; "all" for those that can be computed
     models: tuple[str, ...] = ()  # side by side; with a store, those to decode it with
     data: str | None = None  # the originals; a store's own source, or the sample images
+    fields: SampleFields = NO_FIELDS  # of the data
     store: str | None = None
     reconstructions: str | None = None  # images named after the originals
     samples: str | None = None  # generated images; the data are then real ones to compare them with

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.reports.failure import Failure
 from tcae_cli.reports.report import DONE, Report
 
@@ -58,6 +59,7 @@ class VerifyRequest:
 
     store: str
     source: str | None = None  # compared with in full; for the sample, by default the recorded one
+    fields: SampleFields = NO_FIELDS  # of the source
     model: str | None = None  # the one the store was made with
     num_rows: int = 16  # of the sample that is decoded
     picture: Path | None = None  # STORE's name and "-verify.png", in the current folder

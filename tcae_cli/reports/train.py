@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tcae_cli.errors import UsageError
+from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.reports.report import Report
 
 if TYPE_CHECKING:  # pydantic takes a while to import, and help asks for the defaults only
@@ -19,6 +20,7 @@ class TrainRequest:
     data: str
     out: Path
     val: str | None = None  # images to measure reconstructions on; some of the data
+    fields: SampleFields = NO_FIELDS  # of both; the split is that of the data
     resume: bool = False
     parent: str | None = None  # the model to finetune; none: from scratch
     freeze_encoder: bool = False  # train the parent's decoder alone

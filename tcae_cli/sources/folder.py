@@ -1,26 +1,19 @@
 """Lists the samples of a folder of images: class folders give labels, sidecar files captions."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from tcae_cli.errors import NotFoundError, SourceError
+from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.runtime.folder import Folder, open_to_read
 from tcae_cli.runtime.remote import is_remote
-from tcae_cli.sources.index import (
-    Entry,
-    Listing,
-    caption_of,
-    counted,
-    ignore,
-    image_suffixes,
-    is_image_name,
-    parse_metadata,
-    parse_text,
-)
+from tcae_cli.sources.files import FileReader
+from tcae_cli.sources.listing import Entry, Listing, count_suffixes, counted, ignore, image_suffixes, is_image_name
+from tcae_cli.sources.metadata import caption_of, parse_metadata, parse_text
+from tcae_cli.sources.registry import Located, Reader
 
 METADATA_NAME = "metadata.jsonl"
 
@@ -39,11 +32,15 @@ class ImageFolder:
     """A folder of images, local or below a URL that can be listed."""
 
     words = "a folder of images"
+    fields = frozenset[str]()
 
     def recognises(self, uri: str) -> bool:
         return is_remote(uri) or os.path.isdir(uri)
 
-    def scan(self, uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
+    def reader(self, located: Located) -> Reader:
+        return FileReader(located)
+
+    def scan(self, uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int], None] = ignore) -> Listing:
         """List every image under a folder, by sorted relative path; hidden names are skipped, folder links followed.
 
         The first folder of an image's path is its class; classes are numbered by sorted name, over those that hold
@@ -68,7 +65,8 @@ class ImageFolder:
             text = texts.get(os.path.splitext(name)[0], _Text())
             caption = text.caption or captions.get(name, "")
             entries.append(Entry(name, size_bytes, label, caption, problem=text.problem))
-        return Listing(uri, root, entries, tuple(class_names))
+        others = (name for name in names if not is_image_name(name) and not _belongs_to_images(name, texts))
+        return Listing(uri, root, entries, tuple(class_names), passed_over=count_suffixes(others))
 
 
 def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[_File]:
@@ -130,6 +128,11 @@ def _texts_beside(folder: Folder, names: list[str]) -> dict[str, _Text]:
     return {name.removesuffix(".txt"): text for name, text in zip(texts, found, strict=True)}
 
 
+def _belongs_to_images(name: str, texts: dict[str, _Text]) -> bool:
+    """Return whether a file holds the caption of an image, or of several."""
+    return os.path.basename(name) == METADATA_NAME or (name.endswith(".txt") and name.removesuffix(".txt") in texts)
+
+
 def _read_text(folder: Folder, name: str) -> _Text:
     """Return the caption in a text file, or why it cannot be read."""
     where = f"{folder.uri}/{name}"
@@ -148,6 +151,6 @@ def _no_images(uri: str, files: list[_File]) -> str:
     num_tars = sum(file.name.endswith(".tar") for file in files)
     if num_tars:
         return f"{uri} holds no images but {num_tars} .tar files; give them as a pattern, like {uri}/{{000..127}}.tar"
-    counts = Counter(os.path.splitext(file.name)[1] or "no suffix" for file in files)
-    found = ", ".join(f"{count} with {suffix}" for suffix, count in counts.most_common(3))
+    counts = count_suffixes(file.name for file in files)
+    found = ", ".join(f"{count} with {suffix}" for suffix, count in list(counts.items())[:3])
     return f"{uri} holds no images, only other files ({found}); images are files ending in {image_suffixes()}"

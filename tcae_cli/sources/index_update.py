@@ -4,22 +4,26 @@ import os
 import signal
 import threading
 import time
+from bisect import bisect
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 from tcae_cli.errors import SourceError, TcaeError
+from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.runtime.processes import leave_with_the_parent
-from tcae_cli.sources.index import Entry, Listing, ignore, write_index
-from tcae_cli.sources.source import Source, load_source, scan
+from tcae_cli.sources.index import write_index
+from tcae_cli.sources.listing import Container, Entry, Listing, ignore
+from tcae_cli.sources.source import Source, scan
 
 _NAMES_SHOWN = 10
 _PROGRESS_EVERY_S = 0.2
-_CHANGED = "has changed or moved in its tar since it was first listed"
-_VANISHED = "is no longer in its tar"
+_CHANGED = "has changed or moved in its file since it was first listed"
+_VANISHED = "is no longer in its file"
 
 
 @dataclass(frozen=True)
@@ -50,20 +54,21 @@ def index_source(
     uri: str,
     index_dir: Path,
     previous: PreviousIndex | None = None,
+    fields: SampleFields = NO_FIELDS,
     on_progress: Callable[[int], None] = ignore,
 ) -> SourceChanges:
     """Scan a source, write its index into `index_dir`, and return how it differs from its previous index.
 
-    Rows of the previous index keep their numbers, by key, size and place in a tar. With append, new ones come after
-    them, new classes too, and a sample that changed or vanished keeps its old entry; without, a source that differs
-    gets the index of the plain scan. Without a previous index nothing counts as new.
-    on_progress: as scan's.
+    Rows of the previous index keep their numbers, by key, size and place in a tar or table. With append, new ones come
+    after them, new classes too, and a sample that changed or vanished keeps its old entry; without, a source that
+    differs gets the index of the plain scan. Without a previous index nothing counts as new.
+    fields, on_progress: as scan's.
     Raises SourceError if the previous index is of another version, and everything that scan raises.
     """
-    listing = scan(uri, on_progress)
+    listing = scan(uri, fields, on_progress)
     changes = SourceChanges()
     if previous is not None:
-        merged, changes = _merge(load_source(previous.folder), listing, frozenset(previous.retried))
+        merged, changes = _merge(Source(previous.folder), listing, frozenset(previous.retried))
         listing = merged if previous.append or not changes else listing
     write_index(index_dir, listing)
     return changes
@@ -73,6 +78,7 @@ def index_source_apart(
     uri: str,
     index_dir: Path,
     previous: PreviousIndex | None = None,
+    fields: SampleFields = NO_FIELDS,
     on_progress: Callable[[int], None] = ignore,
 ) -> SourceChanges:
     """Run index_source in a process of its own, whose end gives back the memory that a scan of millions takes.
@@ -82,7 +88,7 @@ def index_source_apart(
     """
     context = get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_index_and_send, args=(sender, uri, index_dir, previous), daemon=True)
+    process = context.Process(target=_index_and_send, args=(sender, uri, index_dir, previous, fields), daemon=True)
     try:
         with _deaf_to_ctrl_c():
             process.start()
@@ -125,7 +131,9 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
         signal.raise_signal(signal.SIGINT)
 
 
-def _index_and_send(sender: Connection, uri: str, index_dir: Path, previous: PreviousIndex | None) -> None:
+def _index_and_send(
+    sender: Connection, uri: str, index_dir: Path, previous: PreviousIndex | None, fields: SampleFields
+) -> None:
     """Run index_source in its process: send the number of images found so far, at last the changes or the error."""
     threading.Thread(target=leave_with_the_parent, daemon=True).start()
     sent_at = -_PROGRESS_EVERY_S
@@ -137,7 +145,7 @@ def _index_and_send(sender: Connection, uri: str, index_dir: Path, previous: Pre
             sender.send(number)
 
     try:
-        sender.send(index_source(uri, index_dir, previous, send_now_and_then))
+        sender.send(index_source(uri, index_dir, previous, fields, send_now_and_then))
     except TcaeError as error:
         sender.send(error)
 
@@ -147,6 +155,8 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
     class_names = tuple(dict.fromkeys((*previous.class_names, *listing.class_names)))
     listing = replace(listing, entries=_renumbered(listing, class_names), class_names=class_names)
     found = {entry.key: entry for entry in listing.entries}
+    place_before = _places(previous.containers)
+    place_now = _places(listing.containers)
     entries: list[Entry] = []
     changed: list[str] = []
     vanished: list[str] = []
@@ -155,10 +165,8 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
         if now is None:
             vanished.append(_shown(old.key))
             entries.append(_out_of_reach(old, _VANISHED))
-        elif (now.size_bytes, now.offset) != (old.size_bytes, old.offset) and row not in retried:
-            in_place = f"{now.size_bytes:,} bytes, was {old.size_bytes:,}"
-            how = "moved in its tar" if now.size_bytes == old.size_bytes else in_place
-            changed.append(f"{_shown(now.key)} ({how})")
+        elif place_now(now) != place_before(old) and row not in retried:
+            changed.append(f"{_shown(now.key)} ({_how_changed(old, now)})")
             entries.append(_out_of_reach(old, _CHANGED))
         else:
             entries.append(now)
@@ -173,6 +181,24 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
     return replace(listing, entries=[*entries, *found.values()]), changes
 
 
+def _places(containers: Sequence[Container]) -> Callable[[Entry], tuple[int, int, str]]:
+    """Return a function that gives what an entry differs in once its image has changed or moved."""
+    ends = [list(accumulate(group.num_rows for group in container.groups)) for container in containers]
+
+    def place(entry: Entry) -> tuple[int, int, str]:
+        groups = containers[entry.container].groups if entry.container >= 0 else ()
+        stamp = groups[bisect(ends[entry.container], entry.offset)].stamp if groups else ""
+        return entry.size_bytes, entry.offset, stamp
+
+    return place
+
+
+def _how_changed(old: Entry, now: Entry) -> str:
+    if now.size_bytes != old.size_bytes:
+        return f"{now.size_bytes:,} bytes, was {old.size_bytes:,}"
+    return "moved in its file" if now.offset != old.offset else "its row group has other sizes"
+
+
 def _renumbered(listing: Listing, class_names: tuple[str, ...]) -> Sequence[Entry]:
     """Return the entries with labels of `class_names`, which include the listing's own."""
     if listing.class_names == class_names:
@@ -183,8 +209,8 @@ def _renumbered(listing: Listing, class_names: tuple[str, ...]) -> Sequence[Entr
 
 
 def _out_of_reach(entry: Entry, problem: str) -> Entry:
-    """Return an old entry unchanged, or one that fails when read if it was in a tar, where other bytes lie now."""
-    return entry if entry.offset < 0 else entry._replace(tar=-1, problem=problem)
+    """Return an old entry unchanged, or one that fails when read if it was in a file of many, where others lie now."""
+    return entry if entry.offset < 0 else entry._replace(container=-1, problem=problem)
 
 
 def _shown(key: str) -> str:

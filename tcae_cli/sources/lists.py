@@ -5,20 +5,28 @@ import posixpath
 from collections.abc import Callable
 
 from tcae_cli.errors import SourceError
+from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.runtime.folder import common_root, open_to_read
 from tcae_cli.runtime.remote import is_remote, suffix_of
-from tcae_cli.sources.index import Entry, Listing, counted, ignore, parse_label, parse_text
+from tcae_cli.sources.files import FileReader
+from tcae_cli.sources.listing import Entry, Listing, counted, ignore
+from tcae_cli.sources.metadata import parse_label, parse_text
+from tcae_cli.sources.registry import Located, Reader
 
 
 class ImageList:
     """A text file that names images."""
 
     words = "an image list ending in .txt"
+    fields = frozenset[str]()
 
     def recognises(self, uri: str) -> bool:
         return suffix_of(uri) == ".txt" and (is_remote(uri) or (os.path.exists(uri) and not os.path.isdir(uri)))
 
-    def scan(self, uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
+    def reader(self, located: Located) -> Reader:
+        return FileReader(located)
+
+    def scan(self, uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int], None] = ignore) -> Listing:
         """List the images by sorted name; a file that does not exist is a row that fails when read.
 
         Names are absolute or relative to the list's folder, and all of one protocol. Keys are relative to that folder,
@@ -46,7 +54,7 @@ class ImageList:
             Entry(location[len(root) :], _size_bytes(location), label)
             for location, label in counted(sorted_labels, on_progress)
         ]
-        return Listing(uri, root, entries)
+        return Listing(uri, root, entries, kind="list")
 
 
 def _location(folder: str, name: str) -> str:

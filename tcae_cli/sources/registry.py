@@ -3,26 +3,65 @@
 To add one, write its class in a file of this folder and add its line here.
 """
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Callable, Sequence
+from typing import Literal, NamedTuple, Protocol
 
+from tcae_cli.recipe.choices import SampleFields
+from tcae_cli.runtime.folder import Folder
 from tcae_cli.runtime.registry import Registry
-from tcae_cli.sources.index import Listing
+from tcae_cli.sources.listing import Container, Listing
+
+# "row": any row at the cost of its own bytes. "group": any row, at the cost of all that are read with it. "stream":
+# front to back alone, an earlier row at the cost of starting again. All but "row" are read by one process, in order.
+Access = Literal["row", "group", "stream"]
+
+
+class Place(NamedTuple):
+    """Where the bytes of a row are; see Entry."""
+
+    name: str  # of a file of its own: its key
+    size_bytes: int
+    container: int
+    offset: int
+
+
+class Located(Protocol):
+    """What a reader knows of the source that it reads."""
+
+    folder: Folder
+    containers: Sequence[Container]
+    image_column: str
+
+
+class Reader(Protocol):
+    """Reads images in one process; it may keep what it read last."""
+
+    access: Access
+
+    def read(self, place: Place) -> bytes:
+        """Return the bytes of an image as they are now.
+
+        Raises ImageError or OSError if this image cannot be read, SourceError if the whole container cannot.
+        """
 
 
 class SourceKind(Protocol):
-    """One kind of source: recognises its names, and lists its samples."""
+    """One kind of source: recognises its names, lists its samples, and reads them."""
 
     words: str  # as messages name it, with its article
+    fields: frozenset[str]  # the SampleFields that it takes
 
     def recognises(self, uri: str) -> bool:
         """Return whether a local path or a URL names a source of this kind."""
 
-    def scan(self, uri: str, on_progress: Callable[[int], None]) -> Listing:
+    def scan(self, uri: str, fields: SampleFields, on_progress: Callable[[int], None]) -> Listing:
         """List the samples in the order of a new index; on_progress is called now and then with how many it has found.
 
         Raises NotFoundError or SourceError, and OSError for a file that cannot be read.
         """
+
+    def reader(self, located: Located) -> Reader:
+        """Return a reader of the samples of a listing."""
 
 
 # A name that is a tar's or a list's is no folder's, and a remote folder is known by nothing else: it comes last.

@@ -1,38 +1,41 @@
 """Provides a source of images: an ordered, countable list of samples with stable keys, read by row."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields as fields_of
 from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 
 import numpy as np
 
-from tcae_cli.errors import ImageError, NotFoundError, SourceError
+from tcae_cli.errors import ImageError, NotFoundError, SourceError, UsageError
+from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
+from tcae_cli.reports.progress import SILENT, Progress
 from tcae_cli.runtime.folder import open_to_read
 from tcae_cli.runtime.remote import is_remote
-from tcae_cli.sources.index import INDEX_VERSION, SUMMARY_FILE, Entry, Listing, ignore, write_index
-from tcae_cli.sources.registry import KINDS, source_words
+from tcae_cli.sources.announce import found_so_far, found_words
+from tcae_cli.sources.index import read_summary, write_index
+from tcae_cli.sources.listing import Entry, Listing, ignore
+from tcae_cli.sources.registry import KINDS, Access, Place, SourceKind, source_words
 
 
-def open_source(uri: str, index_dir: Path) -> "Source":
-    """Scan the source at `uri`, write its index into `index_dir`, and open it. For `uri` and errors, see scan."""
-    write_index(index_dir, scan(uri))
-    return Source(index_dir)
+def open_source(uri: str, index_dir: Path, fields: SampleFields = NO_FIELDS, progress: Progress = SILENT) -> "Source":
+    """Scan the source at `uri`, write its index into `index_dir`, and open it. For arguments and errors, see scan."""
+    write_index(index_dir, scan(uri, fields, found_so_far(uri, progress)))
+    source = Source(index_dir)
+    progress.say(found_words(uri, len(source), source.passed_over))
+    return source
 
 
-def load_source(index_dir: Path) -> "Source":
-    """Open the source whose index lies in `index_dir`, without a scan. Raises SourceError if there is no index."""
-    return Source(index_dir)
-
-
-def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
+def scan(uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int], None] = ignore) -> Listing:
     """List every sample at `uri`, in the order of a new index.
 
-    uri: a folder of images, one tar or a brace pattern of tars ("shards/{000..127}.tar"), or an image list (*.txt); a
-    local path or s3://, gs://, hf:// or http(s)://, over which folders cannot be listed.
+    uri: a local path or s3://, gs://, hf:// or http(s)://, of a kind that docs/sources.md describes; over http folders
+    cannot be listed.
+    fields: which column or member is image, label and caption, where the source leaves a choice.
     on_progress: called now and then with the number of images, or of files in a folder, found so far.
-    Raises NotFoundError if nothing is at `uri`, SourceError if it cannot be used.
+    Raises NotFoundError if nothing is at `uri`, SourceError if it cannot be used, UsageError for a field that a source
+    of this kind does not have.
     """
     if uri.startswith("pipe:"):
         raise SourceError(f"{uri} is a command, and images are read by position; give its tars as paths or URLs")
@@ -41,8 +44,9 @@ def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
         raise NotFoundError(f"{uri} does not exist; give {source_words()}")
     if kind is None:
         raise SourceError(f"{uri} is not a source of images; give {source_words()}")
+    _refuse_other_fields(uri, kind, fields)
     try:
-        return kind.scan(uri, on_progress)
+        return kind.scan(uri, fields, on_progress)
     except NotFoundError:  # an OSError too, with its own sentence
         raise
     except OSError as error:
@@ -54,40 +58,50 @@ def scan(uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
         raise SourceError(f"{found}; check the name, your credentials and the network") from error
 
 
+def _refuse_other_fields(uri: str, kind: SourceKind, fields: SampleFields) -> None:
+    for field in fields_of(fields):
+        if getattr(fields, field.name) is not None and field.name not in kind.fields:
+            raise UsageError(f"--{field.name}: {uri} is {kind.words}, which has nothing to choose by it; omit it")
+
+
 class Source:
-    """Samples 0 ... len - 1, the same in every process and every run; pickles as the folder of its index."""
+    """Samples 0 ... len - 1, the same in every process and every run; pickles as the folder of its index.
+
+    Raises SourceError if there is no index in the folder.
+    """
 
     def __init__(self, index_dir: Path) -> None:
         self.index_dir = Path(index_dir)
-        try:
-            summary = json.loads((self.index_dir / SUMMARY_FILE).read_bytes())
-        except OSError as error:
-            raise SourceError(
-                f"{index_dir} holds no index of a source ({error.strerror}); open the source again"
-            ) from error
-        if summary["index_version"] != INDEX_VERSION:
-            raise SourceError(f"{index_dir} was made by another version of tcae; remove it and open the source again")
+        summary = read_summary(self.index_dir)
         self.uri: str = summary["uri"]
         self.class_names: tuple[str, ...] = tuple(summary["class_names"])  # of labels 0, 1, ...; () if not known
         self.fingerprint: str = summary["fingerprint"]  # hex; of keys and sizes in row order
         self.has_captions: bool = summary["has_captions"]
+        self.passed_over: dict[str, int] = summary["passed_over"]  # files that are not images, by suffix
         self.is_remote = is_remote(summary["root"])
-        self._folder = open_to_read(summary["root"])
-        self._tar_names = summary["tar_names"]
+        self.folder = open_to_read(summary["root"])
+        self.containers = summary["containers"]
+        self.image_column: str = summary["image_column"]
         self._maps: list[np.ndarray] = []
         self._labels = self._map("labels")
         self._sizes = self._map("sizes")
         self._keys = self._strings("keys")
         self._captions = self._strings("captions") if self.has_captions else None
         self._problems = self._strings("problems") if summary["has_problems"] else None
-        self._tars = self._map("tars")
+        self._containers = self._map("tars")
         self._offsets = self._map("offsets")
+        self._reader = KINDS[summary["kind"]]().reader(self)
 
     def __reduce__(self) -> tuple[type["Source"], tuple[Path]]:
         return type(self), (self.index_dir,)
 
     def __len__(self) -> int:
         return len(self._labels)
+
+    @property
+    def access(self) -> Access:
+        """How rows are read: each by itself, in groups, or front to back alone."""
+        return self._reader.access
 
     def key(self, row: int) -> str:
         """Return the key of a sample: its path in the source, or tar and member name; non-UTF-8 bytes escaped."""
@@ -119,34 +133,41 @@ class Source:
 
     def entries(self) -> Iterator[Entry]:
         """Yield every row of the index, in order."""
-        columns = (self._sizes, self._labels, self._tars, self._offsets)
-        for row, (size_bytes, label, tar, offset) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+        columns = (self._sizes, self._labels, self._containers, self._offsets)
+        for row, (size_bytes, label, number, offset) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
             key = os.fsdecode(self._keys[row])
-            yield Entry(key, size_bytes, label, self.caption(row), tar, offset, self.problem(row))
+            yield Entry(key, size_bytes, label, self.caption(row), number, offset, self.problem(row))
+
+    def groups(self) -> list[range]:
+        """Return runs of rows that are best read together and in order: row groups of a table, the rows of a tar."""
+        ends = [np.cumsum([group.num_rows for group in container.groups]) for container in self.containers]
+        numbers = np.array(self._containers, np.int64)
+        within = np.array(self._offsets)
+        of_group = np.zeros(len(self), np.int64)
+        for container, bounds in enumerate(ends):
+            chosen = numbers == container
+            of_group[chosen] = np.searchsorted(bounds, within[chosen], side="right") if len(bounds) else 0
+        starts = np.flatnonzero(np.diff(numbers, prepend=-2) | np.diff(of_group, prepend=-1)).tolist()
+        return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(self)], strict=True)]
 
     def read(self, row: int) -> bytes:
         """Read the bytes of a sample's file as they are now.
 
-        Raises ImageError("read") if they cannot be read, ImageError("index") if the scan found a problem.
+        Raises ImageError("read") if they cannot be read, ImageError("index") if the scan found a problem, and
+        SourceError if a whole container cannot be read, or only front to back.
         """
-        if problem := self.problem(row):
-            raise ImageError("index", problem)
-        # The file is opened for each read: about 1 % of the cost of decoding, and processes share no handle.
-        try:
-            if self._tars[row] < 0:
-                return self._folder.read(os.fsdecode(self._keys[row]))
-            tar_name = self._tar_names[self._tars[row]]
-            size_bytes = self.size_bytes(row)
-            data = self._folder.read_range(tar_name, int(self._offsets[row]), size_bytes)
-        except OSError as error:
-            raise ImageError("read", error.strerror or str(error)) from error
-        if len(data) < size_bytes:
-            raise ImageError("read", f"{os.path.basename(tar_name)} is shorter than when it was indexed")
-        return data
+        if self.access == "stream":
+            raise SourceError(f"{self.uri} is compressed, and is read front to back; decompress it to read any row")
+        return self._read(row)
 
     def read_many(self, rows: Sequence[int]) -> Iterator[bytes | ImageError]:
-        """Yield the bytes or the error of each row, in order; from a remote store, several are read ahead at once."""
-        return self._folder.in_order(self._read_or_error, rows)
+        """Yield the bytes or the error of each row, in order; from a remote store, several are read ahead at once.
+
+        rows: ascending, if the source is read front to back; one call may start before the end of the last one.
+        """
+        if self.access == "row":
+            return self.folder.in_order(self._read_or_error, rows)
+        return map(self._read_or_error, rows)
 
     def release(self) -> None:
         """Free the memory of the index of the rows asked for so far: a map keeps every page that was read."""
@@ -156,9 +177,20 @@ class Source:
 
     def _read_or_error(self, row: int) -> bytes | ImageError:
         try:
-            return self.read(row)
+            return self._read(row)
         except ImageError as error:
             return error
+
+    def _read(self, row: int) -> bytes:
+        if problem := self.problem(row):
+            raise ImageError("index", problem)
+        place = Place(
+            os.fsdecode(self._keys[row]), self.size_bytes(row), int(self._containers[row]), int(self._offsets[row])
+        )
+        try:
+            return self._reader.read(place)
+        except OSError as error:
+            raise ImageError("read", error.strerror or str(error)) from error
 
     def _strings(self, name: str) -> "_Strings":
         return _Strings(self._map(f"{name}.ends"), self._map(f"{name}.blob"))

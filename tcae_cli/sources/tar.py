@@ -13,20 +13,13 @@ from pathlib import Path
 from braceexpand import braceexpand
 
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
+from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.runtime.folder import Folder, common_root, open_to_read
 from tcae_cli.runtime.remote import is_remote, suffix_of
-from tcae_cli.sources.index import (
-    Entry,
-    Listing,
-    caption_of,
-    counted,
-    ignore,
-    image_suffixes,
-    is_image_name,
-    parse_label,
-    parse_metadata,
-    parse_text,
-)
+from tcae_cli.sources.files import FileReader
+from tcae_cli.sources.listing import Container, Entry, Listing, counted, ignore, image_suffixes, is_image_name
+from tcae_cli.sources.metadata import caption_of, parse_label, parse_metadata, parse_text
+from tcae_cli.sources.registry import Located, Reader
 from tcae_cli.sources.tar_members import SIDECAR_SUFFIXES, Member, read_members
 
 
@@ -34,11 +27,15 @@ class TarShards:
     """One tar, or the tars of a brace pattern."""
 
     words = "tar shards ending in .tar"
+    fields = frozenset[str]()
 
     def recognises(self, uri: str) -> bool:
         return suffix_of(uri) == ".tar" and not os.path.isdir(uri)
 
-    def scan(self, uri: str, on_progress: Callable[[int], None] = ignore) -> Listing:
+    def reader(self, located: Located) -> Reader:
+        return FileReader(located)
+
+    def scan(self, uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int], None] = ignore) -> Listing:
         """List every image in the tars of a pattern, by tar in the pattern's order, then by position.
 
         A damaged part of a tar, and a damaged sample, is a row with a problem.
@@ -46,13 +43,13 @@ class TarShards:
         """
         locations = expand_pattern(uri)
         root = common_root(locations)
-        names = tuple(location.removeprefix(root) for location in locations)
+        names = [location.removeprefix(root) for location in locations]
         folder = open_to_read(root)
         scans = folder.in_order(partial(_scan_tar, folder), enumerate(names))
         entries = list(counted(chain.from_iterable(scans), on_progress))
         if not entries:
             raise SourceError(f"{uri} holds no images; images are members ending in {image_suffixes()}")
-        return Listing(uri, root, entries, tar_names=names)
+        return Listing(uri, root, entries, containers=tuple(map(Container, names)), kind="tar")
 
 
 def expand_pattern(uri: str) -> list[str]:
@@ -95,14 +92,16 @@ def _scan_tar(folder: Folder, tar: tuple[int, str]) -> list[Entry]:
     # The image of the last label may be in the part that is lost, whose row stands for it.
     unsure = _sample(members[-1].name) if loss and members else None
     entries += [
-        Entry(f"{name}/{sample}", 0, tar=number, offset=first.offset, problem="has a label or caption but no image")
+        Entry(
+            f"{name}/{sample}", 0, container=number, offset=first.offset, problem="has a label or caption but no image"
+        )
         for sample, first in _without_image(images, by_name).items()
         if sample != unsure
     ]
 
     entries.sort(key=lambda entry: entry.offset)
     if loss:
-        entries.append(Entry(f"{name}@{loss.offset}", 0, tar=number, offset=loss.offset, problem=loss.problem))
+        entries.append(Entry(f"{name}@{loss.offset}", 0, container=number, offset=loss.offset, problem=loss.problem))
     return entries
 
 

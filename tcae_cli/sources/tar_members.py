@@ -4,7 +4,7 @@ import os
 import tarfile
 from typing import BinaryIO, NamedTuple
 
-from tcae_cli.sources.index import is_image_name
+from tcae_cli.sources.listing import is_image_name
 
 SIDECAR_SUFFIXES = (".cls", ".txt", ".json")
 _SIDECAR_MAX_BYTES = 16 << 20

@@ -187,10 +187,10 @@ import sys
 from pathlib import Path
 from tcae_cli.images.loader import BatchRows, Reading, load_batches
 from tcae_cli.images.transform import Transform
-from tcae_cli.sources.source import load_source
+from tcae_cli.sources.source import Source
 import multiprocessing
 
-source = load_source(Path(sys.argv[1]))
+source = Source(Path(sys.argv[1]))
 batches = [BatchRows(range(3))] * 1000
 loaded = load_batches(source, batches, Transform((32,), "torch"), Reading(3, num_workers=2))
 next(loaded)

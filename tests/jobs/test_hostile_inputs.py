@@ -172,7 +172,7 @@ def test_workers_that_die_or_hang_cost_the_rows_they_were_on(photos, tmp_path, e
     encode(source, tmp_path / "whole.zarr")
     monkeypatch.setattr(watchdog, "HUNG_AFTER_S", 1.5)
     monkeypatch.setattr(watchdog, "LOOK_EVERY_S", 0.1)
-    monkeypatch.setattr(encode_job, "load_source", DeadlySource)
+    monkeypatch.setattr(encode_job, "Source", DeadlySource)
     report = encode(source, tmp_path / "store.zarr", Blocking(source / "thing/2.jpg"), num_workers=2, max_failures="2")
 
     assert report.exit_code == 0

@@ -15,7 +15,7 @@ import pytest
 
 from tcae_cli.errors import NotFoundError, SourceError
 from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source, index_source_apart
-from tcae_cli.sources.source import Source, load_source
+from tcae_cli.sources.source import Source
 
 
 def keys(source: Source) -> list[str]:
@@ -31,12 +31,12 @@ def test_a_process_of_its_own_makes_the_same_index(make_folder, png, tmp_path):
     make_folder({"0.png": png()})
     changes = index_source_apart(str(folder), tmp_path / "more", PreviousIndex(tmp_path / "apart", append=True))
     assert changes == SourceChanges(num_new=1, new=["0.png"])
-    assert keys(load_source(tmp_path / "more")) == ["a.png", "x/b.png", "0.png"]
+    assert keys(Source(tmp_path / "more")) == ["a.png", "x/b.png", "0.png"]
 
 
 def test_an_object_store_is_indexed_by_a_process_of_its_own(put, png, tmp_path):
     index_source_apart(put({"a.png": png()}), tmp_path / "index")
-    assert load_source(tmp_path / "index").read(0) == png()
+    assert Source(tmp_path / "index").read(0) == png()
 
 
 def test_errors_come_out_of_the_process_as_they_are(tmp_path):
@@ -157,4 +157,4 @@ def test_indexing_imports_neither_torch_nor_timm(put, make_folder, make_tar, png
         "assert not {'torch', 'timm', 'torchvision'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code, tmp_path / "index", *uris], check=True)
-    assert keys(load_source(tmp_path / "index")) == ["a.png"]
+    assert keys(Source(tmp_path / "index")) == ["a.png"]

@@ -8,7 +8,7 @@ import pytest
 
 from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source
-from tcae_cli.sources.source import Source, load_source
+from tcae_cli.sources.source import Source
 
 NO_CHANGES = SourceChanges()
 
@@ -22,7 +22,7 @@ def index(tmp_path: Path) -> Callable[..., tuple[Source, SourceChanges]]:
         index_dir = tmp_path / f"index-{len(made)}"
         changes = index_source(str(uri), index_dir, PreviousIndex(made[-1], append) if made else None)
         made.append(index_dir)
-        return load_source(index_dir), changes
+        return Source(index_dir), changes
 
     return make
 
@@ -123,9 +123,9 @@ def test_members_that_moved_or_vanished_are_not_read_from_their_old_place(index,
     for _ in range(2):  # and so again, from the index with those rows in it
         after, changes = index(tmp_path / "s.tar", append=True)
         assert changes.vanished == ["s.tar/a.png"]
-        assert changes.changed[0] == "s.tar/b.png (moved in its tar)" and "s.tar/c.png (" in changes.changed[1]
+        assert changes.changed[0] == "s.tar/b.png (moved in its file)" and "s.tar/c.png (" in changes.changed[1]
         assert keys(after) == keys(before) and after.fingerprint == before.fingerprint
-        reasons = ["is no longer in its tar", *["has changed or moved in its tar since it was first listed"] * 2]
+        reasons = ["is no longer in its file", *["has changed or moved in its file since it was first listed"] * 2]
         for row, reason in enumerate(reasons):
             with pytest.raises(ImageError, match=reason):
                 after.read(row)
@@ -165,7 +165,7 @@ def test_a_previous_index_of_another_version_is_refused(index, make_folder, tmp_
     folder = make_folder({"a.png": b""})
     index(folder)
     summary = tmp_path / "index-0/source.json"
-    summary.write_text(summary.read_text().replace('"index_version": 2', '"index_version": 1'))
+    summary.write_text(summary.read_text().replace('"index_version": 3', '"index_version": 1'))
     with pytest.raises(SourceError, match="index-0 was made by another version of tcae"):
         index(folder)
 

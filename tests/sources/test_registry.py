@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tcae_cli.errors import NotFoundError
-from tcae_cli.sources.index import Entry, Listing
+from tcae_cli.errors import NotFoundError, UsageError
+from tcae_cli.recipe.choices import SampleFields
+from tcae_cli.sources.files import FileReader
+from tcae_cli.sources.listing import Entry, Listing
 from tcae_cli.sources.registry import KINDS
 from tcae_cli.sources.source import open_source
 
@@ -14,12 +16,17 @@ class Gallery:
     """The photographs of a place that has one."""
 
     words = "a gallery:NAME"
+    fields = frozenset({"label"})
 
     def recognises(self, uri):
         return uri.startswith("gallery:")
 
-    def scan(self, uri, on_progress):
-        return Listing(uri, f"/{uri.removeprefix('gallery:')}/", [Entry("a.png", 1), Entry("b.png", 2)])
+    def scan(self, uri, fields, on_progress):
+        entries = [Entry("a.png", 1), Entry("b.png", 2, caption=fields.label or "")]
+        return Listing(uri, f"/{uri.removeprefix('gallery:')}/", entries, kind="gallery")
+
+    def reader(self, located):
+        return FileReader(located)
 
 
 @pytest.fixture
@@ -32,6 +39,13 @@ def test_a_kind_that_is_registered_is_scanned_and_named(gallery, tmp_path):
     assert source.keys(range(2)) == ["a.png", "b.png"] and source.uri == "gallery:photos"
     with pytest.raises(NotFoundError, match=r"nowhere does not exist; give tar shards .* or a gallery:NAME$"):
         open_source("nowhere", tmp_path / "index")
+
+
+def test_a_kind_gets_the_fields_that_it_takes_and_others_are_refused(gallery, tmp_path):
+    source = open_source("gallery:photos", tmp_path / "index", SampleFields(label="artist"))
+    assert source.caption(1) == "artist"
+    with pytest.raises(UsageError, match="--image: gallery:photos is a gallery:NAME, which has nothing to choose by"):
+        open_source("gallery:photos", tmp_path / "index", SampleFields(image="png"))
 
 
 @pytest.mark.parametrize(

@@ -138,7 +138,7 @@ def test_many_are_read_in_order_with_a_bounded_number_under_way(put: Put, opened
     source = opened(put({name: name.encode() for name in names}))
     under_way: list[int] = []
     most: list[int] = []
-    read = source.read
+    read = source._read
 
     def watch(row: int) -> bytes:
         under_way.append(row)
@@ -148,7 +148,7 @@ def test_many_are_read_in_order_with_a_bounded_number_under_way(put: Put, opened
         finally:
             under_way.remove(row)
 
-    monkeypatch.setattr(source, "read", watch)
+    monkeypatch.setattr(source, "_read", watch)
     rows = [*range(59, -1, -1)]
     reads = source.read_many(rows)
     assert next(reads) == b"059.png"

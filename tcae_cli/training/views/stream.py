@@ -18,7 +18,7 @@ from tcae_cli.errors import ImageError, SourceError, TcaeError
 from tcae_cli.images.image_file import decode_image
 from tcae_cli.images.loader import _SHARED_MEMORY_FILE, start_worker, worker_context
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.sources.index import image_suffixes
+from tcae_cli.sources.listing import image_suffixes
 from tcae_cli.training.views.batches import epoch_order
 from tcae_cli.training.views.crops import SampleViews, TrainingBatch, sample_views, stack_views
 from tcae_cli.training.views.tar_stream import expand_tars, read_images

@@ -16,7 +16,7 @@ from webdataset.gopen import gopen
 from tcae_cli.errors import SourceError, UsageError
 from tcae_cli.runtime.folder import common_root, open_to_read
 from tcae_cli.runtime.remote import is_remote
-from tcae_cli.sources.index import is_image_name
+from tcae_cli.sources.listing import is_image_name
 from tcae_cli.sources.tar import TarShards, expand_pattern
 
 _PIPE = "pipe:"

@@ -1,0 +1,42 @@
+"""Parses the labels, captions and metadata that come with images."""
+
+import json
+from typing import Any
+
+from tcae_cli.errors import SourceError
+
+
+def parse_label(text: str, where: str) -> int:
+    """Return the class number in `text`; raises SourceError, naming `where`, if it is not a whole number from 0."""
+    digits = text.strip()
+    if not digits.isdecimal() or len(digits) > 18:  # int64
+        raise SourceError(f"{where}: the label should be a whole number from 0, found {digits[:40]!r}; correct it")
+    return int(digits)
+
+
+def parse_text(data: bytes, where: str) -> str:
+    """Return the text of a caption or list; raises SourceError, naming `where`, if it is not UTF-8."""
+    try:
+        text = data.decode().strip()
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{where} is not UTF-8 text ({error.reason}); convert or remove it") from error
+    if "\0" in text:
+        raise SourceError(f"{where} is not UTF-8 text (it holds zero bytes); convert or remove it")
+    return text
+
+
+def parse_metadata(data: bytes, where: str) -> dict[str, Any]:
+    """Return a JSON object; raises SourceError, naming `where`, if `data` is anything else."""
+    try:
+        metadata = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{where}: not readable as JSON ({error}); correct or remove it") from error
+    if not isinstance(metadata, dict):
+        raise SourceError(f"{where}: should be a JSON object, found {type(metadata).__name__}; correct or remove it")
+    return metadata
+
+
+def caption_of(metadata: dict[str, Any]) -> str:
+    """Return the caption in a sample's metadata, "" if there is none."""
+    caption = metadata.get("caption", metadata.get("text"))
+    return caption.strip() if isinstance(caption, str) else ""
