@@ -110,7 +110,7 @@ def write_long_index(index: Path, num_rows: int) -> None:
     write_index(index, Listing("many", "/nowhere/", entries, tuple(map(str, range(1000))), tars, kind="tar"))
 
 
-def decode_nothing(self: Decoder, rows, slots, num_records: int) -> Decoded:
+def decode_nothing(self: Decoder, rows, slots, num_records: int, read=None) -> Decoded:
     records = np.zeros(num_records, self._record_type())
     for row, slot in zip(rows, slots, strict=True):
         source = self.source

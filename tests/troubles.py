@@ -43,10 +43,10 @@ class TroubledSource(Source):
     def __reduce__(self):
         return open_in_worker, (self.index_dir, self.troubles, self.opened)
 
-    def read(self, row: int) -> bytes:
+    def _read(self, row: int) -> bytes:
         if row in self.troubles:
             self.troubles[row](self.index_dir)
-        return super().read(row)
+        return super()._read(row)
 
 
 def open_in_worker(index_dir: Path, troubles: Mapping[int, Trouble], opened: Callable[[], None] | None) -> Source:

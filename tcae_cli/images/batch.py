@@ -21,11 +21,49 @@ from tcae_cli.sources.source import Source
 _ERROR_BYTES = 1000  # of an error's text, at most
 
 
+@dataclass(frozen=True)
+class Files:
+    """The bytes of images that one process read for another, in shared memory."""
+
+    data: Tensor  # uint8, one image after another
+    places: dict[int, tuple[int, int]]  # of each row that could be read: its bytes' start and stop
+    errors: dict[int, ImageError]  # of the other rows
+
+    @classmethod
+    def read(cls, source: Source, rows: Sequence[int]) -> "Files":
+        """Read the rows, in order. Raises SourceError if a container of theirs cannot be read."""
+        pieces: list[bytes] = []
+        places = {}
+        errors = {}
+        start = 0
+        for row, data in zip(rows, source.read_many(rows), strict=True):
+            if isinstance(data, ImageError):
+                errors[row] = data
+                continue
+            pieces.append(data)
+            places[row] = start, start + len(data)
+            start += len(data)
+        shared = torch.empty(start, dtype=torch.uint8).share_memory_()
+        shared.numpy()[:] = np.frombuffer(b"".join(pieces), np.uint8)
+        return cls(shared, places, errors)
+
+    def of(self, rows: Sequence[int]) -> Iterator[bytes | ImageError]:
+        """Yield the bytes or the error of each row, as Source.read_many does."""
+        together = self.data.numpy()
+        for row in rows:
+            if row in self.errors:
+                yield self.errors[row]
+            else:
+                start, stop = self.places[row]
+                yield together[start:stop].tobytes()
+
+
 class BatchRows(NamedTuple):
     """The rows of one batch."""
 
     rows: range  # consecutive; rows[i] sits in slot i
     todo: tuple[int, ...] | None = None  # those to read, ascending; None: all
+    files: Files | None = None  # of those rows; None: whoever decodes them reads them
 
     def asked(self) -> Sequence[int]:
         """Return the rows to read."""
@@ -82,16 +120,19 @@ class Decoder(Dataset[Decoded]):
 
     def __getitem__(self, batch: BatchRows) -> Decoded:
         asked = batch.asked()
-        return self.decode(asked, [row - batch.rows.start for row in asked], len(batch.rows))
+        return self.decode(asked, [row - batch.rows.start for row in asked], len(batch.rows), batch.files)
 
-    def decode(self, rows: Sequence[int], slots: Sequence[int], num_records: int) -> Decoded:
-        """Read rows into slots; an image that cannot be used leaves its slot zero, and its record says why."""
+    def decode(self, rows: Sequence[int], slots: Sequence[int], num_records: int, read: Files | None = None) -> Decoded:
+        """Read rows into slots; an image that cannot be used leaves its slot zero, and its record says why.
+
+        read: the files of the rows, where another process has read them.
+        """
         started = time.perf_counter()
         images = [
             self._room(torch.zeros(self.batch_size, 3, size, size, dtype=torch.uint8)) for size in self.transform.sizes
         ]
         records = np.zeros(num_records, self._record_type())
-        files = iter(self.source.read_many(rows))
+        files = iter(self.source.read_many(rows) if read is None else read.of(rows))
         for row, slot in zip(rows, slots, strict=True):
             try:
                 views = self._views(row, files, records[slot])

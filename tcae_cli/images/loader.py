@@ -19,17 +19,19 @@ from torch.utils.data import DataLoader, Dataset
 
 from tcae_cli.errors import SourceError
 from tcae_cli.images import watchdog
-from tcae_cli.images.batch import BatchRows, Decoded, Decoder, ImageBatch, failures_of
+from tcae_cli.images.batch import BatchRows, Decoded, Decoder, Files, ImageBatch, failures_of
 from tcae_cli.images.transform import Transform
 from tcae_cli.images.watchdog import RowNotes, Stage, WorkersLost, watched
 from tcae_cli.recipe.choices import Resize
 from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.processes import leave_with_the_parent
+from tcae_cli.runtime.threads import in_threads
 from tcae_cli.sources.source import Source
 
 Made = TypeVar("Made")
 Out = TypeVar("Out", covariant=True)
 
+_BATCHES_AHEAD = 3  # that are read for the workers before they ask
 _TIMES_LOST_ON_NO_ROW = 3  # running
 _SHARED_MEMORY_FILE = "file </torch_"  # in what torch says when there is no room for one
 
@@ -59,12 +61,30 @@ def load_batches(
     """
     decoder = Decoder(source, reading.batch_size, transform)
     if reading.num_workers:
-        loaded = load_in_workers(_Feed(decoder, batches), source.uri, reading.num_workers)
+        loaded = _decode_in_workers(decoder, batches, reading.num_workers)
     else:
         loaded = (decoder.unpack(batch, decoder[batch]) for batch in batches)
     with closing(loaded):
         for batch in loaded:
             yield batch.pin_memory() if reading.pin_memory else batch
+
+
+def _decode_in_workers(
+    decoder: Decoder, batches: Iterable[BatchRows], num_workers: int
+) -> Generator[ImageBatch, None, None]:
+    """Yield the batches, decoded by workers, which also read the files, unless the source is best read by one process.
+
+    Then a thread here reads ahead of the workers, so that a group of rows is read once, and is in memory once.
+    """
+    source = decoder.source
+    if source.access == "row":
+        yield from load_in_workers(_Feed(decoder, batches), source.uri, num_workers)
+        return
+    read = in_threads(
+        lambda batch: batch._replace(files=Files.read(source, batch.asked())), batches, _BATCHES_AHEAD, num_threads=1
+    )
+    with closing(read):
+        yield from load_in_workers(_Feed(decoder, read), source.uri, num_workers)
 
 
 def load_rows(
@@ -175,18 +195,24 @@ class _Feed:
         self._decoder = decoder
         self._coming = iter(batches)
         self._under_way: deque[BatchRows] = deque()
+        self._notes = RowNotes(0)
         self._strikes: dict[int, str] = {}  # row -> the fate of the worker that was on it
         self._given_up: dict[int, Failure] = {}  # by row
 
     def dataset(self, notes: RowNotes) -> Decoder:
+        self._notes = notes
         return replace(self._decoder, notes=notes)
 
     def __iter__(self) -> Iterator[BatchRows]:
         for batch in list(self._under_way):
             yield self._without_given_up(batch)
-        for batch in self._coming:
-            self._under_way.append(batch)
-            yield self._without_given_up(batch)
+        while (coming := self._next()) is not None:
+            self._under_way.append(coming)
+            yield self._without_given_up(coming)
+
+    def _next(self) -> BatchRows | None:
+        with self._notes.waiting_for_the_source():
+            return next(self._coming, None)
 
     def strike(self, held: dict[int, tuple[Stage, str]]) -> None:
         """Count rows that workers were lost on; the second time a row is given up."""

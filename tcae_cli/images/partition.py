@@ -8,9 +8,14 @@ def shards_of_part(num_shards: int, part: int, num_parts: int) -> range:
     return range(part, num_shards, num_parts)
 
 
-def shards_of_rank(shards: Sequence[int], rank: int, world_size: int) -> Sequence[int]:
-    """Return those of a launch's shards that a rank owns."""
-    return shards[rank::world_size]
+def shards_of_rank(shards: Sequence[int], rank: int, world_size: int, *, side_by_side: bool = False) -> Sequence[int]:
+    """Return those of a launch's shards that a rank owns: every so many-th, or as many side by side.
+
+    side_by_side: for a source that is read in groups or front to back, so that each part of it is read by one rank.
+    """
+    if not side_by_side:
+        return shards[rank::world_size]
+    return shards[rank * len(shards) // world_size : (rank + 1) * len(shards) // world_size]
 
 
 def batches_of_rows(first_row: int, last_row: int, batch_size: int) -> list[range]:

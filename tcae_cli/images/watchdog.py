@@ -2,7 +2,8 @@
 
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from signal import Signals
@@ -39,6 +40,16 @@ class RowNotes:
     def __init__(self, num_workers: int) -> None:
         # Columns: row and stage in one number, written at once; when it began, which tells two visits to a row apart.
         self._table = torch.full((num_workers, 2), _RESTING, dtype=torch.int64).share_memory_()
+        self.parent_reads = False  # in the parent alone
+
+    @contextmanager
+    def waiting_for_the_source(self) -> Iterator[None]:
+        """Note that the parent waits for the source and not for a worker, which may take as long as a download."""
+        self.parent_reads = True
+        try:
+            yield
+        finally:
+            self.parent_reads = False
 
     def begin(self, row: int, stage: Stage) -> None:
         """Note the row and stage that the calling worker is on from now on; does nothing outside a worker."""
@@ -137,7 +148,7 @@ class _Watchdog:
 
     def _look(self, elapsed_s: float) -> None:
         entries = self._notes.snapshot()
-        current = self._wait
+        current = None if self._notes.parent_reads else self._wait
         for worker, entry in enumerate(entries):
             self._still_s[worker] = self._still_s[worker] + elapsed_s if entry == self._seen[worker] else 0.0
         self._waited_s = self._waited_s + elapsed_s if current is not None and current is self._seen_wait else 0.0

@@ -72,7 +72,8 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
         was_complete = store.is_complete
 
         source = Source(folder.fetch(index_folder(store.spec), Path(scratch)))
-        mine = shards_of_rank(_shards(request, store), distributed.rank(), distributed.world_size())
+        rank, world_size = distributed.rank(), distributed.world_size()
+        mine = shards_of_rank(_shards(request, store), rank, world_size, side_by_side=source.access != "row")
         encoded = encode_shards(run, StoreWriter(store, lease.check), source, mine)
 
         lease.refresh()

@@ -31,8 +31,9 @@ from tcae_cli.training.step import training_step
 from tcae_cli.training.validation import Validation
 from tcae_cli.training.views.batches import TrainingViews, load_training_batches
 from tcae_cli.training.views.crops import TrainingBatch
-from tcae_cli.training.views.stream import TrainingStream, stream_training_batches
-from tcae_cli.training.views.tar_stream import is_stream
+from tcae_cli.training.views.group_stream import RowGroups
+from tcae_cli.training.views.stream import DEFAULT_BUFFER, Files, TrainingStream, stream_training_batches
+from tcae_cli.training.views.tar_stream import Tars, expand_tars, is_stream
 
 
 def train(request: TrainRequest, progress: Progress) -> TrainReport:
@@ -137,6 +138,11 @@ def _prepare_folder(request: TrainRequest, progress: Progress) -> None:
 
     if not is_stream(request.data):
         source = open_source(request.data, run / "index", request.fields, progress)
+        if source.access != "row" and request.recipe.data.shuffle_buffer is None:
+            progress.say(
+                f"{request.data} is read in order, so its images are shuffled in a buffer of {DEFAULT_BUFFER:,}; "
+                f"change it with --set data.shuffle_buffer=N"
+            )
         if len(source) < request.recipe.train.batch_size:
             raise SourceError(
                 f"{request.data} has {len(source)} images, fewer than train.batch_size "
@@ -166,8 +172,9 @@ def _batches(run: Run, steps: range) -> Generator[TrainingBatch, None, None]:
     """Yield this rank's share of the batches, by index or from an endless stream; in pinned memory for a GPU."""
     request, recipe = run.request, run.recipe
     rank, world_size = distributed.rank(), distributed.world_size()
-    if is_stream(request.data) or recipe.data.shuffle_buffer is not None:
-        stream = TrainingStream(request.data, recipe, rank, world_size)
+    files = _streamed_files(request, run.images)
+    if files is not None:
+        stream = TrainingStream(files, recipe, rank, world_size)
         batches = stream_training_batches(stream, request.num_workers, run.state.first_unit or 0)
     else:
         views = TrainingViews(run.images, recipe, rank, world_size)
@@ -175,6 +182,17 @@ def _batches(run: Run, steps: range) -> Generator[TrainingBatch, None, None]:
     with closing(batches):
         for batch in batches:
             yield batch.pin_memory() if run.device.type == "cuda" else batch
+
+
+def _streamed_files(request: TrainRequest, images: Source) -> Files | None:
+    """Return the files that stream by; None where rows are read by index."""
+    if is_stream(request.data):
+        return Tars(request.data, expand_tars(request.data))
+    if images.access != "row":
+        return RowGroups(images, tuple(images.groups()))
+    if request.recipe.data.shuffle_buffer is not None:
+        return Tars(request.data, expand_tars(request.data))
+    return None
 
 
 def _due(recipe: Recipe, step: int, every: int) -> bool:

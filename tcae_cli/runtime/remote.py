@@ -5,20 +5,15 @@ import io
 import logging
 import os
 import sys
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 import fsspec
 from fsspec.exceptions import FSTimeoutError
 
 from tcae_cli.errors import DiskError, UsageError
-
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 NUM_READS = 16  # under way at once in a remote store, where a read is mostly waiting
 
@@ -135,22 +130,6 @@ class RemoteFile(io.RawIOBase):
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
-
-
-def in_threads(function: Callable[[Item], Result], items: Iterable[Item], most: int) -> Iterator[Result]:
-    """Yield function(item) of each item, in order, with at most so many under way at once."""
-    pool = ThreadPoolExecutor(most)
-    pending: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(function, item))
-            if len(pending) == most:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:
-        # A consumer that stops early does not wait for reads that nobody wants any more.
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _client_errors() -> tuple[type[BaseException], ...]:

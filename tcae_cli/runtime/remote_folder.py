@@ -12,7 +12,8 @@ from typing import Any, BinaryIO, TypeVar
 
 from tcae_cli.errors import DiskError, UsageError
 from tcae_cli.runtime.processes import this_process
-from tcae_cli.runtime.remote import NUM_READS, RemoteFile, in_threads, open_filesystem, read_error, remote_errors
+from tcae_cli.runtime.remote import NUM_READS, RemoteFile, open_filesystem, read_error, remote_errors
+from tcae_cli.runtime.threads import in_threads
 
 _PART_BYTES = 16 * 2**20  # of an upload; at most 10,000 parts, so an object may reach 160 GB
 _READ_TOGETHER = 64

@@ -163,11 +163,15 @@ class Source:
     def read_many(self, rows: Sequence[int]) -> Iterator[bytes | ImageError]:
         """Yield the bytes or the error of each row, in order; from a remote store, several are read ahead at once.
 
-        rows: ascending, if the source is read front to back; one call may start before the end of the last one.
+        A source that is not read by row is read in the order of its rows: then these are held until they are asked for.
         """
         if self.access == "row":
             return self.folder.in_order(self._read_or_error, rows)
-        return map(self._read_or_error, rows)
+        ascending = sorted(rows)
+        if ascending == list(rows):
+            return map(self._read_or_error, rows)
+        found = {row: self._read_or_error(row) for row in ascending}
+        return map(found.__getitem__, rows)
 
     def release(self) -> None:
         """Free the memory of the index of the rows asked for so far: a map keeps every page that was read."""

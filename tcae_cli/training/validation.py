@@ -42,7 +42,7 @@ class Validation:
         self._device = device
         self._inception = inception
         self._name = name
-        self._rows = _spread(len(source))
+        self._rows = _spread(len(source)) if source.access == "row" else sorted(_spread(len(source)))
         image_bytes = 3 * recipe.model.image_size**2
         self._kept = list(self._read()) if len(self._rows) * image_bytes <= _KEPT_BYTES else None
         self._original_features: list[Tensor] = []  # they do not change

@@ -1,14 +1,15 @@
-"""Batches of a run from tars that are read front to back: no index, shuffled in a buffer, resumed by the tar.
+"""Batches of a run from images that are read together and in order: shuffled in a buffer, resumed by the file.
 
-A unit is one pass over one tar. Units are numbered without end, and those of an epoch come in an order drawn from the
-seed. Consumers, which are all workers of all ranks, take units in turn. Where there are fewer tars than consumers, a
-unit is cut into portions, each with every k-th image of its tar, and consumers take portions in turn.
+A file here is a tar, or a row group of a table, and a unit is one pass over one file. Units are numbered without end,
+and those of an epoch come in an order drawn from the seed. Consumers, which are all workers of all ranks, take units in
+turn. Where there are fewer files than consumers, a unit is cut into portions, each with every k-th image of its file,
+and consumers take portions in turn.
 """
 
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from itertools import count, islice
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -18,23 +19,40 @@ from tcae_cli.errors import ImageError, SourceError, TcaeError
 from tcae_cli.images.image_file import decode_image
 from tcae_cli.images.loader import _SHARED_MEMORY_FILE, start_worker, worker_context
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.sources.listing import image_suffixes
 from tcae_cli.training.views.batches import epoch_order
 from tcae_cli.training.views.crops import SampleViews, TrainingBatch, sample_views, stack_views
-from tcae_cli.training.views.tar_stream import expand_tars, read_images
 
-_PIPE_BUFFER = 1000  # images, if data.shuffle_buffer is not given: a pipe cannot be read by index
-_IMAGES_OF_A_UNIT = 1 << 32  # more than any tar holds, so that the numbers of images never collide
+DEFAULT_BUFFER = 1000  # images, if data.shuffle_buffer is not given: what streams cannot be shuffled by index
+
+_IMAGES_OF_A_UNIT = 1 << 32  # more than any file holds, so that the numbers of images never collide
+
+
+class Files(Protocol):
+    """The files that images are read from, each front to back."""
+
+    @property
+    def uri(self) -> str:
+        """The source, as the user named it."""
+
+    @property
+    def words(self) -> str:
+        """The files in messages: "tars"."""
+
+    def __len__(self) -> int: ...
+
+    def images(self, number: int, portion: int, num_portions: int) -> Iterator[tuple[int, bytes | None]]:
+        """Yield every num_portions-th image of a file, starting at image `portion`, with its place among the images.
+
+        The image is None if it, or all that follows damage, cannot be read.
+        Raises SourceError if the file cannot be opened or read to its end.
+        """
 
 
 @dataclass(frozen=True)
 class TrainingStream:
-    """One rank's share of the images that stream by.
+    """One rank's share of the images that stream by."""
 
-    uri: one tar or a brace pattern of tars, local or remote, or of commands, "pipe:cat {00..12}.tar".
-    """
-
-    uri: str
+    files: Files
     recipe: Recipe
     rank: int = 0
     world_size: int = 1
@@ -45,16 +63,16 @@ def stream_training_batches(
 ) -> Generator[TrainingBatch, None, None]:
     """Yield batches without end, train.batch_size // world_size images each; every image comes once an epoch.
 
-    Each worker draws from a buffer of data.shuffle_buffer images (1,000 by default for a pipe), which empties as its
-    epoch ends. A batch reports as its first_unit the lowest unit of which this rank has not yet given every image.
+    Each worker draws from a buffer of data.shuffle_buffer images (1,000 by default), which empties as its epoch ends. A
+    batch reports as its first_unit the lowest unit of which this rank has not yet given every image.
     first_unit: the least that the ranks' last batches reported, whatever the number of ranks and workers was then.
     Units before it are skipped; of those after it, only what was in progress is repeated.
     An image that cannot be read is skipped and counted. The rest of a damaged tar counts as one image in each pass.
     num_workers: processes, which end with the generator. With 0 this process reads.
-    Raises UsageError or NotFoundError for a pattern that cannot work, and SourceError if the URI is not a tar, if a tar
-    can no longer be opened or read, if a whole epoch has no readable image, or if a worker dies.
+    Raises SourceError if a file can no longer be opened or read, if a whole epoch has no readable image, or if a worker
+    dies.
     """
-    plan = _Plan(stream, expand_tars(stream.uri), max(num_workers, 1), first_unit)
+    plan = _Plan(stream, max(num_workers, 1), first_unit)
     unread = [first_unit] * plan.num_workers
     loaded = _load_in_workers(plan) if num_workers else plan.__iter__()
     try:
@@ -85,10 +103,9 @@ class _Encoded(NamedTuple):
 
 @dataclass(frozen=True)
 class _Plan(IterableDataset[_Made]):
-    """Which consumer reads which images of which tars."""
+    """Which consumer reads which images of which files."""
 
     stream: TrainingStream
-    tars: tuple[str, ...]  # paths, URLs or pipes
     num_workers: int  # of each rank; 1 if the rank reads by itself
     first_unit: int
 
@@ -100,7 +117,7 @@ class _Plan(IterableDataset[_Made]):
     @property
     def num_portions(self) -> int:
         """The portions of a unit, so that an epoch has at least one for each consumer."""
-        return -(-self.num_consumers // len(self.tars))
+        return -(-self.num_consumers // len(self.stream.files))
 
     def __iter__(self) -> Generator[_Made, None, None]:
         info = get_worker_info()
@@ -114,23 +131,23 @@ class _Plan(IterableDataset[_Made]):
 
     def epochs(self, consumer: int) -> Iterator[range]:
         """Yield for each epoch the numbers of the portions, counted over all units, that a consumer reads."""
-        num_portions = len(self.tars) * self.num_portions
-        for epoch in count(self.first_unit // len(self.tars)):
+        num_portions = len(self.stream.files) * self.num_portions
+        for epoch in count(self.first_unit // len(self.stream.files)):
             start = max(epoch * num_portions, self.first_unit * self.num_portions)
             yield range(start + (consumer - start) % self.num_consumers, (epoch + 1) * num_portions, self.num_consumers)
 
     def share(self, number: int) -> tuple[int, int]:
-        """Return the tar of a portion, and which of the tar's images it has."""
+        """Return the file of a portion, and which of the file's images it has."""
         unit, portion = divmod(number, self.num_portions)
-        epoch, position = divmod(unit, len(self.tars))
-        tar = int(epoch_order(len(self.tars), self.stream.recipe.train.seed, epoch)[position])
+        epoch, position = divmod(unit, len(self.stream.files))
+        file = int(epoch_order(len(self.stream.files), self.stream.recipe.train.seed, epoch)[position])
         # Portions move on with each epoch: otherwise a consumer could see the same images for ever, or none.
-        return tar, (portion + epoch) % self.num_portions
+        return file, (portion + epoch) % self.num_portions
 
     def images(self, number: int) -> Iterator[tuple[int, bytes | None]]:
-        """Yield a portion's images with their places in the tar; None if one, or the rest of the tar, is unreadable."""
-        tar, portion = self.share(number)
-        return read_images(self.tars[tar], portion, self.num_portions)
+        """Yield a portion's images with their places in the file; None if one, or the rest of a tar, is unreadable."""
+        file, portion = self.share(number)
+        return self.stream.files.images(file, portion, self.num_portions)
 
 
 class _Consumer:
@@ -141,7 +158,7 @@ class _Consumer:
         self._number = number
         self._recipe = plan.stream.recipe
         self._random = np.random.default_rng((self._recipe.train.seed, number, plan.first_unit))
-        self._buffer_size = self._recipe.data.shuffle_buffer or _PIPE_BUFFER
+        self._buffer_size = self._recipe.data.shuffle_buffer or DEFAULT_BUFFER
         self._buffer: list[_Encoded] = []
         self._reading = plan.first_unit
         self._num_failed = 0
@@ -169,10 +186,10 @@ class _Consumer:
                     continue
                 barren.clear()
                 yield encoded.sample, sample_views(image, self._recipe, encoded.sample)
-            if len(barren) == len(plan.tars) * plan.num_portions:
+            if len(barren) == len(plan.stream.files) * plan.num_portions:
                 raise SourceError(
-                    f"{plan.stream.uri}: there is no image that can be read in any of {len(plan.tars)} tars; "
-                    f"images are members ending in {image_suffixes()}"
+                    f"{plan.stream.files.uri}: there is no image that can be read in any of "
+                    f"{len(plan.stream.files)} {plan.stream.files.words}"
                 )
 
     def _shuffled(self, portions: range) -> Iterator[_Encoded]:
@@ -214,12 +231,14 @@ def _load_in_workers(plan: _Plan) -> Generator[_Made, None, None]:
     except (RuntimeError, OSError, EOFError) as error:
         if _SHARED_MEMORY_FILE in str(error):
             fix = "try fewer --workers or a smaller batch"
-            raise SourceError(f"{plan.stream.uri}: images do not fit into shared memory (/dev/shm); {fix}") from error
+            raise SourceError(
+                f"{plan.stream.files.uri}: images do not fit into shared memory (/dev/shm); {fix}"
+            ) from error
         if str(error).startswith("Caught "):  # raised in a worker that is still alive
             raise
         how = str(error).partition("\n")[0] or type(error).__name__
         fix = "continue with --resume, and fewer --workers if memory is short"
-        raise SourceError(f"{plan.stream.uri}: a process that reads it was lost ({how}); {fix}") from error
+        raise SourceError(f"{plan.stream.files.uri}: a process that reads it was lost ({how}); {fix}") from error
     finally:
         if iterator is not None:
             iterator._shutdown_workers()

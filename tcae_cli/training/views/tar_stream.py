@@ -8,6 +8,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from braceexpand import braceexpand
@@ -16,10 +17,25 @@ from webdataset.gopen import gopen
 from tcae_cli.errors import SourceError, UsageError
 from tcae_cli.runtime.folder import common_root, open_to_read
 from tcae_cli.runtime.remote import is_remote
-from tcae_cli.sources.listing import is_image_name
+from tcae_cli.sources.listing import image_suffixes, is_image_name
 from tcae_cli.sources.tar import TarShards, expand_pattern
 
 _PIPE = "pipe:"
+
+
+@dataclass(frozen=True)
+class Tars:
+    """The tars, or the commands that write tars, of a pattern."""
+
+    uri: str
+    locations: tuple[str, ...]  # as expand_tars returns them
+    words = f"tars; images are members ending in {image_suffixes()}"
+
+    def __len__(self) -> int:
+        return len(self.locations)
+
+    def images(self, number: int, portion: int, num_portions: int) -> Iterator[tuple[int, bytes | None]]:
+        return read_images(self.locations[number], portion, num_portions)
 
 
 def is_stream(uri: str) -> bool:

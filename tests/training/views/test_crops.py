@@ -149,7 +149,7 @@ def test_an_image_is_read_and_decoded_once_for_all_its_views(source, monkeypatch
     monkeypatch.setattr(batches, "decode_image", lambda data: decoded.update([data]) or decode_image(data))
     loss = {"self_distillation": {**CROPS, "num_local_crops": num_local_crops}}
     reads = Counter()
-    monkeypatch.setattr(Source, "read", lambda self, row, read=Source.read: reads.update([row]) or read(self, row))
+    monkeypatch.setattr(Source, "_read", lambda self, row, read=Source._read: reads.update([row]) or read(self, row))
     views = TrainingViews(source, recipe(loss=loss))
     for step in range(3):
         views[step]
@@ -183,7 +183,7 @@ def test_a_row_given_up_is_not_read_and_counts_as_one_that_cannot_be_read(source
     row = TrainingViews(source, recipe()).rows(0)[3]
     views = TrainingViews(source, recipe(), given_up=frozenset([row]))
     monkeypatch.setattr(
-        Source, "read", lambda self, asked, read=Source.read: read(self, asked) if asked != row else 1 / 0
+        Source, "_read", lambda self, asked, read=Source._read: read(self, asked) if asked != row else 1 / 0
     )
     batch, whole = views[0], TrainingViews(source, recipe(), given_up=frozenset([row, 99]))[0]
     assert batch.num_failed >= 1 and len(batch.samples) == 8

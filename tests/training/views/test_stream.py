@@ -16,6 +16,7 @@ from tcae_cli.images.image_file import encode_image
 from tcae_cli.recipe.schema import DataSpec, LossSpec, ModelSpec, Recipe, TrainSpec
 from tcae_cli.training.views.crops import TrainingBatch
 from tcae_cli.training.views.stream import TrainingStream, stream_training_batches
+from tcae_cli.training.views.tar_stream import Tars, expand_tars
 
 SIZE = 32  # pixels
 
@@ -48,6 +49,10 @@ def shards(make_tar, tmp_path: Path) -> Callable[..., str]:
     return make
 
 
+def tars(uri: str) -> Tars:
+    return Tars(uri, expand_tars(uri))
+
+
 def numbers(batches: list[TrainingBatch]) -> list[int]:
     return [number for batch in batches for number in batch.images[:, 0, 0, 0].tolist()]
 
@@ -61,14 +66,16 @@ def unit(sample: int) -> int:
 
 
 def take(num_batches: int, uri: str, of: Recipe, rank=0, world_size=1, workers=0, first_unit=0) -> list[TrainingBatch]:
-    with closing(stream_training_batches(TrainingStream(uri, of, rank, world_size), workers, first_unit)) as batches:
+    with closing(
+        stream_training_batches(TrainingStream(tars(uri), of, rank, world_size), workers, first_unit)
+    ) as batches:
         return list(islice(batches, num_batches))
 
 
 def take_below(stop: int, uri: str, of: Recipe, rank=0, world_size=1, first_unit=0) -> list[TrainingBatch]:
     """Return the batches until one reports that all units below `stop` have been given."""
     taken: list[TrainingBatch] = []
-    with closing(stream_training_batches(TrainingStream(uri, of, rank, world_size), 0, first_unit)) as batches:
+    with closing(stream_training_batches(TrainingStream(tars(uri), of, rank, world_size), 0, first_unit)) as batches:
         while not taken or taken[-1].first_unit < stop:
             taken.append(next(batches))
     return taken
@@ -234,7 +241,7 @@ def test_one_shard_without_images_is_no_end(make_tar, shards):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_tar_that_vanishes_ends_the_stream_in_one_sentence(shards, tmp_path, workers):
     uri = shards(9)
-    with closing(stream_training_batches(TrainingStream(uri, recipe()), workers)) as batches:
+    with closing(stream_training_batches(TrainingStream(tars(uri), recipe()), workers)) as batches:
         next(batches)
         (tmp_path / "s-0.tar").unlink()
         with pytest.raises(SourceError, match=r"^\S+/s-0\.tar cannot be read \(No such file.*\); restore it .*\Z"):
@@ -242,7 +249,7 @@ def test_a_tar_that_vanishes_ends_the_stream_in_one_sentence(shards, tmp_path, w
 
 
 def test_a_worker_that_is_killed_ends_the_stream_in_one_sentence(shards):
-    with closing(stream_training_batches(TrainingStream(shards(9, 9), recipe()), 2)) as batches:
+    with closing(stream_training_batches(TrainingStream(tars(shards(9, 9)), recipe()), 2)) as batches:
         next(batches)
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
         with pytest.raises(SourceError, match=r"s-\{0\.\.1\}\.tar: a process that reads it was lost \(.+\); continue"):
