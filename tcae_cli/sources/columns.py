@@ -1,7 +1,7 @@
 """Finds the columns of a table that hold images, labels and captions, and reads the values in their cells."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from tcae_cli.errors import SourceError, UsageError
 
@@ -51,11 +51,36 @@ def choose_image(asked: str | None, columns: Sequence[str], candidates: Sequence
     return column
 
 
-def caption_in(cell: object) -> str:
-    """Return the caption in a cell, which is a text or a list of texts, whose first counts; "" if there is none."""
+def caption_in(cell: object, where: str) -> str:
+    """Return the caption in a cell: a text, the first of a list of texts, or "" if it is empty.
+
+    Raises SourceError, naming `where`, for anything else.
+    """
     if isinstance(cell, list | tuple):
         cell = cell[0] if cell else None
+    if isinstance(cell, Mapping | list | tuple):
+        raise SourceError(
+            f"{where}: the caption should be a text or a list of texts, found {type(cell).__name__}; "
+            f"choose another column with --caption"
+        )
     return "" if cell is None else str(cell).strip()
+
+
+def label_in(cell: object, where: str) -> str:
+    """Return the label in a cell, a number or a name, as a text; "" if it is empty.
+
+    Raises SourceError, naming `where`, for anything else.
+    """
+    if cell is None or cell != cell:  # NaN
+        return ""
+    if isinstance(cell, bool):
+        return str(cell).lower()
+    if not isinstance(cell, str | int | float):
+        raise SourceError(
+            f"{where}: the label should be a number or a name, found {type(cell).__name__}; "
+            f"choose another column with --label"
+        )
+    return str(cell).strip()
 
 
 def number_labels(cells: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:

@@ -93,7 +93,7 @@ def _find(folder: Folder, uri: str) -> Iterator[_File]:
     if uri.startswith(("http://", "https://")):
         raise SourceError(
             f"{uri} is a folder, and folders cannot be listed over http; "
-            f"give its tars as a pattern ending in .tar, or an image list ending in .txt"
+            f"give its tars as a pattern ending in .tar, or an image list ending in .txt, .csv, .tsv or .jsonl"
         )
     is_empty = True
     for name, size_bytes in folder.sizes().items():

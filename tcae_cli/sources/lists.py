@@ -1,27 +1,48 @@
-"""Reads image lists: text files with one path or URL a line and, after a tab, an optional class number."""
+"""Reads image lists: a path or URL a line, with a class number after a tab, or a table with a column of them."""
 
 import os
 import posixpath
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
-from tcae_cli.errors import SourceError
+from tcae_cli.errors import SourceError, UsageError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.runtime.folder import common_root, open_to_read
 from tcae_cli.runtime.remote import is_remote, suffix_of
+from tcae_cli.sources.columns import (
+    CAPTION_NAMES,
+    IMAGE_NAMES,
+    LABEL_NAMES,
+    caption_in,
+    choose,
+    choose_image,
+    label_in,
+    number_labels,
+    usual,
+)
 from tcae_cli.sources.files import FileReader
 from tcae_cli.sources.listing import Entry, Listing, counted, ignore
 from tcae_cli.sources.metadata import parse_label, parse_text
+from tcae_cli.sources.records import RECORD_SUFFIXES, read_records
 from tcae_cli.sources.registry import Located, Reader
+
+
+class _Line(NamedTuple):
+    number: int
+    name: str  # as it is listed; "": none that could be a file's
+    label: str = ""
+    caption: str = ""
 
 
 class ImageList:
     """A text file that names images."""
 
-    words = "an image list ending in .txt"
-    fields = frozenset[str]()
+    words = "an image list ending in .txt, .csv, .tsv or .jsonl"
+    fields = frozenset({"image", "label", "caption"})
 
     def recognises(self, uri: str) -> bool:
-        return suffix_of(uri) == ".txt" and (is_remote(uri) or (os.path.exists(uri) and not os.path.isdir(uri)))
+        is_list = suffix_of(uri) in (".txt", *RECORD_SUFFIXES)
+        return is_list and (is_remote(uri) or (os.path.exists(uri) and not os.path.isdir(uri)))
 
     def reader(self, located: Located) -> Reader:
         return FileReader(located)
@@ -30,31 +51,78 @@ class ImageList:
         """List the images by sorted name; a file that does not exist is a row that fails when read.
 
         Names are absolute or relative to the list's folder, and all of one protocol. Keys are relative to that folder,
-        or, when an image lies outside of it, to the deepest folder that holds them all. URLs have size 0.
-        Raises SourceError if nothing is listed.
+        or, when an image lies outside of it, to the deepest folder that holds them all. URLs have size 0. A line
+        without a name is a row that fails, `list.csv:12`.
+        Raises SourceError if nothing is listed, and for a line that cannot be understood.
         """
         folder, _, list_name = (uri if is_remote(uri) else os.path.abspath(uri)).rpartition("/")
         folder += "/"
-        lines = parse_text(open_to_read(folder).read(list_name), uri).split("\n")
-        labels: dict[str, int] = {}
-        for number, line in enumerate(lines, start=1):
-            name, _, label = line.partition("\t")
-            if not line.strip():
-                continue
-            location = _location(folder, name.strip())
-            if location in labels:
-                raise SourceError(f"{uri}, line {number}: {name} was listed before; list each image once")
-            labels[location] = parse_label(label, f"{uri}, line {number}") if label.strip() else -1
-        if not labels:
+        data = open_to_read(folder).read(list_name)
+        suffix = suffix_of(uri)
+        lines = list(_plain_lines(data, uri, fields) if suffix == ".txt" else _table_lines(data, suffix, uri, fields))
+        if not lines:
             raise SourceError(f"{uri} lists no images; write one path a line, relative to its folder or absolute")
-        _refuse_mixed(uri, list(labels))
-        root = folder if all(location.startswith(folder) for location in labels) else common_root(list(labels))
-        sorted_labels = sorted(labels.items())
-        entries = [
-            Entry(location[len(root) :], _size_bytes(location), label)
-            for location, label in counted(sorted_labels, on_progress)
+        labels, class_names = number_labels([line.label for line in lines])
+        named: dict[str, tuple[int, str]] = {}
+        entries: list[Entry] = []
+        # The query of a signed URL holds a secret, so it is not part of the list's name.
+        shown = list_name.partition("?")[0] if is_remote(uri) else list_name
+        for line, label in zip(lines, labels, strict=True):
+            if not line.name:
+                entries.append(Entry(f"{shown}:{line.number}", 0, label, line.caption, problem="the line has no image"))
+                continue
+            location = _location(folder, line.name)
+            if location in named:
+                raise SourceError(f"{uri}, line {line.number}: {line.name} was listed before; list each image once")
+            named[location] = label, line.caption
+        _refuse_mixed(uri, list(named))
+        root = folder if all(location.startswith(folder) for location in named) else common_root(list(named))
+        entries += [
+            Entry(location[len(root) :], _size_bytes(location), label, caption)
+            for location, (label, caption) in counted(named.items(), on_progress)
         ]
-        return Listing(uri, root, entries, kind="list")
+        return Listing(uri, root, sorted(entries), class_names, kind="list")
+
+
+def _plain_lines(data: bytes, uri: str, fields: SampleFields) -> Iterator[_Line]:
+    """Yield the lines of a list without columns. Raises UsageError if the user names one."""
+    for field in ("image", "label", "caption"):
+        if getattr(fields, field) is not None:
+            raise UsageError(f"--{field}: {uri} has no columns, only paths and class numbers; omit it")
+    for number, line in enumerate(parse_text(data, uri).split("\n"), start=1):
+        name, _, label = line.partition("\t")
+        if label.strip():
+            parse_label(label, f"{uri}, line {number}")
+        if line.strip():
+            yield _Line(number, name.strip(), label.strip())
+
+
+def _table_lines(data: bytes, suffix: str, uri: str, fields: SampleFields) -> Iterator[_Line]:
+    """Yield the lines of a list with columns."""
+    columns, records = read_records(data, suffix, uri)
+    if not columns:
+        return
+    image = choose_image(fields.image, columns, usual(columns, IMAGE_NAMES), uri)
+    label = choose("label", fields.label, columns, usual(columns, LABEL_NAMES), uri)
+    caption = choose("caption", fields.caption, columns, usual(columns, CAPTION_NAMES), uri)
+    for number, cells in records:
+        where = f"{uri}, line {number}"
+        yield _Line(
+            number,
+            _name_in(cells.get(image)),
+            label_in(cells.get(label), where) if label is not None else "",
+            caption_in(cells.get(caption), where) if caption is not None else "",
+        )
+
+
+def _name_in(cell: Any) -> str:
+    """Return the path or URL in a cell, "" if it is none that a file could have."""
+    name = cell.strip() if isinstance(cell, str) else ""
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        return ""
+    return "" if "\0" in name else name
 
 
 def _location(folder: str, name: str) -> str:
@@ -74,7 +142,7 @@ def _refuse_mixed(uri: str, locations: list[str]) -> None:
     )
     if len(protocols) > 1:
         raise SourceError(f"{uri} lists {' and '.join(protocols)}; make a list of each")
-    if is_remote(uri) and not is_remote(locations[0]):
+    if is_remote(uri) and protocols == ["local paths"]:
         raise SourceError(f"{uri} is remote but lists local paths; copy the list here, or list names beside it")
 
 

@@ -15,9 +15,14 @@ def parse_label(text: str, where: str) -> int:
 
 
 def parse_text(data: bytes, where: str) -> str:
-    """Return the text of a caption or list; raises SourceError, naming `where`, if it is not UTF-8."""
+    """Return the text of a caption or list, without space around it; raises SourceError as decode_text does."""
+    return decode_text(data, where).strip()
+
+
+def decode_text(data: bytes, where: str) -> str:
+    """Return a text; raises SourceError, naming `where`, if it is not UTF-8."""
     try:
-        text = data.decode().strip()
+        text = data.decode()
     except UnicodeDecodeError as error:
         raise SourceError(f"{where} is not UTF-8 text ({error.reason}); convert or remove it") from error
     if "\0" in text:

@@ -3,7 +3,7 @@
 import pytest
 
 from tcae_cli.errors import SourceError, UsageError
-from tcae_cli.sources.columns import CAPTION_NAMES, caption_in, choose, choose_image, number_labels, usual
+from tcae_cli.sources.columns import CAPTION_NAMES, caption_in, choose, choose_image, label_in, number_labels, usual
 
 COLUMNS = ["id", "File_Name", "Text", "caption", "url"]
 
@@ -64,4 +64,26 @@ def test_labels_are_numbers_or_names_numbered_by_sorted_name(cells, labels, name
     [(" a lion\n", "a lion"), (["one", "two"], "one"), ([], ""), (None, ""), ([None], ""), (7, "7")],
 )
 def test_a_caption_is_a_text_or_the_first_of_several(cell, caption):
-    assert caption_in(cell) == caption
+    assert caption_in(cell, "list.jsonl, line 1") == caption
+
+
+def test_a_caption_of_another_kind_is_refused():
+    with pytest.raises(
+        SourceError, match=r"line 1: the caption should be a text or a list of texts, found dict; choose another column"
+    ):
+        caption_in([{"en": "a lion"}], "list.jsonl, line 1")
+
+
+@pytest.mark.parametrize(
+    ("cell", "label"), [(3, "3"), (3.0, "3.0"), (" cat ", "cat"), (True, "true"), (None, ""), (float("nan"), "")]
+)
+def test_a_label_is_a_number_or_a_name(cell, label):
+    assert label_in(cell, "list.jsonl, line 1") == label
+
+
+def test_several_labels_are_refused():
+    with pytest.raises(
+        SourceError,
+        match="line 1: the label should be a number or a name, found list; choose another column with --label",
+    ):
+        label_in([1, 2], "list.jsonl, line 1")

@@ -2,18 +2,22 @@
 
 import pytest
 
-from tcae_cli.errors import ImageError, SourceError
+from tcae_cli.errors import ImageError, SourceError, UsageError
+from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.sources.source import open_source
+
+from ..tables import table
 
 
 @pytest.fixture
 def opened(tmp_path):
     """Opens a list of the given text, lying beside the folder "photos"."""
 
-    def open_list(text, folder=tmp_path):
+    def open_list(text, folder=tmp_path, suffix="txt", **fields):
         folder.mkdir(exist_ok=True)
-        (folder / "list.txt").write_bytes(text.encode() if isinstance(text, str) else text)
-        return open_source(str(folder / "list.txt"), tmp_path / "index")
+        path = folder / f"list.{suffix}"
+        path.write_bytes(text.encode() if isinstance(text, str) else text)
+        return open_source(str(path), tmp_path / "index", SampleFields(**fields))
 
     return open_list
 
@@ -56,3 +60,123 @@ def test_a_listed_file_that_is_not_there_is_a_row_that_fails(opened, make_folder
 def test_what_cannot_be_used_is_named(opened, text, sentence):
     with pytest.raises(SourceError, match=sentence):
         opened(text)
+
+
+EVERY_SUFFIX = pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])
+
+
+def captions(source):
+    return [source.caption(row) for row in range(len(source))]
+
+
+@EVERY_SUFFIX
+def test_columns_are_found_by_their_usual_names(opened, make_folder, png, suffix):
+    make_folder({"b.png": png(seed=1), "a.png": png(seed=2)})
+    rows = [["7", "photos/b.png", "dog", 'says "hi",\nthen\tleaves'], ["8", "./photos/a.png", "cat", "a cat"]]
+    source = opened(table(["id", "File_Name", "class", "text"], rows, suffix), suffix=suffix)
+    assert source.keys(range(2)) == ["photos/a.png", "photos/b.png"]
+    assert source.read(0) == png(seed=2)
+    assert source.class_names == ("cat", "dog") and source.labels(0, 2).tolist() == [0, 1]
+    assert captions(source) == ["a cat", 'says "hi",\nthen\tleaves']
+
+
+@EVERY_SUFFIX
+def test_columns_are_those_that_the_user_names(opened, suffix):
+    rows = [["a.png", "b.png", "short", "long", 1, 5]]
+    text = table(["image", "file", "caption", "prompt", "label", "class"], rows, suffix)
+    source = opened(text, suffix=suffix, image="file", caption="prompt", label="class")
+    assert (source.key(0), source.caption(0), source.label(0)) == ("b.png", "long", 5)
+
+
+@EVERY_SUFFIX
+def test_several_candidates_are_a_question(opened, suffix):
+    text = table(["image", "caption", "text"], [["a.png", "short", "long"]], suffix)
+    with pytest.raises(SourceError, match=r"several columns that may hold the caption: caption, text; choose one with"):
+        opened(text, suffix=suffix)
+
+
+@EVERY_SUFFIX
+def test_without_a_column_of_images_those_there_are_listed(opened, suffix):
+    text = table(["name", "label"], [["a.png", 1]], suffix)
+    with pytest.raises(SourceError, match=r"no column that is known to hold images, only name, label; name one with"):
+        opened(text, suffix=suffix)
+    assert opened(text, suffix=suffix, image="name").key(0) == "a.png"
+
+
+@EVERY_SUFFIX
+def test_a_line_without_an_image_is_a_row_that_fails(opened, make_folder, png, suffix):
+    make_folder({"a.png": png()})
+    text = table(["image", "label"], [["", 0], ["photos/a.png", ""]], suffix)
+    source = opened(text, suffix=suffix)
+    line = 1 if suffix == "jsonl" else 2
+    assert source.keys(range(2)) == [f"list.{suffix}:{line}", "photos/a.png"]
+    assert source.labels(0, 2).tolist() == [0, -1]
+    with pytest.raises(ImageError, match="the line has no image") as raised:
+        source.read(0)
+    assert raised.value.stage == "index"
+    assert source.read(1) == png()
+
+
+def test_spreadsheets_write_a_byte_order_mark_and_carriage_returns(opened):
+    source = opened("\ufeffimage,caption\r\na.png,one\r\n\r\nb.png\r\n".encode(), suffix="csv")
+    assert source.keys(range(2)) == ["a.png", "b.png"]
+    assert captions(source) == ["one", ""]
+    source = opened('\ufeff{"image": "a.png", "caption": "one"}\r\n'.encode(), suffix="jsonl")
+    assert captions(source) == ["one"]
+
+
+def test_objects_may_lack_keys_and_hold_null_and_several_captions(opened):
+    lines = [
+        '{"image": "a.png", "captions": ["one", "two"], "label": null}',
+        '{"image": "b.png", "label": 3}',
+        "",
+        '{"captions": null}',
+        '{"image": "\\ud83d.png"}',
+        '{"image": "a\\u0000.png"}',
+        '{"image": 5}',
+    ]
+    source = opened("\n".join(lines), suffix="jsonl")
+    failed = ["list.jsonl:4", "list.jsonl:5", "list.jsonl:6", "list.jsonl:7"]
+    assert source.keys(range(6)) == ["a.png", "b.png", *failed]
+    assert source.labels(0, 6).tolist() == [-1, 3, -1, -1, -1, -1]
+    assert captions(source)[:2] == ["one", ""]
+
+
+def test_lines_are_counted_as_an_editor_counts_them(opened):
+    text = 'image,caption\n\na.png,"one\ntwo"\n,"three\nfour"\n'
+    assert opened(text, suffix="csv").key(1) == "list.csv:5"
+
+
+def test_a_list_without_columns_has_none_to_choose(opened):
+    with pytest.raises(
+        UsageError, match=r"--caption: .*list\.txt has no columns, only paths and class numbers; omit it"
+    ):
+        opened("a.png\n", caption="text")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text", "sentence"),
+    [
+        ("csv", "a.png,1\nb.png,2\n", r"list\.csv, line 1 should name the columns, but it has a\.png; begin the file"),
+        ("tsv", "a.png\t1\n", r"list\.tsv, line 1 should name .* with a line such as image\tlabel\tcaption$"),
+        ("csv", "image,label,image\n", r"list\.csv, line 1: two columns are called image; rename one"),
+        ("csv", "image\na.png,b\n", r"list\.csv, line 2 has 2 cells, but the header has 1; put cells that hold a "),
+        (
+            "csv",
+            'image,text\na.png,"x\ny"\nb.png,"one\nc.png,two\n',
+            r"list\.csv, line 4: not readable as CSV \(unexpected end of data\); correct its double quotes",
+        ),
+        ("csv", b"image\na.png\n\xff.png\n", r"list\.csv, line 3 is not UTF-8 text \(invalid start byte\); convert"),
+        ("csv", "image\na.png\n./a.png\n", r"list\.csv, line 3: \./a\.png was listed before; list each image once"),
+        ("csv", "", r"list\.csv lists no images; write one path a line"),
+        ("csv", "image\n", r"list\.csv lists no images; write one path a line"),
+        ("jsonl", "\n", r"list\.jsonl lists no images; write one path a line"),
+        ("jsonl", '{"image": "a.png"}\n{oops\n', r"list\.jsonl, line 2: not readable as JSON \("),
+        ("jsonl", "[1]\n", r"list\.jsonl, line 1: should be a JSON object, found list; correct or remove it"),
+        ("jsonl", b'{"image": "\xff"}', r"list\.jsonl, line 1: not readable as JSON \(.utf-8. codec"),
+        ("jsonl", '\n{"image": "a", "label": [1]}', r"line 2: the label should be a number or a name, found list"),
+    ],
+)
+def test_a_table_that_cannot_be_used_is_named_with_its_line(opened, suffix, text, sentence):
+    with pytest.raises(SourceError, match=sentence):
+        opened(text, suffix=suffix)

@@ -10,10 +10,12 @@ import pytest
 from tcae_cli.errors import ImageError, NotFoundError, SourceError, UsageError
 from tcae_cli.sources.source import Source, open_source
 
+from ..tables import table
+
 MakeFolder = Callable[[dict[str, bytes]], Path]
 
 
-@pytest.fixture(params=["folder", "tars", "list"])
+@pytest.fixture(params=["folder", "tars", "list", "csv", "tsv", "jsonl"])
 def source(request: pytest.FixtureRequest, make_folder: MakeFolder, make_tar, png, tmp_path: Path) -> Source:
     """Five images in two classes, as each kind of source."""
     images = {f"{kind}/{name}.png": png(seed=seed) for seed, (kind, name) in enumerate(SAMPLES)}
@@ -24,6 +26,12 @@ def source(request: pytest.FixtureRequest, make_folder: MakeFolder, make_tar, pn
         lines = [f"photos/{name}\t{['cat', 'dog'].index(name[:3])}" for name in reversed(images)]
         (tmp_path / "list.txt").write_text("\n".join(lines))
         return open_source(str(tmp_path / "list.txt"), tmp_path / "index")
+    if request.param in ("csv", "tsv", "jsonl"):
+        make_folder(images)
+        rows = [(f"photos/{name}", ["cat", "dog"].index(name[:3])) for name in reversed(images)]
+        path = tmp_path / f"list.{request.param}"
+        path.write_text(table(["file_name", "label"], rows, request.param))
+        return open_source(str(path), tmp_path / "index")
     labels = {name.replace(".png", ".cls"): str(["cat", "dog"].index(name[:3])).encode() for name in images}
     members = [item for pair in zip(images.items(), labels.items(), strict=True) for item in pair]
     make_tar("part-0.tar", dict(members[:4]))
@@ -109,8 +117,8 @@ def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFol
         (
             "nowhere",
             NotFoundError,
-            "nowhere does not exist; give tar shards ending in .tar, an image list ending in .txt or a folder of "
-            "images",
+            "nowhere does not exist; give tar shards ending in .tar, an image list ending in .txt, "
+            ".csv, .tsv or .jsonl or a folder of images",
         ),
         ("ftp://host/photos", UsageError, "ftp:// is not a protocol tcae knows; use a local path or one of s3://"),
         (
@@ -122,8 +130,8 @@ def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFol
         (
             "photo.png",
             SourceError,
-            "photo.png is not a source of images; give tar shards ending in .tar, an image list ending in .txt or a "
-            "folder of images$",
+            "photo.png is not a source of images; give tar shards ending in .tar, an image list ending in .txt, "
+            r".csv, .tsv or .jsonl or a folder of images$",
         ),
     ],
 )
