@@ -42,7 +42,8 @@ class TcaeModel:
     def load(self, device: str | torch.device) -> TCAE:
         """Return the model on the device: frozen, float32, in eval mode."""
         tensors, header = read_checkpoint(self.path)
-        model = TCAE(header.spec)
+        with torch.device("meta"):  # draws no random weights, which would take longer than reading the file
+            model = TCAE(header.spec)
         fill_autoencoder(model, tensors, f"{self.path}: the weights do not fit the model its header describes")
         return model.to(device).eval().requires_grad_(False)
 
@@ -79,7 +80,7 @@ def load_parent(name: str, spec: ModelSpec, *, freeze_encoder: bool) -> tuple[TC
 
 
 def fill_autoencoder(model: TCAE, tensors: Mapping[str, Tensor], misfit: str) -> None:
-    """Load weights into a model, whose learnt positions take on the stored grids.
+    """Load weights into a model, whose learnt positions take on the stored grids; a model on "meta" takes the tensors.
 
     Raises CheckpointError with the message `misfit` if the weights are those of another model.
     """
@@ -88,7 +89,10 @@ def fill_autoencoder(model: TCAE, tensors: Mapping[str, Tensor], misfit: str) ->
         if stored is not None and stored.ndim == part.weight.ndim:
             part.weight = nn.Parameter(part.weight.new_empty(1, *stored.shape[1:3], part.weight.shape[3]))
     try:
-        model.load_state_dict(tensors)
+        if next(model.parameters()).is_meta:
+            model.load_state_dict({key: tensor.float() for key, tensor in tensors.items()}, assign=True)
+        else:
+            model.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(misfit) from error
 

@@ -1,0 +1,71 @@
+"""A run from files that hold many images, killed and repeated, equals one that was not stopped."""
+
+import gzip
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import datasets
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from ..pictures import write_tar
+from ..store_contents import assert_same_store
+
+ROWS_PER_GROUP = 40  # a shard has 16: some lie in two groups
+
+
+def write_parquet(photos: list[Path], folder: Path) -> Path:
+    folder.mkdir()
+    for number in range(2):
+        half = photos[number * 120 : (number + 1) * 120]
+        images = [{"bytes": path.read_bytes(), "path": path.name} for path in half]
+        pq.write_table(pa.table({"image": images}), folder / f"{number}.parquet", row_group_size=ROWS_PER_GROUP)
+    return folder
+
+
+def write_arrow(photos: list[Path], folder: Path) -> Path:
+    features = datasets.Features({"image": datasets.Image()})
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in photos]
+    datasets.Dataset.from_dict({"image": images}, features=features).save_to_disk(folder, num_shards=2)
+    return folder
+
+
+def write_compressed_tar(photos: list[Path], path: Path) -> Path:
+    plain = write_tar(path.with_suffix(".tar"), {photo.name: photo.read_bytes() for photo in photos})
+    compressed = path.with_suffix(".tar.gz")
+    compressed.write_bytes(gzip.compress(plain.read_bytes()))
+    plain.unlink()
+    return compressed
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2])
+@pytest.mark.parametrize("write", [write_parquet, write_arrow, write_compressed_tar])
+def test_a_killed_run_resumes_and_equals_one_that_was_not_stopped(
+    many_photos: Path, tmp_path: Path, encode, start_tcae, write: Callable[[list[Path], Path], Path], num_ranks: int
+):
+    source = write(sorted(many_photos.iterdir()), tmp_path / "source")
+    killed = tmp_path / "killed.zarr"
+    launch = {"WORLD_SIZE": str(num_ranks), "TORCHELASTIC_RUN_ID": "first"}
+    ranks = [
+        start_tcae(source, killed, "--batch-size", "2", environment=launch | {"RANK": rank, "LOCAL_RANK": rank})
+        for rank in map(str, range(num_ranks))
+    ]
+    wait_for_commits(killed, 3)
+    for rank in ranks:
+        rank.kill()
+        rank.communicate()
+    committed = len(list(killed.glob(".tcae/commits/*.json")))
+    assert committed < 15
+
+    assert encode(source, killed, batch_size=2, num_workers=1).num_encoded_now == 240 - 16 * committed
+    encode(source, tmp_path / "whole.zarr", batch_size=2)
+    assert_same_store(killed, tmp_path / "whole.zarr")
+
+
+def wait_for_commits(store: Path, count: int) -> None:
+    patience_ends_at = time.monotonic() + 60
+    while len(list(store.glob(".tcae/commits/*.json"))) < count:
+        assert time.monotonic() < patience_ends_at
+        time.sleep(0.002)
