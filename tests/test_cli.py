@@ -9,6 +9,7 @@ import sys
 
 import click
 import pytest
+import torch
 import zarr
 
 from tcae_cli.cli import tcae as click_commands
@@ -118,6 +119,27 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(tcae, tmp_path, photos, small
         assert (code, stdout) == (2, ""), arguments
         assert stderr.startswith("Error: ") and sentence in stderr and stderr.count("\n") == 1, stderr
     assert not store.exists()
+
+
+def test_more_gpus_than_there_are_is_answered_with_the_command_for_this_machine(
+    tcae, tmp_path, photos, small_checkpoint, monkeypatch
+):
+    command = ["encode-dataset", photos, tmp_path / "out of it.zarr", "--model", small_checkpoint, "--gpus"]
+    line = f"tcae encode-dataset {photos} '{tmp_path}/out of it.zarr' --model {small_checkpoint}"
+    for num_gpus, advice in [
+        (0, f"Error: --gpus 8: no GPU is visible here; run: {line} --workers 0\n"),
+        (2, f"Error: --gpus 8: 2 GPUs are visible here; run: {line} --gpus 2 --workers 0\n"),
+    ]:
+        monkeypatch.setattr(torch.cuda, "device_count", lambda num_gpus=num_gpus: num_gpus)
+        assert tcae(*command, "8", "--workers", 0) == (2, "", advice)
+    assert not (tmp_path / "out of it.zarr").exists()
+
+
+def test_all_gpus_where_there_is_none_are_the_cpu(tcae, tmp_path, photos, small_checkpoint, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    command = ["encode-dataset", photos, tmp_path / "out.zarr", "--model", small_checkpoint, "--workers", 0]
+    code, stdout, _ = tcae(*command, "--gpus", "all")
+    assert code == 0 and "24 rows ok" in stdout
 
 
 def test_contents_that_cannot_work_are_one_sentence_and_exit_code_1(tcae, tmp_path, photos, small_checkpoint):

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from functools import wraps
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 import click
 
@@ -30,12 +30,22 @@ device = option(
     show_default="a GPU if there is one",
     help="Device to compute on: cpu, cuda or cuda:N.",
 )
+Gpus = int | Literal["all"] | None  # None: no process of its own for a GPU
+
+
+class _NumGpus(click.IntRange):
+    """A number of GPUs, or "all"."""
+
+    def convert(self, value: Any, parameter: click.Parameter | None, context: click.Context | None) -> Any:
+        return value if value == "all" else super().convert(value, parameter, context)
+
+
 gpus = option(
     "--gpus",
-    type=click.IntRange(min=1),
-    metavar="N",
+    type=_NumGpus(min=1),
+    metavar="N|all",
     group=PROCESSES,
-    help="Start N processes, each on a GPU of this machine.",
+    help="Start N processes, each on a GPU of this machine, or one for each GPU there is.",
 )
 as_json = option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
 

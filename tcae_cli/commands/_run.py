@@ -1,8 +1,13 @@
 """From a request to an exit code: the job runs under a progress display, and its report is shown."""
 
+import re
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
+from tcae_cli.commands._options import Gpus
+from tcae_cli.errors import UsageError
 from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.report import Report
 
@@ -28,14 +33,37 @@ def run_job(job: Callable[[Request, Progress], Report], request: Request, *, as_
 
 
 def run_job_on_gpus(
-    job: Callable[[DeviceRequest, Progress], AnyReport], request: DeviceRequest, gpus: int | None, *, as_json: bool
+    job: Callable[[DeviceRequest, Progress], AnyReport],
+    request: DeviceRequest,
+    gpus: Gpus,
+    *,
+    as_json: bool,
 ) -> int:
-    """Run a job in a process on each of so many GPUs, or in this one where `gpus` is None; return the exit code."""
+    """Run a job in a process on each of so many GPUs, or in this one where `gpus` is None; return the exit code.
+
+    Where there are no GPUs, "all" of them is this process, on the CPU. Raises UsageError, with the command to type
+    here, for more GPUs than are visible.
+    """
     if gpus is None:
         return run_job(job, request, as_json=as_json)
+    from tcae_cli.runtime.device import num_visible_gpus
     from tcae_cli.runtime.launch import on_gpus
 
     def merge(reports: Sequence[AnyReport]) -> AnyReport:
         return reports[0].of_ranks(reports)
 
-    return run_job(on_gpus(job, merge, gpus, request.device), request, as_json=as_json)
+    visible = num_visible_gpus()
+    count = visible if gpus == "all" else gpus
+    launched = on_gpus(job, merge, count, request.device)
+    if gpus == "all" and not visible:
+        return run_job(job, request, as_json=as_json)
+    if count > visible:
+        found = f"{visible} GPUs are visible here" if visible else "no GPU is visible here"
+        raise UsageError(f"--gpus {gpus}: {found}; run: {_this_command(visible)}")
+    return run_job(launched, request, as_json=as_json)
+
+
+def _this_command(gpus: int) -> str:
+    """Return the command line as it was typed, for so many GPUs; 0: without GPUs."""
+    line = shlex.join(["tcae", *sys.argv[1:]])
+    return re.sub(r" --gpus[ =]\S+", f" --gpus {gpus}" if gpus else "", line)

@@ -7,7 +7,7 @@ import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._command import Function, option
-from tcae_cli.commands._options import MODEL, RUN
+from tcae_cli.commands._options import MODEL, RUN, Gpus
 from tcae_cli.commands._run import run_job_on_gpus
 from tcae_cli.recipe.choices import FrozenFeatures, PerceptualNetwork
 from tcae_cli.reports.train import TrainRequest
@@ -64,9 +64,7 @@ def training_options(command: Function) -> Function:
     return command
 
 
-def run_training(
-    recipe: "Recipe", path: Path, *, out: Path | None, gpus: int | None, as_json: bool, **options: Any
-) -> int:
+def run_training(recipe: "Recipe", path: Path, *, out: Path | None, gpus: Gpus, as_json: bool, **options: Any) -> int:
     """Train as the recipe at `path` says; return the exit code."""
     request = TrainRequest(recipe=recipe, out=out or Path("runs") / path.stem, **options)
     from tcae_cli.jobs.train import train as job

@@ -6,7 +6,7 @@ import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._command import NameIn, command, option
-from tcae_cli.commands._options import IMAGES, MODEL, PROCESSES, STORE
+from tcae_cli.commands._options import IMAGES, MODEL, PROCESSES, STORE, Gpus
 from tcae_cli.commands._run import run_job_on_gpus
 from tcae_cli.recipe.choices import LatentDtype, Resize
 from tcae_cli.reports.encode import EncodeRequest
@@ -96,7 +96,7 @@ from tcae_cli.store.codecs.registry import CODECS
     help="Number of this part, counted from 0.",
 )
 @_options.as_json
-def encode_dataset(gpus: int | None, as_json: bool, **options: Any) -> int:
+def encode_dataset(gpus: Gpus, as_json: bool, **options: Any) -> int:
     """Encode SOURCE into the Zarr store STORE; repeat the command to resume where it stopped.
 
     SOURCE is a folder of images, tar shards like "shards/{000..127}.tar", or a text file with an image on each line;

@@ -7,7 +7,7 @@ import click
 
 from tcae_cli.commands import _options
 from tcae_cli.commands._command import command, option
-from tcae_cli.commands._options import FIGURES, IMAGES, OUTPUT
+from tcae_cli.commands._options import FIGURES, IMAGES, OUTPUT, Gpus
 from tcae_cli.commands._run import run_job_on_gpus
 from tcae_cli.evaluation.metrics.registry import ALL, METRICS, chosen_metrics
 from tcae_cli.evaluation.networks import NETWORKS
@@ -110,7 +110,7 @@ def _known_metrics(_context: click.Context, _option: click.Parameter, names: tup
     help="Write a page with tables, plots and pictures into this folder.",
 )
 @_options.as_json
-def eval(gpus: int | None, as_json: bool, **options: Any) -> int:
+def eval(gpus: Gpus, as_json: bool, **options: Any) -> int:
     request = EvalRequest(**options)
     from tcae_cli.jobs.evaluate import evaluate as job
 

@@ -31,6 +31,11 @@ _PEAK_BF16_TFLOPS = {
 _LESS_THAN_ITS_NAME = {"MIG", "Laptop", "D"}  # a slice of a GPU, or another chip of the same name
 
 
+def num_visible_gpus() -> int:
+    """Return how many GPUs this machine lets this process use; asks the driver, without starting CUDA."""
+    return torch.cuda.device_count()
+
+
 def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
     """Return the device named, or this rank's GPU, or the CPU where there is none.
 

@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import torch
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
@@ -31,14 +30,12 @@ def on_gpus(
 ) -> Job[Request, Merged]:
     """Return a job that runs `job` on so many GPUs of this machine, a process each, and returns the merged report.
 
-    Raises UsageError if the processes were started already, for another device, and for more GPUs than are visible.
+    Raises UsageError if the processes were started already, and for another device.
     """
     if distributed.in_a_launch():
         raise UsageError("--gpus starts processes, but torchrun or Slurm has started them already; omit --gpus")
     if device is not None and device != "cuda":
         raise UsageError(f"--gpus and --device {device} exclude each other; omit one")
-    if gpus > torch.cuda.device_count():  # asks the driver, without starting CUDA
-        raise UsageError(f"--gpus {gpus}: {torch.cuda.device_count()} GPUs are visible here; ask for no more")
     return lambda request, progress: merge(run_ranks(job, request, progress, gpus))
 
 

@@ -66,12 +66,8 @@ def test_a_rank_that_vanishes_is_named():
 
 
 def test_wrong_use_is_refused(monkeypatch):
-    for arguments, words in [
-        ((1, "cpu"), "--gpus and --device cpu exclude each other"),
-        ((99, None), r"--gpus 99: \d+ GPUs are visible here"),
-    ]:
-        with pytest.raises(UsageError, match=words):
-            on_gpus(count_up, list, *arguments)
+    with pytest.raises(UsageError, match="--gpus and --device cpu exclude each other"):
+        on_gpus(count_up, list, 1, "cpu")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="torchrun or Slurm has started them already"):
