@@ -5,18 +5,19 @@ from collections.abc import Callable, Mapping
 
 from tcae_cli.reports.progress import Progress
 
+_SAY_FIRST_S = 0.5  # most sources are indexed in less
 _SAY_EVERY_S = 5.0
 _SUFFIXES_SHOWN = 5
 
 
 def found_so_far(uri: str, progress: Progress) -> Callable[[int], None]:
-    """Return a function that reports a count at once, and then every few seconds."""
-    said_at = -_SAY_EVERY_S
+    """Return a function that reports a count soon, and then every few seconds."""
+    say_at = time.monotonic() + _SAY_FIRST_S
 
     def report(count: int) -> None:
-        nonlocal said_at
-        if count and time.monotonic() - said_at > _SAY_EVERY_S:
-            said_at = time.monotonic()
+        nonlocal say_at
+        if time.monotonic() > say_at:
+            say_at = time.monotonic() + _SAY_EVERY_S
             progress.say(f"{uri}: {count:,} found so far")
 
     return report
