@@ -5,18 +5,18 @@ from collections.abc import Callable, Mapping
 
 from tcae_cli.reports.progress import Progress
 
-_SAY_FIRST_S = 0.5  # most sources are indexed in less
+_SAY_FROM = 1000  # images; fewer are found in no time
 _SAY_EVERY_S = 5.0
 _SUFFIXES_SHOWN = 5
 
 
 def found_so_far(uri: str, progress: Progress) -> Callable[[int], None]:
-    """Return a function that reports a count soon, and then every few seconds."""
-    say_at = time.monotonic() + _SAY_FIRST_S
+    """Return a function that reports a count from the first thousand, and then every few seconds."""
+    say_at = 0.0
 
     def report(count: int) -> None:
         nonlocal say_at
-        if time.monotonic() > say_at:
+        if count >= _SAY_FROM and time.monotonic() > say_at:
             say_at = time.monotonic() + _SAY_EVERY_S
             progress.say(f"{uri}: {count:,} found so far")
 
