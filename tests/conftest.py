@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+import huggingface_hub
 import pytest
 import s3fs
 import torch
@@ -33,6 +34,7 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.registry import Registry
 from tcae_cli.sources.source import Source
 
+from .hub_server import HubServer, serve_hub
 from .pictures import picture, write_tar
 
 Pictures = Callable[..., bytes]
@@ -108,6 +110,25 @@ def object_store() -> Iterator[str]:
         yield os.environ["AWS_ENDPOINT_URL"]
     s3fs.S3FileSystem.clear_instance_cache()
     server.stop()
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Iterator[HubServer]:
+    """A server that stands for the Hugging Face Hub, here and in processes that a test starts; the cache is empty."""
+    with serve_hub() as server:
+        home = tmp_path / "hf"
+        monkeypatch.setenv("HF_ENDPOINT", server.url)
+        monkeypatch.setenv("HF_HOME", str(home))
+        monkeypatch.delenv("HF_TOKEN", raising=False)
+        # The client reads the environment when it is imported.
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", server.url)
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(home / "hub"))
+        monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(home / "token"))
+        huggingface_hub.HfFileSystem.clear_instance_cache()
+        yield server
+    huggingface_hub.HfFileSystem.clear_instance_cache()
 
 
 @pytest.fixture

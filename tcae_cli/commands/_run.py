@@ -8,7 +8,7 @@ from typing import Protocol, TypeVar
 
 from tcae_cli.commands._options import Gpus
 from tcae_cli.errors import UsageError
-from tcae_cli.reports.progress import Progress
+from tcae_cli.reports.progress import Progress, listening
 from tcae_cli.reports.report import Report
 
 Request = TypeVar("Request")
@@ -26,7 +26,7 @@ def run_job(job: Callable[[Request, Progress], Report], request: Request, *, as_
     from tcae_cli.terminal.progress import ConsoleProgress  # here, since rich would double the time that --help takes
     from tcae_cli.terminal.show import show_report
 
-    with ConsoleProgress() as progress:
+    with ConsoleProgress() as progress, listening(progress):
         report = job(request, progress)
     show_report(report, as_json)
     return report.exit_code

@@ -1,5 +1,7 @@
 """The protocol by which a job reports its progress."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 
@@ -25,3 +27,22 @@ class Silent:
 
 
 SILENT = Silent()
+
+_listener: Progress = SILENT
+
+
+@contextmanager
+def listening(progress: Progress) -> Iterator[None]:
+    """Let a Progress say what this process says aside, until the context ends."""
+    global _listener
+    before = _listener
+    _listener = progress
+    try:
+        yield
+    finally:
+        _listener = before
+
+
+def say_aside(sentence: str) -> None:
+    """Show a sentence from where no Progress is at hand, as deep inside a read."""
+    _listener.say(sentence)

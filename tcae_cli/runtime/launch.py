@@ -14,7 +14,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from tcae_cli.errors import DeviceError, TcaeError, UsageError
-from tcae_cli.reports.progress import Progress
+from tcae_cli.reports.progress import Progress, listening
 from tcae_cli.runtime import distributed
 
 Request = TypeVar("Request")
@@ -78,8 +78,10 @@ def run_ranks(job: Job[Request, Result], request: Request, progress: Progress, n
 
 def _run_rank(job: Job[Request, Result], request: Request, said: Any) -> Result:
     """Run the job in one process, whose error is sent to the parent."""
+    relay = _Relay(said)
     try:
-        return job(request, _Relay(said))
+        with listening(relay):
+            return job(request, relay)
     except TcaeError as error:
         said.put(("error", (error,)))
         sys.exit(1)

@@ -27,6 +27,7 @@ _CLIENT_ERRORS = (
     ("gcsfs.retry", "HttpError"),
     ("google.auth.exceptions", "GoogleAuthError"),
     ("httpx", "HTTPError"),
+    ("httpx2", "HTTPError"),
 )
 
 
@@ -57,7 +58,13 @@ def open_filesystem(uri: str) -> Any:
         raise UsageError(
             f"{uri}: {protocol}:// needs a package that is not installed; pip install '{extra}'"
         ) from error
+    quiet_hub_client()
     return filesystem
+
+
+def quiet_hub_client() -> None:
+    """Keep the Hugging Face Hub's client from warning on stderr of each request that it repeats."""
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)
 
 
 @contextmanager

@@ -1,0 +1,280 @@
+"""Reads datasets on the Hugging Face Hub through its client: which files they hold, and each file through its cache."""
+
+import errno
+import re
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import huggingface_hub
+import yaml
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    HFValidationError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.repocard import metadata_load
+
+from tcae_cli.errors import NotFoundError, SourceError, UsageError
+from tcae_cli.reports.progress import say_aside
+from tcae_cli.runtime.remote import quiet_hub_client, remote_errors
+
+Result = TypeVar("Result")
+
+CARD = "README.md"
+
+_PATIENCE_S = 8.0  # for one answer; the client itself would wait for minutes
+_WAITS_S = (1.0, 2.0)  # before asking again after a trouble that may pass
+_SAY_EVERY_S = 10.0
+_PREFIX = "hf://datasets/"
+_NAME = re.compile(
+    rf"{_PREFIX}(?P<repository>[\w.-]+/[\w.-]+)"
+    r"(?:@(?P<revision>refs/(?:convert/[\w.-]+|pr/\d+)|[^/@#]+))?(?:/(?P<path>.*))?"
+)
+_COMMIT = re.compile("[0-9a-f]{40}")
+_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
+
+
+class HubName(NamedTuple):
+    """A dataset on the Hub, or a file or folder in it."""
+
+    repository: str  # ORG/NAME
+    revision: str | None = None  # a branch, a tag, a commit or a reference such as refs/convert/parquet
+    path: str = ""  # in the repository; "": the dataset
+
+    def __str__(self) -> str:
+        revision = f"@{self.revision}" if self.revision else ""
+        path = f"/{self.path}" if self.path else ""
+        return f"{_PREFIX}{self.repository}{revision}{path}"
+
+    @property
+    def page(self) -> str:
+        """The URL of the dataset's page."""
+        return f"{constants.ENDPOINT}/datasets/{self.repository}"
+
+
+@dataclass(frozen=True)
+class HubDataset:
+    """The files of a dataset at one commit."""
+
+    name: HubName  # its revision is the commit
+    files: tuple[str, ...]
+    card: Mapping[str, Any]  # the metadata in its README.md
+    is_cached: bool = False  # the files are those in the cache, which may lack some
+
+
+def parse_name(uri: str) -> HubName | None:
+    """Return what an hf://datasets/ORG/NAME[@REVISION][/PATH] names; None for any other URI."""
+    found = _NAME.fullmatch(uri)
+    if not found:
+        return None
+    revision = found["revision"] and found["revision"].replace("%2F", "/")
+    return HubName(found["repository"], revision, (found["path"] or "").strip("/"))
+
+
+def read_dataset(name: HubName) -> HubDataset:
+    """Return the files of a dataset at the commit that its revision stands for now; offline, those in the cache.
+
+    Raises NotFoundError if there is no such dataset or revision, SourceError if it cannot be read, each with a
+    sentence; without a network this takes at most 10 seconds.
+    """
+    quiet_hub_client()
+    if constants.HF_HUB_OFFLINE:
+        return _cached_dataset(name)
+    try:
+        info = _ask_again(
+            lambda: huggingface_hub.HfApi().dataset_info(name.repository, revision=name.revision, timeout=_PATIENCE_S)
+        )
+        pinned = name._replace(revision=info.sha)
+        files = tuple(file.rfilename for file in info.siblings or ())
+        card = _read_card(_download(pinned._replace(path=CARD))) if CARD in files else {}
+    except HFValidationError as error:
+        raise UsageError(f"{name} is not the name of a dataset: {str(error).splitlines()[0]}") from error
+    except OSError as error:
+        is_missing = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
+        kind = NotFoundError if is_missing and not isinstance(error, GatedRepoError) else SourceError
+        raise kind(_sentence(error, name)) from error
+    return HubDataset(pinned, files, card)
+
+
+def find_cached(location: str) -> Path | None:
+    """Return where the cache holds a file of a dataset, hf://datasets/ORG/NAME@REVISION/PATH; None if it does not.
+
+    A file at a revision that is not a commit counts only offline: the Hub may have a newer one.
+    """
+    name = parse_name(location)
+    if not name or not (constants.HF_HUB_OFFLINE or _COMMIT.fullmatch(name.revision or "")):
+        return None
+    found = huggingface_hub.try_to_load_from_cache(
+        name.repository, name.path, revision=name.revision, repo_type="dataset"
+    )
+    return Path(found) if isinstance(found, str) else None
+
+
+def fetch(location: str) -> Path:
+    """Return where the cache holds a file of a dataset, as for find_cached; a file that it lacks is fetched first.
+
+    Says which file is fetched and how large it is, and now and then how much of it has arrived.
+    Raises SourceError, with a sentence, if it cannot be fetched.
+    """
+    quiet_hub_client()
+    if found := find_cached(location):
+        return found
+    name = parse_name(location)
+    assert name, location
+    try:
+        return _ask_again(lambda: _download(name, say_aside))
+    except OSError as error:
+        raise SourceError(_sentence(error, name)) from error
+
+
+def check_access(location: str) -> None:
+    """Raise SourceError, with a sentence, if a file of a dataset cannot be fetched by this user."""
+    quiet_hub_client()
+    name = parse_name(location)
+    assert name, location
+    try:
+        _ask_again(lambda: _size_bytes(name))
+    except OSError as error:
+        raise SourceError(_sentence(error, name)) from error
+
+
+def _ask_again(ask: Callable[[], Result]) -> Result:
+    """Return what `ask` returns; it is called again after an error that may pass, unless that took long already."""
+    for wait_s in _WAITS_S:
+        begun_at = time.monotonic()
+        try:
+            with remote_errors():
+                return ask()
+        except OSError as error:
+            if not _may_pass(error) or time.monotonic() - begun_at > _PATIENCE_S / 2:
+                raise
+        time.sleep(wait_s)
+    with remote_errors():
+        return ask()
+
+
+def _may_pass(error: OSError) -> bool:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status is not None:
+        return status == 429 or status >= 500
+    return error.errno is None and not isinstance(error, (OfflineModeIsEnabled, FileNotFoundError))
+
+
+def _size_bytes(name: HubName) -> int | None:
+    """Return the bytes of a file as the Hub says; None if it does not."""
+    url = huggingface_hub.hf_hub_url(name.repository, name.path, repo_type="dataset", revision=name.revision)
+    return huggingface_hub.get_hf_file_metadata(url, timeout=_PATIENCE_S).size
+
+
+def _download(name: HubName, say: Callable[[str], None] | None = None) -> Path:
+    """Fetch a file into the cache; the client resumes where a connection breaks off."""
+    # Asked here as well as by the client, which would repeat a question without an answer for minutes.
+    size_bytes = _size_bytes(name)
+    if size_bytes is not None:
+        _refuse_full_disk(name, size_bytes)
+    if say:
+        of_size = f" ({size_bytes / 2**20:,.1f} MiB)" if size_bytes is not None else ""
+        say(f"fetching {name.path} of {name.repository}{of_size}")
+    try:
+        path = huggingface_hub.hf_hub_download(
+            name.repository, name.path, repo_type="dataset", revision=name.revision, tqdm_class=_bar(name, say)
+        )
+    except RuntimeError as error:  # as the client of the Hub's chunk store reports any trouble
+        raise OSError(str(error).splitlines()[0]) from error
+    return Path(path)
+
+
+def _refuse_full_disk(name: HubName, size_bytes: int) -> None:
+    cache = Path(constants.HF_HUB_CACHE)
+    parent = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    if shutil.disk_usage(parent).free < size_bytes:
+        raise OSError(errno.ENOSPC, "No space left on device", name.path)
+
+
+def _bar(name: HubName, say: Callable[[str], None] | None) -> type[huggingface_hub.utils.tqdm]:
+    """Return a class for the client's progress bars which draws nothing, and says now and then how far a file is."""
+
+    class Bar(huggingface_hub.utils.tqdm):
+        def __init__(self, *arguments: Any, **settings: Any) -> None:
+            super().__init__(*arguments, **settings | {"disable": True})
+            # The chunk store has a second bar, of bytes on the wire.
+            self._say = None if "downloading bytes" in settings.get("desc", "") else say
+            self._said_at = time.monotonic()
+
+        def update(self, n: float | None = 1) -> None:
+            self.n += n or 0
+            if self._say and self.total and time.monotonic() - self._said_at > _SAY_EVERY_S:
+                self._said_at = time.monotonic()
+                self._say(f"{name.path}: {self.n / 2**20:,.1f} of {self.total / 2**20:,.1f} MiB")
+
+    return Bar
+
+
+def _cached_dataset(name: HubName) -> HubDataset:
+    """Return the files of a dataset that the cache holds, in the layout that the client documents.
+
+    https://huggingface.co/docs/huggingface_hub/guides/manage-cache
+    """
+    folder = Path(constants.HF_HUB_CACHE) / f"datasets--{name.repository.replace('/', '--')}"
+    revision = name.revision or constants.DEFAULT_REVISION
+    snapshots = [path.name for path in folder.glob("snapshots/*")]
+    try:
+        commit = (folder / "refs" / revision).read_text()
+    except OSError:
+        # A file that was fetched by its commit leaves no reference.
+        commit = snapshots[0] if len(snapshots) == 1 and name.revision is None else revision
+    if commit not in snapshots:
+        raise SourceError(_sentence(OfflineModeIsEnabled(), name))
+    snapshot = folder / "snapshots" / commit
+    files = tuple(str(path.relative_to(snapshot)) for path in sorted(snapshot.rglob("*")) if path.is_file())
+    card = _read_card(snapshot / CARD) if CARD in files else {}
+    return HubDataset(name._replace(revision=commit), files, card, is_cached=True)
+
+
+def _read_card(path: Path) -> Mapping[str, Any]:
+    try:
+        return metadata_load(path) or {}
+    except (ValueError, yaml.YAMLError):
+        return {}  # the names of files say enough, where its metadata cannot be read
+
+
+def _sentence(error: OSError, name: HubName) -> str:
+    """Return what went wrong in reading a dataset or one of its files, and what to do."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    dataset = name._replace(path="", revision=None)
+    match error:
+        case GatedRepoError():
+            return f"{dataset} is gated: accept its terms at {name.page}, and {_LOG_IN}"
+        case RepositoryNotFoundError():
+            return f"{dataset} does not exist, or is private: look for it at {name.page}, and correct it or {_LOG_IN}"
+        case RevisionNotFoundError():
+            return f"{dataset} has no revision {name.revision}; its revisions are listed at {name.page}/tree/main"
+        case OfflineModeIsEnabled():
+            fetched_by = f"hf download --repo-type dataset {name.repository}"
+            return (
+                f"{name} is not in the cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set; unset it, or run "
+                f"`{fetched_by}` where there is a network"
+            )
+        case EntryNotFoundError():
+            return f"{name} does not exist; its files are listed at {name.page}/tree/main"
+    if status == 401:
+        return f"{name} cannot be fetched, since the Hub refuses your token; {_LOG_IN} anew"
+    if status == 403:
+        return f"{name} may not be read with your token; look at {name.page}, and {_LOG_IN} of one who may"
+    if error.errno == errno.ENOSPC:
+        return (
+            f"{name} cannot be fetched: no space left in {constants.HF_HUB_CACHE}; "
+            f"make room there, or set HF_HOME to a folder on a larger disk"
+        )
+    if isinstance(error, PermissionError):
+        return f"{name} cannot be fetched: {constants.HF_HUB_CACHE} may not be written; set HF_HOME to another folder"
+    found = (str(error.strerror or error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    return f"{name} cannot be fetched ({found}); check the network, and repeat"

@@ -1,0 +1,216 @@
+"""Datasets on the Hugging Face Hub: files come through the client's cache, and what goes wrong is a sentence."""
+
+import socket
+import time
+from collections import namedtuple
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from tcae_cli.errors import NotFoundError, SourceError, UsageError
+from tcae_cli.reports.progress import Silent, listening
+from tcae_cli.runtime import hub as hub_module
+from tcae_cli.runtime.hub import HubName, check_access, fetch, find_cached, parse_name, read_dataset
+
+from ..hub_server import TOKEN, Cut, HubServer
+
+DATASET = "org/photos"
+
+
+@pytest.fixture
+def offline(monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture
+def impatient(monkeypatch) -> None:
+    """Neither the client nor we wait between two attempts."""
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+
+
+@pytest.fixture
+def aside():
+    """The sentences said aside."""
+    sentences: list[str] = []
+
+    class Listener(Silent):
+        def say(self, sentence: str) -> None:
+            sentences.append(sentence)
+
+    with listening(Listener()):
+        yield sentences
+
+
+def located(commit: str, file: str = "data/a.parquet") -> str:
+    return f"hf://datasets/{DATASET}@{commit}/{file}"
+
+
+@pytest.mark.parametrize(
+    ("uri", "name"),
+    [
+        ("hf://datasets/org/photos", HubName("org/photos")),
+        ("hf://datasets/org/photos/", HubName("org/photos")),
+        ("hf://datasets/org/photos@v1.0", HubName("org/photos", "v1.0")),
+        ("hf://datasets/org/photos@refs/convert/parquet", HubName("org/photos", "refs/convert/parquet")),
+        ("hf://datasets/org/photos@refs/pr/3/a/b.parquet", HubName("org/photos", "refs/pr/3", "a/b.parquet")),
+        ("hf://datasets/org/photos@a%2Fb/c.tar", HubName("org/photos", "a/b", "c.tar")),
+        ("hf://org/model", None),
+        ("hf://datasets/photos", None),
+        ("s3://datasets/org/photos", None),
+    ],
+)
+def test_names_of_datasets_are_parsed(uri, name):
+    assert parse_name(uri) == name
+
+
+def test_a_dataset_is_read_at_the_commit_of_its_revision(hub: HubServer):
+    commit = hub.put(DATASET, {"a.parquet": b"1", "README.md": b"---\nlicense: mit\n---\n# Photos"})
+    old = hub.put(DATASET, {"b.parquet": b"2"}, revision="v1")
+    dataset = read_dataset(HubName(DATASET))
+    assert str(dataset.name) == f"hf://datasets/{DATASET}@{commit}" and dataset.card == {"license": "mit"}
+    assert set(dataset.files) == {"a.parquet", "README.md"}
+    assert read_dataset(HubName(DATASET, "v1")).name.revision == old
+
+
+def test_a_file_is_fetched_once_and_said(hub: HubServer, aside):
+    location = located(hub.put(DATASET, {"data/a.parquet": b"x" * 2_000_000}))
+    assert find_cached(location) is None
+    path = fetch(location)
+    assert path.read_bytes() == b"x" * 2_000_000 and find_cached(location) == path == fetch(location)
+    assert len(hub.fetched("data/a.parquet")) == 1
+    assert aside == [f"fetching data/a.parquet of {DATASET} (1.9 MiB)"]
+
+
+def test_how_far_a_file_is_is_said_now_and_then_and_the_client_draws_nothing(hub: HubServer, aside, monkeypatch, capfd):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 2**20)
+    monkeypatch.setattr(hub_module, "_SAY_EVERY_S", 0.0)
+    fetch(located(hub.put(DATASET, {"data/a.parquet": bytes(2 * 2**20)})))
+    assert aside[1:] == ["data/a.parquet: 1.0 of 2.0 MiB", "data/a.parquet: 2.0 of 2.0 MiB"]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("abruptly", [False, True])
+def test_a_connection_cut_in_mid_file_is_taken_up_again(hub: HubServer, impatient, capfd, monkeypatch, abruptly):
+    monkeypatch.setattr("huggingface_hub.constants.DOWNLOAD_CHUNK_SIZE", 1000)
+    data = bytes(range(256)) * 100
+    commit = hub.put(DATASET, {"data/a.parquet": data})
+    hub.cuts["data/a.parquet"] = Cut(after_bytes=5000, times=2, abruptly=abruptly)
+    assert fetch(located(commit)).read_bytes() == data
+    assert len(hub.fetched("data/a.parquet")) == 3
+    if not abruptly:
+        assert "bytes=5000-" in hub.fetched("data/a.parquet")[1]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_connection_cut_again_and_again_is_a_sentence_and_leaves_no_file(hub: HubServer, impatient):
+    location = located(hub.put(DATASET, {"data/a.parquet": bytes(50_000)}))
+    hub.cuts["data/a.parquet"] = Cut(after_bytes=100, times=1000)
+    with pytest.raises(SourceError, match=r"data/a.parquet cannot be fetched \(.*\); check the network, and repeat$"):
+        fetch(location)
+    assert find_cached(location) is None
+
+
+def test_a_gated_dataset_says_where_its_terms_are_and_how_to_log_in(hub: HubServer, monkeypatch):
+    location = located(hub.put(DATASET, {"data/a.parquet": b"x"}))
+    hub.gated.add(DATASET)
+    sentence = (
+        f"hf://datasets/{DATASET} is gated: accept its terms at {hub.url}/datasets/{DATASET}, "
+        "and log in with `hf auth login` or set HF_TOKEN$"
+    )
+    for read in (fetch, check_access):
+        with pytest.raises(SourceError, match=sentence):
+            read(location)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert fetch(location).read_bytes() == b"x"
+
+
+def test_a_missing_or_private_dataset_is_named(hub: HubServer):
+    hub.put("org/mine", {"a.parquet": b"x"})
+    hub.private.add("org/mine")
+    for name in ("org/mine", "org/nothing"):
+        with pytest.raises(
+            NotFoundError,
+            match=f"^hf://datasets/{name} does not exist, or is private: look for it at {hub.url}/datasets/{name}, and "
+            "correct it or log in with `hf auth login` or set HF_TOKEN$",
+        ):
+            read_dataset(HubName(name))
+
+
+def test_a_missing_revision_and_a_missing_file_are_named(hub: HubServer):
+    commit = hub.put(DATASET, {"a.parquet": b"x"})
+    with pytest.raises(NotFoundError, match=f"{DATASET} has no revision v9; its revisions are listed at {hub.url}/"):
+        read_dataset(HubName(DATASET, "v9"))
+    with pytest.raises(SourceError, match=f"@{commit}/b.parquet does not exist; its files are listed at {hub.url}/"):
+        fetch(located(commit, "b.parquet"))
+
+
+def test_an_impossible_name_is_refused(hub: HubServer):
+    with pytest.raises(UsageError, match=r"^hf://datasets/org/a--b is not the name of a dataset: .*--"):
+        read_dataset(HubName("org/a--b"))
+
+
+def test_a_token_that_is_refused_is_named(hub: HubServer):
+    hub.put(DATASET, {"a.parquet": b"x"})
+    for status, words in ((401, "the Hub refuses your token; log in"), (403, "may not be read with your token; look")):
+        hub.refuse_all = status
+        with pytest.raises(SourceError, match=words):
+            read_dataset(HubName(DATASET))
+
+
+def test_a_server_in_trouble_is_asked_again(hub: HubServer, impatient):
+    hub.refuse_all = 503
+    with pytest.raises(SourceError, match=rf"{DATASET} cannot be fetched \(.*503.*\); check the network, and repeat$"):
+        read_dataset(HubName(DATASET))
+    assert len(hub.requests) == 3
+
+
+def test_without_a_network_the_sentence_comes_within_ten_seconds(hub: HubServer, monkeypatch):
+    begun_at = time.monotonic()
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
+        for port in (9, silent.getsockname()[1]):
+            monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
+            monkeypatch.setattr(hub_module, "_PATIENCE_S", 1.0)
+            with pytest.raises(SourceError, match=rf"{DATASET} cannot be fetched \(.*\); check the network"):
+                read_dataset(HubName(DATASET))
+    assert time.monotonic() - begun_at < 10
+
+
+def test_a_full_disk_is_named_before_anything_is_fetched(hub: HubServer, monkeypatch):
+    location = located(hub.put(DATASET, {"data/a.parquet": b"x" * 100}))
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage(1000, 950, 50))
+    with pytest.raises(
+        SourceError, match=r"no space left in .*/hf/hub; make room there, or set HF_HOME to a folder on"
+    ):
+        fetch(location)
+    assert not hub.fetched("data/a.parquet")
+
+
+def test_offline_what_the_cache_holds_is_read_and_nothing_else(hub: HubServer, offline, monkeypatch):
+    commit = hub.put(DATASET, {"data/a.parquet": b"x", "data/b.parquet": b"y", "README.md": b"---\na: 1\n---\n"})
+    with monkeypatch.context() as online:
+        online.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        read_dataset(HubName(DATASET))
+        path = fetch(located(commit))
+    hub.requests.clear()
+    dataset = read_dataset(HubName(DATASET))
+    assert dataset.name.revision == commit and dataset.files == ("README.md", "data/a.parquet")
+    assert dataset.card == {"a": 1} and dataset.is_cached and fetch(located(commit)) == path
+    with pytest.raises(
+        SourceError, match=r"b\.parquet is not in the cache .*HF_HUB_OFFLINE is set; unset it, or run `hf "
+    ):
+        fetch(located(commit, "data/b.parquet"))
+    with pytest.raises(SourceError, match=r"org/other is not in the cache"):
+        read_dataset(HubName("org/other"))
+    assert not hub.requests
+
+
+def test_offline_a_snapshot_that_the_client_made_is_read(hub: HubServer, offline, monkeypatch):
+    commit = hub.put(DATASET, {"data/a.parquet": b"x"})
+    with monkeypatch.context() as online:
+        online.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+        huggingface_hub.snapshot_download(DATASET, repo_type="dataset")
+        huggingface_hub.snapshot_download(DATASET, repo_type="dataset", revision=hub.put(DATASET, {"b.parquet": b"y"}))
+    assert read_dataset(HubName(DATASET)).name.revision == commit
+    assert Path(fetch(located(commit))).read_bytes() == b"x"
