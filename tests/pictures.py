@@ -1,10 +1,15 @@
-"""Small pictures, and tars to put them into."""
+"""Small pictures, large photographs, and tars to put them into."""
 
 import io
 import tarfile
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
+_PHOTOGRAPHS = ("coffee.png", "astronaut.png", "chelsea.png", "rocket.jpg")  # of scikit-image
+_TILE = (300, 400)  # height and width of the part of each, in pixels
 
 
 def picture(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
@@ -12,6 +17,18 @@ def picture(height: int = 40, width: int = 60, seed: int = 0) -> np.ndarray:
     y, x = np.mgrid[0:height, 0:width]
     waves = [np.sin((x * (channel + 1) + y * (seed + 1)) / 20 + seed) for channel in range(3)]
     return ((np.stack(waves, -1) + 1) * 127).astype(np.uint8)
+
+
+def photograph(height: int, width: int, first: int = 0) -> Image.Image:
+    """Real photographs side by side, as sharp as they are, as many as it takes; first: the one that they begin with."""
+    folder = Path(find_spec("skimage").origin).parent / "data"
+    tiles = []
+    for name in _PHOTOGRAPHS:
+        with Image.open(folder / name) as image:
+            tiles.append(np.array(image.convert("RGB"))[: _TILE[0], : _TILE[1]])
+    num_rows, num_columns = -(-height // _TILE[0]), -(-width // _TILE[1])
+    rows = [np.hstack([tiles[(first + y + x) % len(tiles)] for x in range(num_columns)]) for y in range(num_rows)]
+    return Image.fromarray(np.vstack(rows)[:height, :width])
 
 
 def write_tar(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:

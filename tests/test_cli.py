@@ -206,7 +206,7 @@ def test_info_is_one_screen(tcae, photos, tmp_path, small_checkpoint, monkeypatc
         "latents [8, 2, 2] of 64 px; latents_flip [8, 2, 2] of 64 px, mirrored",
         "int8, codec zstd",
         f"{small_checkpoint} (",
-        "torch resize, fp32, batches of 16",
+        "torch resize, draft decoding, fp32, batches of 16",
         f"{source}: 24 images (",
         "3 classes (animal, person, thing)",
         "% of 8-bit pixels",

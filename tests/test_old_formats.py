@@ -22,6 +22,7 @@ from tcae_cli.cli import main
 from tcae_cli.model.identity import decoder_hash, encoder_hash
 from tcae_cli.recipe.schema import ModelSpec
 
+from .pictures import photograph
 from .store_contents import arrays_of, assert_rows_equal, failures_of, files_of
 
 FIXTURES = Path(__file__).parent / "fixtures"
@@ -251,6 +252,21 @@ def test_an_image_is_appended_to_a_store_of_int8_with_the_scales_it_has(old, app
     scale = np.array(store.spec.quantisation.scale["latents"], np.float32)[:, None, None]
     [latents] = LatentStore(tmp_path / "fresh.zarr").latents([33])
     assert np.array_equal(store.stored([33])[0], np.clip(np.rint(latents / scale), -127, 127))
+
+
+def test_a_large_photograph_is_appended_to_an_old_store_as_all_its_images_were_decoded_in_full(old, encode, tmp_path):
+    path = old / "stores" / "flipped"
+    photograph(480, 640).save(old / "photos" / "thing" / "11.jpg", quality=92)
+    encode(old / "photos", path, "--flip", "--append")
+    fresh = {}
+    for decode in ("draft", "full"):
+        encode(old / "photos", tmp_path / decode, "--flip", "--decode", decode)
+        fresh[decode] = LatentStore(tmp_path / decode)
+
+    store = LatentStore(path)
+    assert store.spec.transform.decode == "full" and store.keys([33]) == ["thing/11.jpg"]
+    assert np.array_equal(store.latents([33]), fresh["full"].latents([33]))
+    assert not np.array_equal(store.latents([33]), fresh["draft"].latents([33]))
 
 
 def test_a_failed_row_is_encoded_once_its_image_is_put_right(old, encode, tmp_path):

@@ -8,7 +8,7 @@ from tcae_cli.commands import _options
 from tcae_cli.commands._command import NameIn, command, option
 from tcae_cli.commands._options import IMAGES, MODEL, PROCESSES, STORE, Gpus
 from tcae_cli.commands._run import run_job_on_gpus
-from tcae_cli.recipe.choices import LatentDtype, Resize
+from tcae_cli.recipe.choices import Decode, LatentDtype, Resize
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.store.codecs.registry import CODECS
 
@@ -52,6 +52,14 @@ from tcae_cli.store.codecs.registry import CODECS
     show_default=True,
     group=IMAGES,
     help="How images are resized: torch is fast, adm is the crop of published evaluations.",
+)
+@option(
+    "--decode",
+    type=click.Choice(get_args(Decode)),
+    default=EncodeRequest.decode,
+    show_default="as the store was begun; draft in a new one",
+    group=IMAGES,
+    help="How large JPEGs are decoded: draft scales them down while decoding, to at least twice --size.",
 )
 @_options.sample_fields
 @_options.max_failures(EncodeRequest.max_failures)

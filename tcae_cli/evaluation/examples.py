@@ -12,6 +12,7 @@ from tcae_cli.evaluation.subject import Originals
 from tcae_cli.evaluation.viewer import Seen
 from tcae_cli.images.image_file import encode_image
 from tcae_cli.images.loader import load_rows
+from tcae_cli.images.transform import Transform
 
 Kind = Literal["worst", "best", "even"]
 
@@ -39,7 +40,7 @@ def make_examples(plan: Plan, seen: Seen) -> list[Example]:
 def _example(plan: Plan, originals: Originals, kind: Kind, position: int) -> Example:
     setting = plan.setting
     row = int(originals.rows[position])
-    images, _, _ = load_rows(originals.source, [row], setting.subject.size, originals.resize)
+    [images], _, _ = load_rows(originals.source, [row], Transform((setting.subject.size,), originals.resize))
     where = torch.tensor([position])
     on_device = images.to(setting.device)
     decoded = {}

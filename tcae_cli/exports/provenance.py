@@ -20,6 +20,8 @@ Provenance = dict[str, Any]
 def describe(rows: ExportRows, format: str, size_of_pieces: int, tool_versions: dict[str, str]) -> Provenance:
     """Return the provenance of a complete export: which latents these are, and how they became the files' values."""
     store = rows.store
+    # Defaults are omitted, so that an export of a store without `decode` may have been begun before that existed.
+    transform = store.spec.transform.model_dump(exclude_defaults=True)
     return {
         "format": format,
         "store": store.folder.uri,
@@ -27,7 +29,7 @@ def describe(rows: ExportRows, format: str, size_of_pieces: int, tool_versions: 
         "num_rows": len(rows),
         "encoder": {"name": store.spec.encoder.name, "hash": store.spec.encoder.hash},
         "source": store.spec.source.model_dump(include={"uri", "fingerprint", "count"}),
-        "transform": {**store.spec.transform.model_dump(), "size": rows.view.size, "flip": rows.view.flip},
+        "transform": {**transform, "size": rows.view.size, "flip": rows.view.flip},
         "values": "raw * scale",
         "scale": rows.scale,
         "statistics": {**store.summaries[store.view], "of": "raw"},

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tcae_cli.errors import ImageError
-from tcae_cli.images.image_file import decode_image
+from tcae_cli.images.image_file import decode_scaled
 from tcae_cli.images.transform import Transform, View, resize_and_crop
 from tcae_cli.images.watchdog import RowNotes
 from tcae_cli.reports.failure import Failure
@@ -178,8 +178,9 @@ class Decoder(Dataset[Decoded]):
         if self.notes:
             self.notes.begin(row, "decode")
         record["content_hash"] = content_hash(data)
-        image = decode_image(data)
-        return [resize_and_crop(image, size, self.transform.resize) for size in self.transform.sizes]
+        image, original_size = decode_scaled(data, self.transform.least_side)
+        resize = self.transform.resize
+        return [resize_and_crop(image, size, resize, original_size) for size in self.transform.sizes]
 
     def _record_type(self) -> np.dtype:
         crops = ("crops", np.int32, (len(self.transform.sizes), 4))

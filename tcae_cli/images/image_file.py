@@ -3,16 +3,22 @@
 import struct
 import warnings
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from io import BytesIO
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image, ImageCms, UnidentifiedImageError
 
 from tcae_cli.errors import ImageError
 from tcae_cli.recipe.choices import ImageFormat
+
+OVERSAMPLING = 2  # pixels on each side that a scaled image keeps for each one that is asked for
+
+LeastSide = Callable[[int, int], int]  # from the height and width of a file's image: its least short side when decoded
 
 # Not all that Pillow knows: an EPS file by the name of a.jpg would be run by Ghostscript.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -26,6 +32,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = (5, 6, 7, 8)  # orientations of files whose width is the picture's height
 _PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # colour space of a profile -> mode of its images
 _SAVE_OPTIONS: dict[str, tuple[str, dict[str, int]]] = {
     "png": ("PNG", {}),
@@ -50,21 +57,46 @@ _DAMAGED = (
 )
 
 
+class Picture(NamedTuple):
+    """The decoded image of a file."""
+
+    pixels: np.ndarray  # [h, w, 3], uint8, sRGB, upright
+    original_size: tuple[int, int]  # height and width of the file's image, upright, in pixels
+
+
 def decode_image(data: bytes) -> np.ndarray:
-    """Decode an image file to the picture that a viewer shows, [h, w, 3], uint8, sRGB.
+    """Decode an image file in full to the picture that a viewer shows, [h, w, 3], uint8, sRGB.
 
     Turned as its EXIF says, transparent parts on white, 16 bits scaled to 8, colours converted when a profile says
     they are not sRGB, the first frame of an animation. Raises ImageError("decode") if it is not an image, is damaged
     or truncated, or has more pixels than Pillow's limit against decompression bombs (179 million).
+    """
+    return decode_scaled(data, least_side=min).pixels
+
+
+def decode_scaled(data: bytes, least_side: LeastSide) -> Picture:
+    """Decode an image file as `decode_image` does, but a large JPEG at 1/2, 1/4 or 1/8 of its size.
+
+    The scale is the smallest at which the short side keeps the pixels that `least_side` gives. Fewer pixels are then
+    computed from each block of the file, so that 12 megapixels take a third of the time. Other formats are decoded in
+    full.
     """
     try:
         with warnings.catch_warnings():
             # Pillow warns of images near its limit and of odd headers, but decodes them all the same.
             warnings.simplefilter("ignore")
             with Image.open(BytesIO(data), formats=_FORMATS) as image:
+                height, width = image.height, image.width
+                least = least_side(height, width)
+                scaled = image.draft(None, (least, least))  # of a JPEG: sets the scale, which may be 1
                 image.load()
-                picture, turn = _to_srgb(image), _UPRIGHT.get(_orientation(image))
-                return np.array(picture if turn is None else picture.transpose(turn))
+                picture, orientation = _to_srgb(image), _orientation(image)
+                if scaled:
+                    _, (_, _, scaled_width, scaled_height) = scaled
+                    picture = _fit(picture, scaled_height, scaled_width)
+                turn = _UPRIGHT.get(orientation)
+                pixels = np.array(picture if turn is None else picture.transpose(turn))
+                return Picture(pixels, (width, height) if orientation in _SIDEWAYS else (height, width))
     except UnidentifiedImageError:
         found = "the file is empty" if not data else f"not an image that can be read ({len(data)} bytes)"
         raise ImageError("decode", found) from None
@@ -106,6 +138,20 @@ def _orientation(image: Image.Image) -> int:
         return int(image.getexif().get(_ORIENTATION, 1))
     except _DAMAGED:
         return 1  # damaged EXIF says nothing about the picture
+
+
+def _fit(image: Image.Image, height: float, width: float) -> Image.Image:
+    """Resize a scaled image, of a file that is this high and wide at that scale, to the whole pixels within.
+
+    The last row and column of a scaled image may stand for a part of a pixel. Taken for whole ones they would shift
+    all others, by up to a pixel: on photographs, 38 dB against decoding in full and not 53 dB.
+    """
+    if image.size == (width, height):
+        return image
+    pixels = torch.from_numpy(np.array(image))[None].permute(0, 3, 1, 2)  # channels last: the fast path
+    factors = int(height) / height, int(width) / width
+    fitted = F.interpolate(pixels, scale_factor=factors, mode="bicubic", antialias=True)[0]
+    return Image.fromarray(fitted.permute(1, 2, 0).numpy())
 
 
 def _to_srgb(image: Image.Image) -> Image.Image:

@@ -22,7 +22,6 @@ from tcae_cli.images import watchdog
 from tcae_cli.images.batch import BatchRows, Decoded, Decoder, Files, ImageBatch, failures_of
 from tcae_cli.images.transform import Transform
 from tcae_cli.images.watchdog import RowNotes, Stage, WorkersLost, watched
-from tcae_cli.recipe.choices import Resize
 from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.processes import leave_with_the_parent
 from tcae_cli.runtime.threads import in_threads
@@ -88,22 +87,23 @@ def _decode_in_workers(
 
 
 def load_rows(
-    source: Source, rows: Sequence[int], size: int, resize: Resize
-) -> tuple[Tensor, np.ndarray, dict[int, Failure]]:
-    """Read images of any rows in this process: return pixels, content hashes and failures.
+    source: Source, rows: Sequence[int], transform: Transform
+) -> tuple[list[Tensor], np.ndarray, dict[int, Failure]]:
+    """Read images of any rows in this process: return pixels of each size, content hashes and failures.
 
     Pixels are [k, 3, size, size], uint8, zero where failed; hashes [k], uint64; failures by row.
     """
-    decoder = Decoder(source, len(rows), Transform((size,), resize))
+    decoder = Decoder(source, len(rows), transform)
     decoded = decoder.decode(rows, range(len(rows)), len(rows))
     records = decoder.records_of(decoded)
-    return decoded.images[0], records["content_hash"].copy(), failures_of(source, rows, records)
+    return decoded.images, records["content_hash"].copy(), failures_of(source, rows, records)
 
 
-def load_readable(source: Source, rows: Sequence[int], size: int, resize: Resize) -> Tensor:
-    """Read images of any rows in this process, and return those that can be used, [k, 3, size, size], uint8."""
-    images, _, failures = load_rows(source, rows, size, resize)
-    return images[[slot for slot, row in enumerate(rows) if row not in failures]]
+def load_readable(source: Source, rows: Sequence[int], transform: Transform) -> list[Tensor]:
+    """Read images of any rows in this process, and return the usable ones at each size, [k, 3, size, size], uint8."""
+    images, _, failures = load_rows(source, rows, transform)
+    slots = [slot for slot, row in enumerate(rows) if row not in failures]
+    return [of_size[slots] for of_size in images]
 
 
 def worker_context() -> BaseContext:

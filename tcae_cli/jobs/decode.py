@@ -17,6 +17,7 @@ from tcae_cli.images.file_names import file_name
 from tcae_cli.images.image_file import encode_image
 from tcae_cli.images.loader import load_rows
 from tcae_cli.images.pictures import to_pixels, write_pairs
+from tcae_cli.images.transform import Transform
 from tcae_cli.recipe.choices import ImageFormat
 from tcae_cli.reports.decode import DecodeReport, DecodeRequest
 from tcae_cli.reports.progress import Progress
@@ -86,8 +87,9 @@ def read_originals(store: LatentStore, rows: list[int]) -> dict[int, np.ndarray]
             source = Source(store.folder.fetch(index_folder(store.spec), Path(scratch)))
         except SourceError:
             return {}
-        images, hashes, failures = load_rows(source, rows, view.size, store.spec.transform.resize)
-    pixels = to_pixels(images.flip(-1) if view.flip else images)
+        images, hashes, failures = load_rows(source, rows, Transform.of_store(store.spec))
+    of_view = images[store.spec.sizes.index(view.size)]
+    pixels = to_pixels(of_view.flip(-1) if view.flip else of_view)
     is_same = hashes == store.content_hash(rows)
     return {row: pixels[slot] for slot, row in enumerate(rows) if is_same[slot] and row not in failures}
 

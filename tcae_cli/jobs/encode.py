@@ -99,10 +99,12 @@ def _settings(request: EncodeRequest, card: ModelCard, device: torch.device) -> 
             raise UsageError(
                 f"--size {size} is not a multiple of {card.downsampling}, a latent's pixels; try {nearest}"
             )
+    decode = request.decode or ("full" if request.resize == "adm" else "draft")
     library = [card.spec["library"]] if "library" in card.spec else []  # of a model that is not one of ours
     return StoreSettings(
         encoder=EncoderIdentity(name=card.name, hash=card.encoder_hash, spec=card.spec, recipe=card.recipe),
-        transform=TransformSpec(resize=request.resize),
+        transform=TransformSpec(resize=request.resize, decode=decode),
+        decode=request.decode,
         compute=ComputeSpec(dtype=request.precision or default_precision(device), batch_size=request.batch_size),
         latent=LatentShape(channels=card.latent_channels, downsampling=card.downsampling),
         views=make_views(sizes, card.downsampling, request.flip),

@@ -60,7 +60,7 @@ def encode_shards(run: EncodeRun, writer: StoreWriter, source: Source, shards: S
     batches = load_batches(
         source,
         _batches(plans, spec.compute.batch_size),
-        Transform(tuple(spec.sizes), spec.transform.resize),
+        Transform.of_store(spec),
         Reading(spec.compute.batch_size, num_workers, pin_memory=run.device.type == "cuda"),
     )
 

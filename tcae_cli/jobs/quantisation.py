@@ -10,6 +10,7 @@ from torch import Tensor
 from tcae_cli.autoencoders.runner import Runner, load_runner
 from tcae_cli.errors import SourceError
 from tcae_cli.images.loader import load_readable
+from tcae_cli.images.transform import Transform
 from tcae_cli.metrics.image import psnr
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Progress
@@ -61,7 +62,7 @@ def _encode_sample(
     progress.start("calibrate int8", len(rows))
     for start in range(0, len(rows), spec.compute.batch_size):
         chosen = rows[start : start + spec.compute.batch_size].tolist()
-        images = {size: load_readable(source, chosen, size, spec.transform.resize) for size in spec.sizes}
+        images = dict(zip(spec.sizes, load_readable(source, chosen, Transform.of_store(spec)), strict=True))
         if len(images[spec.sizes[0]]):
             originals.append(images[spec.sizes[0]])
         for name, view in spec.views.items():

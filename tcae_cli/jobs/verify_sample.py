@@ -14,6 +14,7 @@ from torch import Tensor
 from tcae_cli.autoencoders.runner import Runner
 from tcae_cli.images.loader import load_rows
 from tcae_cli.images.pictures import to_pixels, write_pairs
+from tcae_cli.images.transform import Transform
 from tcae_cli.jobs.verification import Verification
 from tcae_cli.metrics.image import psnr
 from tcae_cli.sources.source import Source
@@ -66,12 +67,11 @@ def compare_sample(
     verification.progress.start("decode a sample", len(rows))
     for start in range(0, len(rows), _BATCH_ROWS):
         batch = rows[start : start + _BATCH_ROWS]
-        images = {size: _unchanged_images(source, batch, size, spec, hashes) for size in spec.sizes}
+        unchanged, images = _unchanged_images(source, batch, spec, hashes)
         for name, view in spec.views.items():
-            unchanged, pixels = images[view.size]
             if not unchanged:
                 continue
-            originals = pixels.flip(-1) if view.flip else pixels
+            originals = images[view.size].flip(-1) if view.flip else images[view.size]
             decoded = decoders[name].decode_stored(unchanged)
             fresh = decoders[name].decode_fresh(originals)
             figures = zip(unchanged, _psnr(originals, decoded), _psnr(originals, fresh), strict=True)
@@ -86,7 +86,7 @@ def compare_sample(
             if name == MAIN_VIEW and len(shown[0]) < _PICTURE_ROWS:
                 shown[0].extend(to_pixels(originals))
                 shown[1].extend(to_pixels(decoded))
-        sample.num_without_image += len(batch) - len(images[spec.sizes[0]][0])
+        sample.num_without_image += len(batch) - len(unchanged)
         verification.progress.advance(len(batch))
     if shown[0]:
         sample.picture = write_pairs(picture, shown[0][:_PICTURE_ROWS], shown[1][:_PICTURE_ROWS])
@@ -119,12 +119,13 @@ class _ViewDecoder:
 
 
 def _unchanged_images(
-    source: Source, rows: list[int], size: int, spec: StoreSpec, hashes: dict[int, int]
-) -> tuple[list[int], Tensor]:
-    """Return those of the rows whose image has its old bytes, and the images as the encoder saw them, [k, 3, h, w]."""
-    images, found, failures = load_rows(source, rows, size, spec.transform.resize)
+    source: Source, rows: list[int], spec: StoreSpec, hashes: dict[int, int]
+) -> tuple[list[int], dict[int, Tensor]]:
+    """Return those of the rows whose image has its old bytes, and by size the images as the encoder saw them."""
+    images, found, failures = load_rows(source, rows, Transform.of_store(spec))
     slots = [slot for slot, row in enumerate(rows) if row not in failures and int(found[slot]) == hashes[row]]
-    return [rows[slot] for slot in slots], images[slots]
+    of_size = {size: pixels[slots] for size, pixels in zip(spec.sizes, images, strict=True)}
+    return [rows[slot] for slot in slots], of_size
 
 
 def _psnr(originals: Tensor, decoded: Tensor) -> list[float]:

@@ -5,6 +5,7 @@ from typing import Literal
 
 Precision = Literal["bf16", "fp32"]
 Resize = Literal["torch", "adm"]
+Decode = Literal["draft", "full"]  # draft: large JPEGs at a smaller scale
 LatentDtype = Literal["float16", "float32", "int8"]
 ImageFormat = Literal["png", "jpg", "webp"]
 PerceptualNetwork = Literal["lpips-vgg", "squeezenet1_1"]

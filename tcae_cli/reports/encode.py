@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Self
 
 from tcae_cli.errors import UsageError
-from tcae_cli.recipe.choices import DEFAULT_MODEL, NO_FIELDS, LatentDtype, Precision, Resize, SampleFields
+from tcae_cli.recipe.choices import DEFAULT_MODEL, NO_FIELDS, Decode, LatentDtype, Precision, Resize, SampleFields
 from tcae_cli.reports.failure import Failure
 from tcae_cli.reports.report import DEFAULT_TOLERANCE, DONE, TOO_MANY_FAILED, Report, Tolerance
 
@@ -25,6 +25,7 @@ class EncodeRequest:
     sizes: tuple[int, ...] = ()  # pixels, a view each; the model's
     flip: bool = False  # the mirrored images too
     resize: Resize = "torch"
+    decode: Decode | None = None  # as the store was begun; in a new store draft, except with adm
     dtype: LatentDtype = "float16"
     codec: str = "zstd"  # of store/codecs/registry.py
     append: bool = False  # rows for images that are new in the source
@@ -34,6 +35,8 @@ class EncodeRequest:
     max_failures: Tolerance = DEFAULT_TOLERANCE
 
     def __post_init__(self) -> None:
+        if self.resize == "adm" and self.decode == "draft":
+            raise UsageError("--resize adm always decodes images in full; omit --decode draft, or use --resize torch")
         if not 0 <= self.part < self.num_parts:
             raise UsageError(
                 f"--part {self.part} of --num-parts {self.num_parts}: parts are numbered from 0; correct it"

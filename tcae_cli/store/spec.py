@@ -7,7 +7,7 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, field_validator
 
-from tcae_cli.recipe.choices import MAIN_VIEW, LatentDtype, Precision, Resize
+from tcae_cli.recipe.choices import MAIN_VIEW, Decode, LatentDtype, Precision, Resize
 from tcae_cli.store.codecs.registry import CODECS
 
 OK, FAILED, PENDING = 1, 2, 0  # of a row's status
@@ -50,6 +50,7 @@ class TransformSpec(_Part):
     """The way an image became square pixels; the size is each view's own."""
 
     resize: Resize
+    decode: Decode = "full"  # as in stores that were made before there was a choice
 
 
 class ComputeSpec(_Part):
@@ -147,7 +148,8 @@ class StoreSettings:
     """The settings a run encodes with: they decide whether it can continue a store, and make a new one."""
 
     encoder: EncoderIdentity
-    transform: TransformSpec
+    transform: TransformSpec  # of a new store
+    decode: Decode | None  # the user's choice; None: as the store was begun
     compute: ComputeSpec  # batches do not cross shards, so those of a store may be smaller
     latent: LatentShape
     views: dict[str, View]
@@ -185,6 +187,7 @@ class StoreSettings:
             ("--size", " ".join(map(str, store.sizes)), " ".join(map(str, sizes_of(self.views)))),
             ("--flip", _flip_words(store.views), _flip_words(self.views)),
             ("--resize", store.transform.resize, self.transform.resize),
+            ("--decode", store.transform.decode, self.decode or store.transform.decode),
             ("--precision", store.compute.dtype, self.compute.dtype),
             ("--batch-size", store.compute.batch_size, batch_size),
             ("--dtype", store.dtype, self.dtype),

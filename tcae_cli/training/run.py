@@ -10,7 +10,7 @@ from tcae_cli.autoencoders.checkpoint import MODEL_FILE, LatentStatistics, Model
 from tcae_cli.autoencoders.tcae import fill_autoencoder, load_parent
 from tcae_cli.features.backbone import load_discriminator_features, load_feature_network
 from tcae_cli.images.loader import load_readable
-from tcae_cli.images.transform import to_float
+from tcae_cli.images.transform import Transform, to_float
 from tcae_cli.losses.reconstruction import ReconstructionLoss
 from tcae_cli.losses.registry import DISCRIMINATORS
 from tcae_cli.model.joint import JointModel, Teacher
@@ -187,4 +187,4 @@ def _centre_crops(source: Source, recipe: Recipe) -> Iterator[Tensor]:
     rows = range(0, len(source), -(-len(source) // _MEASURED_IMAGES))
     for start in range(0, len(rows), _BATCH_SIZE):
         batch = rows[start : start + _BATCH_SIZE]
-        yield load_readable(source, batch, recipe.model.image_size, "torch")
+        yield from load_readable(source, batch, Transform((recipe.model.image_size,), "torch"))

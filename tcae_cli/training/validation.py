@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tcae_cli.errors import SourceError
 from tcae_cli.images.loader import load_readable
 from tcae_cli.images.pictures import to_pixels, write_pairs
-from tcae_cli.images.transform import to_float, to_uint8
+from tcae_cli.images.transform import Transform, to_float, to_uint8
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
 from tcae_cli.metrics.image import METRICS
 from tcae_cli.model.tcae import TCAE
@@ -92,7 +92,7 @@ class Validation:
         found = False
         for start in range(0, len(self._rows), _BATCH_SIZE):
             rows = self._rows[start : start + _BATCH_SIZE]
-            good = load_readable(self._source, rows, self._recipe.model.image_size, "adm")
+            [good] = load_readable(self._source, rows, Transform((self._recipe.model.image_size,), "adm"))
             if len(good):
                 found = True
                 yield good

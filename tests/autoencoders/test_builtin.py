@@ -7,7 +7,7 @@ from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.autoencoders.tcae import BUILTIN, read_header
 from tcae_cli.images.loader import load_rows
 from tcae_cli.images.samples import write_sample_windows
-from tcae_cli.images.transform import to_float
+from tcae_cli.images.transform import Transform, to_float
 from tcae_cli.metrics.image import psnr
 from tcae_cli.sources.source import open_source
 
@@ -17,7 +17,7 @@ def windows(tmp_path_factory) -> torch.Tensor:
     folder = tmp_path_factory.mktemp("windows")
     count = write_sample_windows(folder / "photos")
     source = open_source(str(folder / "photos"), folder / "index")
-    images, _, failures = load_rows(source, range(count), size=256, resize="torch")
+    [images], _, failures = load_rows(source, range(count), Transform((256,), "torch"))
     assert not failures
     return to_float(images)
 

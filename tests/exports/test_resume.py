@@ -145,7 +145,7 @@ def test_provenance_says_what_the_values_are(export, store, target, export_forma
     assert about["encoder"]["hash"] == store.spec.encoder.hash
     assert about["source"]["fingerprint"] == store.spec.source.fingerprint
     assert about["statistics"]["channel_mean"] == store.summaries["latents"]["channel_mean"]
-    assert about["transform"] == {"resize": "torch", "size": 64, "flip": False}
+    assert about["transform"] == {"resize": "torch", "decode": "draft", "size": 64, "flip": False}
     assert set(about["tool_versions"]) == {"tcae", "numpy", "torch"}
 
 

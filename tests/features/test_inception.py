@@ -18,6 +18,7 @@ from tcae_cli.errors import WeightsError
 from tcae_cli.features import inception
 from tcae_cli.features.inception import InceptionFeatures, find_inception, load_inception, resize_as_tensorflow_1
 from tcae_cli.images.loader import load_rows
+from tcae_cli.images.transform import Transform
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
 from tcae_cli.sources.source import open_source
 
@@ -138,7 +139,8 @@ def write_photos(photos, folder, size, blur=0.0):
 
 def read(folder, size):
     source = open_source(str(folder), folder.with_suffix(".index"))
-    return load_rows(source, range(3), size, "adm")[0]
+    [images], _, _ = load_rows(source, range(3), Transform((size,), "adm"))
+    return images
 
 
 def rfid(network, pair):

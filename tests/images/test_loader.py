@@ -77,7 +77,8 @@ def test_a_batch_of_which_nothing_is_asked_is_zero(source):
 
 def test_every_size_comes_from_one_decode(source, monkeypatch):
     decoded = []
-    monkeypatch.setattr(image_batch, "decode_image", lambda data: decoded.append(data) or decode_image(data))
+    decode = image_batch.decode_scaled
+    monkeypatch.setattr(image_batch, "decode_scaled", lambda data, least: decoded.append(data) or decode(data, least))
     batch = load(source, num_workers=0, sizes=(32, 16), batches=BATCHES[:1])[0]
     assert len(decoded) == 3
     for images, crops, size in zip(batch.images, batch.crops, (32, 16), strict=True):
@@ -97,10 +98,10 @@ def test_a_bad_image_costs_its_row_and_no_other(source):
 
 
 def test_a_long_error_is_cut_and_in_any_script(source, monkeypatch):
-    def fail(data: bytes):
+    def fail(data: bytes, least_side: object):
         raise ImageError("decode", "é" * 2000 + "\udcff")
 
-    monkeypatch.setattr(image_batch, "decode_image", fail)
+    monkeypatch.setattr(image_batch, "decode_scaled", fail)
     batch = load(source, num_workers=0, batches=BATCHES[:1])[0]
     assert batch.failures[0] == Failure(0, source.key(0), "decode", "é" * 500)
 
@@ -147,7 +148,7 @@ def test_batches_that_cannot_be_told_end_the_run_with_their_own_error(source):
 
 
 def test_rows_in_any_order_are_loaded_in_this_process(source):
-    pixels, hashes, failures = load_rows(source, [6, BAD_ROW, 1], 32, "torch")
+    [pixels], hashes, failures = load_rows(source, [6, BAD_ROW, 1], Transform((32,), "torch"))
     whole = load(source, num_workers=0, batches=[BatchRows(range(0, 3)), BatchRows(range(6, 8))])
     assert torch.equal(pixels[0], whole[1].images[0][0]) and torch.equal(pixels[2], whole[0].images[0][1])
     assert pixels.shape == (3, 3, 32, 32) and not pixels[1].any()
@@ -173,10 +174,10 @@ def test_batches_are_taken_only_a_few_ahead(source):
 
 
 def test_a_batch_from_a_worker_is_one_write_into_the_pipe_however_many_rows_fail(source, monkeypatch):
-    def fail(data: bytes):
+    def fail(data: bytes, least_side: object):
         raise ImageError("decode", "damaged" * 1000)
 
-    monkeypatch.setattr(image_batch, "decode_image", fail)
+    monkeypatch.setattr(image_batch, "decode_scaled", fail)
     decoder = Decoder(source, 8, Transform((16, 32, 64), "torch"), RowNotes(1))
     decoded = decoder[BatchRows(range(8))]
     assert len(ForkingPickler.dumps(decoded)) < PIPE_BUF

@@ -36,7 +36,7 @@ def die_then_stop(folder: Path) -> None:
 
 
 def die_decoding(folder: Path) -> None:
-    image_batch.decode_image = lambda data: die(folder)  # type: ignore[assignment]  # in the worker alone
+    image_batch.decode_scaled = lambda data, least: die(folder)  # type: ignore[assignment]  # in the worker alone
 
 
 def leave(_: Path) -> None:

@@ -1,10 +1,8 @@
 """`--retry-failed`: what failed is tried again, once it is put right, and nothing else is touched."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tcae_cli.errors import StoreError
@@ -28,8 +26,8 @@ def broken(photos: Path, tmp_path: Path) -> Path:
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What this process has decoded."""
     files: list[bytes] = []
-    decode: Callable[[bytes], np.ndarray] = image_batch.decode_image
-    monkeypatch.setattr(image_batch, "decode_image", lambda data: (files.append(data), decode(data))[1])
+    decode = image_batch.decode_scaled
+    monkeypatch.setattr(image_batch, "decode_scaled", lambda data, least: (files.append(data), decode(data, least))[1])
     return files
 
 

@@ -63,8 +63,8 @@ def test_two_sizes_give_what_two_stores_of_one_size_give(photos, tmp_path, encod
 
 
 def test_each_image_is_decoded_once_for_all_its_views(photos, tmp_path, encode, monkeypatch):
-    files, decode = [], image_batch.decode_image
-    monkeypatch.setattr(image_batch, "decode_image", lambda data: (files.append(data), decode(data))[1])
+    files, decode = [], image_batch.decode_scaled
+    monkeypatch.setattr(image_batch, "decode_scaled", lambda data, least: (files.append(data), decode(data, least))[1])
     encode(photos, tmp_path / "store.zarr", sizes=(64, 96), flip=True)
 
     assert sorted(files) == sorted(path.read_bytes() for path in photos.rglob("*.jpg"))

@@ -16,7 +16,7 @@ from tcae_cli.recipe.schema import DataSpec
 
 _LONGEST = 8  # times the short side; a longer image is cut to its middle before its clean view is drawn
 _BOX_ATTEMPTS = 10
-_LARGEST_ASPECT = 4 / 3
+LARGEST_ASPECT = 4 / 3  # of a crop's box
 _FLIP_SHARE = 0.5  # of crops, as are all shares below
 _JITTER_SHARE, _GREY_SHARE = 0.8, 0.2
 _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = 0.4, 0.4, 0.2, 0.1
@@ -71,13 +71,13 @@ def draw_box(
     """
     for _ in range(_BOX_ATTEMPTS):
         area = height * width * random.uniform(*scale)
-        aspect = _LARGEST_ASPECT ** random.uniform(-1, 1)
+        aspect = LARGEST_ASPECT ** random.uniform(-1, 1)
         h, w = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
         if 0 < h <= height and 0 < w <= width:
             top, left = random.integers(height - h, endpoint=True), random.integers(width - w, endpoint=True)
             return int(top), int(left), h, w
-    h = min(height, max(1, round(width * _LARGEST_ASPECT)))
-    w = min(width, max(1, round(height * _LARGEST_ASPECT)))
+    h = min(height, max(1, round(width * LARGEST_ASPECT)))
+    w = min(width, max(1, round(height * LARGEST_ASPECT)))
     return (height - h) // 2, (width - w) // 2, h, w
 
 

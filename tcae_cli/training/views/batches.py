@@ -12,12 +12,11 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from tcae_cli.errors import ImageError, SourceError
-from tcae_cli.images.image_file import decode_image
 from tcae_cli.images.loader import load_in_workers
 from tcae_cli.images.watchdog import RowNotes
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.sources.source import Source
-from tcae_cli.training.views.crops import SampleViews, TrainingBatch, sample_views, stack_views
+from tcae_cli.training.views.crops import SampleViews, TrainingBatch, decode_for_views, sample_views, stack_views
 
 _ATTEMPTS = 20  # at finding an image that can be read
 
@@ -79,7 +78,7 @@ class TrainingViews(Dataset[TrainingBatch]):
                     raise data
                 if self.notes:
                     self.notes.begin(row, "decode")
-                return sample_views(decode_image(data), self.recipe, sample), attempt
+                return sample_views(decode_for_views(data, self.recipe), self.recipe, sample), attempt
             except ImageError:
                 continue
         raise SourceError(

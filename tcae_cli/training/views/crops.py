@@ -1,16 +1,20 @@
 """The views of an image that training sees, all drawn from one decoded image, and batches of them."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from tcae_cli.images.image_file import OVERSAMPLING, decode_scaled
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.training.views.augmentation import (
     FIRST_GLOBAL,
+    LARGEST_ASPECT,
     LOCAL,
     SECOND_GLOBAL,
     clean_view,
@@ -54,6 +58,32 @@ class TrainingBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         tensors: dict[str, Any] = {name: moved(value) for name, value in values.items() if isinstance(value, Tensor)}
         return replace(self, **tensors)
+
+
+def decode_for_views(data: bytes, recipe: Recipe) -> np.ndarray:
+    """Decode an image file for `sample_views`, [h, w, 3], uint8, a large JPEG at a scale that serves all its views.
+
+    Raises ImageError as `decode_image` does.
+    """
+    return decode_scaled(data, partial(least_side_of_views, recipe=recipe)).pixels
+
+
+def least_side_of_views(height: int, width: int, recipe: Recipe) -> int:
+    """Return the least short side, in pixels, to decode an image at so that no view has less than twice its pixels.
+
+    Bounds are taken, because nothing is drawn yet: the largest short side of the clean view, and for each kind of crop
+    the smallest side that a box can have, whose area is the least share and whose aspect is the most extreme.
+    """
+    short_side = min(height, width)
+    needed: list[float] = [max(recipe.model.image_size, recipe.data.resize_max)]
+    if spec := recipe.loss.self_distillation:
+        crops = [(spec.global_size, spec.global_scale)]
+        if spec.num_local_crops:
+            crops.append((spec.local_size, spec.local_scale))
+        for size, (least_area, _) in crops:
+            box_side = math.sqrt(height * width * least_area / LARGEST_ASPECT)
+            needed.append(size * short_side / max(1.0, min(box_side, short_side)))
+    return math.ceil(OVERSAMPLING * max(needed))
 
 
 def sample_views(image: np.ndarray, recipe: Recipe, sample: int) -> SampleViews:

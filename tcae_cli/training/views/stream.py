@@ -16,11 +16,10 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from tcae_cli.errors import ImageError, SourceError, TcaeError
-from tcae_cli.images.image_file import decode_image
 from tcae_cli.images.loader import _SHARED_MEMORY_FILE, start_worker, worker_context
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.training.views.batches import epoch_order
-from tcae_cli.training.views.crops import SampleViews, TrainingBatch, sample_views, stack_views
+from tcae_cli.training.views.crops import SampleViews, TrainingBatch, decode_for_views, sample_views, stack_views
 
 DEFAULT_BUFFER = 1000  # images, if data.shuffle_buffer is not given: what streams cannot be shuffled by index
 
@@ -180,7 +179,7 @@ class _Consumer:
             barren.update(map(plan.share, portions))
             for encoded in self._shuffled(portions):
                 try:
-                    image = decode_image(encoded.data)
+                    image = decode_for_views(encoded.data, self._recipe)
                 except ImageError:
                     self._num_failed += 1
                     continue

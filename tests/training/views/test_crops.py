@@ -146,7 +146,8 @@ def test_ranks_together_see_the_micro_batches_of_one(damaged, world_size, accumu
 @pytest.mark.parametrize("num_local_crops", [0, 3])
 def test_an_image_is_read_and_decoded_once_for_all_its_views(source, monkeypatch, num_local_crops):
     decoded = Counter()
-    monkeypatch.setattr(batches, "decode_image", lambda data: decoded.update([data]) or decode_image(data))
+    decode = batches.decode_for_views
+    monkeypatch.setattr(batches, "decode_for_views", lambda data, spec: decoded.update([data]) or decode(data, spec))
     loss = {"self_distillation": {**CROPS, "num_local_crops": num_local_crops}}
     reads = Counter()
     monkeypatch.setattr(Source, "_read", lambda self, row, read=Source._read: reads.update([row]) or read(self, row))
