@@ -149,6 +149,13 @@ def test_provenance_says_what_the_values_are(export, store, target, export_forma
     assert set(about["tool_versions"]) == {"tcae", "numpy", "torch"}
 
 
+def test_provenance_of_full_images_is_as_it_was_before_there_were_drafts(photos, encode_small, tmp_path):
+    store = encode_small(photos, tmp_path / "full.zarr", decode="full")
+    export_store(ExportRequest(store=store.folder.uri, target=tmp_path / "out", format="dc-ae"), Silent())
+    about = json.loads((tmp_path / "out" / "tcae_export.json").read_bytes())
+    assert about["transform"] == {"resize": "torch", "size": 64, "flip": False}  # so that its export is resumed
+
+
 def test_an_export_is_complete_only_at_the_end(export, monkeypatch, tmp_path):
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         die_at_call(patched, LatentStore, "latents", 2)
