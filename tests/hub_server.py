@@ -14,6 +14,7 @@ from urllib.parse import unquote, urlsplit
 
 _API = re.compile(r"/api/datasets/([^/]+/[^/]+)(?:/(revision|tree|paths-info)/([^/]+)(?:/(.*))?)?")
 _FILE = re.compile(r"/datasets/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
+_STORED_FILE = re.compile(r"/stored/([^/]+)/([^/]+/[^/]+)/([^/]+)/(.+)")
 
 
 @dataclass
@@ -35,8 +36,10 @@ class HubServer:
     gated: set[str] = field(default_factory=set)  # datasets that need TOKEN
     private: set[str] = field(default_factory=set)  # datasets that exist for TOKEN only
     cuts: dict[str, Cut] = field(default_factory=dict)  # by file
+    signature: str = ""  # of the URLs of files in a store of another host; "": the Hub sends them itself
     refuse_all: int = 0  # the status of every answer, if not 0
     requests: list[str] = field(default_factory=list)  # "GET /path bytes=0-9"
+    tokens_sent_away: int = 0  # to the store
 
     def put(self, dataset: str, files: Mapping[str, bytes], revision: str = "main") -> str:
         """Make a commit of these files, to which the revision then points; return it."""
@@ -74,6 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer_api(dataset, what, revision or "main", below or "", body)
         elif found := _FILE.fullmatch(quoted):
             self._answer_file(*map(unquote, found.groups()))
+        elif found := _STORED_FILE.fullmatch(quoted):
+            self._answer_stored(*map(unquote, found.groups()))
         else:
             self._refuse(404, "")
 
@@ -111,8 +116,26 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(403, "GatedRepo")
         elif (data := self.hub.commits[dataset][commit].get(name)) is None:
             self._refuse(404, "EntryNotFound", commit)
+        elif self.hub.signature:
+            port = urlsplit(self.hub.url).port
+            self.send_response(302)
+            self.send_header(
+                "Location", f"http://localhost:{port}/stored/{self.hub.signature}/{dataset}/{commit}/{name}"
+            )
+            self.send_header("X-Linked-Size", str(len(data)))
+            self.send_header("X-Linked-ETag", f'"{sha1(data).hexdigest()}"')
+            self.send_header("X-Repo-Commit", commit)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
         else:
             self._send(data, commit, name)
+
+    def _answer_stored(self, signature: str, dataset: str, commit: str, name: str) -> None:
+        self.hub.tokens_sent_away += "Authorization" in self.headers
+        if signature != self.hub.signature:
+            self._refuse(403, "")
+        else:
+            self._send(self.hub.commits[dataset][commit][name], commit, name)
 
     def _send(self, data: bytes, commit: str, name: str) -> None:
         start, stop = 0, len(data)

@@ -132,6 +132,10 @@ def open_to_read(root: str) -> Folder:
     """
     if not is_remote(root):
         return LocalFolder(Path(root))
+    if root.startswith("hf://datasets/"):
+        from tcae_cli.runtime.hub_folder import HubFolder  # here, since the Hub's client takes long to import
+
+        return HubFolder(root)
     return RemoteFolder(root)
 
 

@@ -21,6 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from huggingface_hub.repocard import metadata_load
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
 from tcae_cli.reports.progress import say_aside
@@ -59,6 +60,11 @@ class HubName(NamedTuple):
         """The URL of the dataset's page."""
         return f"{constants.ENDPOINT}/datasets/{self.repository}"
 
+    @property
+    def resolved_url(self) -> str:
+        """The URL that leads to the file's bytes, perhaps by way of others."""
+        return huggingface_hub.hf_hub_url(self.repository, self.path, repo_type="dataset", revision=self.revision)
+
 
 @dataclass(frozen=True)
 class HubDataset:
@@ -89,7 +95,7 @@ def read_dataset(name: HubName) -> HubDataset:
     if constants.HF_HUB_OFFLINE:
         return _cached_dataset(name)
     try:
-        info = _ask_again(
+        info = ask_again(
             lambda: huggingface_hub.HfApi().dataset_info(name.repository, revision=name.revision, timeout=_PATIENCE_S)
         )
         pinned = name._replace(revision=info.sha)
@@ -130,7 +136,7 @@ def fetch(location: str) -> Path:
     name = parse_name(location)
     assert name, location
     try:
-        return _ask_again(lambda: _download(name, say_aside))
+        return ask_again(lambda: _download(name, say_aside))
     except OSError as error:
         raise SourceError(_sentence(error, name)) from error
 
@@ -141,13 +147,44 @@ def check_access(location: str) -> None:
     name = parse_name(location)
     assert name, location
     try:
-        _ask_again(lambda: _size_bytes(name))
+        ask_again(lambda: locate(name))
     except OSError as error:
         raise SourceError(_sentence(error, name)) from error
 
 
-def _ask_again(ask: Callable[[], Result]) -> Result:
-    """Return what `ask` returns; it is called again after an error that may pass, unless that took long already."""
+def pin(uri: str) -> str:
+    """Return the URI with the commit that its revision stands for now, if it names a dataset or something in one.
+
+    Raises what read_dataset raises.
+    """
+    name = parse_name(uri)
+    if name is None or _COMMIT.fullmatch(name.revision or ""):
+        return uri
+    dataset = read_dataset(name._replace(path=""))
+    return str(name._replace(revision=dataset.name.revision)) + ("/" if uri.endswith("/") else "")
+
+
+def locate(name: HubName) -> tuple[str, int | None]:
+    """Return the URL at which the bytes of a file are now, and how many they are; None: the Hub does not say."""
+    found = huggingface_hub.get_hf_file_metadata(name.resolved_url, timeout=_PATIENCE_S)
+    return found.location, found.size
+
+
+def get(url: str, byte_range: str = "") -> bytes:
+    """Return the bytes at a URL of the Hub, or of a store behind it, or a range of them: "bytes=0-99"."""
+    headers = {"Range": byte_range} if byte_range else {}
+    if url.startswith(f"{constants.ENDPOINT}/"):  # the token is for the Hub alone
+        headers |= build_hf_headers()
+    response = get_session().get(url, headers=headers, timeout=_PATIENCE_S)
+    hf_raise_for_status(response)
+    return response.content
+
+
+def ask_again(ask: Callable[[], Result]) -> Result:
+    """Return what `ask` returns; it is called again after an error that may pass, unless that took long already.
+
+    Errors of the client that are no OSError become one.
+    """
     for wait_s in _WAITS_S:
         begun_at = time.monotonic()
         try:
@@ -162,22 +199,16 @@ def _ask_again(ask: Callable[[], Result]) -> Result:
 
 
 def _may_pass(error: OSError) -> bool:
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
     if status is not None:
         return status == 429 or status >= 500
     return error.errno is None and not isinstance(error, (OfflineModeIsEnabled, FileNotFoundError))
 
 
-def _size_bytes(name: HubName) -> int | None:
-    """Return the bytes of a file as the Hub says; None if it does not."""
-    url = huggingface_hub.hf_hub_url(name.repository, name.path, repo_type="dataset", revision=name.revision)
-    return huggingface_hub.get_hf_file_metadata(url, timeout=_PATIENCE_S).size
-
-
 def _download(name: HubName, say: Callable[[str], None] | None = None) -> Path:
     """Fetch a file into the cache; the client resumes where a connection breaks off."""
     # Asked here as well as by the client, which would repeat a question without an answer for minutes.
-    size_bytes = _size_bytes(name)
+    _, size_bytes = locate(name)
     if size_bytes is not None:
         _refuse_full_disk(name, size_bytes)
     if say:
@@ -246,9 +277,8 @@ def _read_card(path: Path) -> Mapping[str, Any]:
         return {}  # the names of files say enough, where its metadata cannot be read
 
 
-def _sentence(error: OSError, name: HubName) -> str:
-    """Return what went wrong in reading a dataset or one of its files, and what to do."""
-    status = getattr(getattr(error, "response", None), "status_code", None)
+def sentence_of(error: OSError, name: HubName) -> str:
+    """Return what is wrong with all of a dataset, and what to do; "" for an error that concerns less."""
     dataset = name._replace(path="", revision=None)
     match error:
         case GatedRepoError():
@@ -258,17 +288,24 @@ def _sentence(error: OSError, name: HubName) -> str:
         case RevisionNotFoundError():
             return f"{dataset} has no revision {name.revision}; its revisions are listed at {name.page}/tree/main"
         case OfflineModeIsEnabled():
-            fetched_by = f"hf download --repo-type dataset {name.repository}"
             return (
                 f"{name} is not in the cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set; unset it, or run "
-                f"`{fetched_by}` where there is a network"
+                f"`hf download --repo-type dataset {name.repository}` where there is a network"
             )
-        case EntryNotFoundError():
-            return f"{name} does not exist; its files are listed at {name.page}/tree/main"
-    if status == 401:
-        return f"{name} cannot be fetched, since the Hub refuses your token; {_LOG_IN} anew"
-    if status == 403:
-        return f"{name} may not be read with your token; look at {name.page}, and {_LOG_IN} of one who may"
+    match _status(error):
+        case 401:
+            return f"{name} cannot be fetched, since the Hub refuses your token; {_LOG_IN} anew"
+        case 403:
+            return f"{name} may not be read with your token; look at {name.page}, and {_LOG_IN} of one who may"
+    return ""
+
+
+def _sentence(error: OSError, name: HubName) -> str:
+    """Return what went wrong in fetching a file, or in reading what a dataset holds, and what to do."""
+    if sentence := sentence_of(error, name):
+        return sentence
+    if isinstance(error, EntryNotFoundError):
+        return f"{name} does not exist; its files are listed at {name.page}/tree/main"
     if error.errno == errno.ENOSPC:
         return (
             f"{name} cannot be fetched: no space left in {constants.HF_HUB_CACHE}; "
@@ -278,3 +315,7 @@ def _sentence(error: OSError, name: HubName) -> str:
         return f"{name} cannot be fetched: {constants.HF_HUB_CACHE} may not be written; set HF_HOME to another folder"
     found = (str(error.strerror or error).splitlines() or [type(error).__name__])[0].rstrip(".")
     return f"{name} cannot be fetched ({found}); check the network, and repeat"
+
+
+def _status(error: OSError) -> int | None:
+    return getattr(getattr(error, "response", None), "status_code", None)

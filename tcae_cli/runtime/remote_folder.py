@@ -17,7 +17,7 @@ from tcae_cli.runtime.threads import in_threads
 
 _PART_BYTES = 16 * 2**20  # of an upload; at most 10,000 parts, so an object may reach 160 GB
 _READ_TOGETHER = 64
-_READ_AHEAD_BYTES = 4 << 20
+READ_AHEAD_BYTES = 4 << 20
 _CONFLICT = "ConditionalRequestConflict"  # S3's error code where two clients create one object at the same moment
 _CONFLICT_WAITS_S = (0.1, 0.2, 0.4, 0.8)
 
@@ -88,7 +88,7 @@ class RemoteFolder:
     def open(self, name: str) -> Iterator[BinaryIO]:
         with self._reading(name):
             size_bytes = self._size_bytes(name)
-        with io.BufferedReader(RemoteFile(partial(self.read_range, name), size_bytes), _READ_AHEAD_BYTES) as reader:
+        with io.BufferedReader(RemoteFile(partial(self.read_range, name), size_bytes), READ_AHEAD_BYTES) as reader:
             yield reader
 
     def in_order(

@@ -11,7 +11,8 @@ import pytest
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
 from tcae_cli.reports.progress import Silent, listening
 from tcae_cli.runtime import hub as hub_module
-from tcae_cli.runtime.hub import HubName, check_access, fetch, find_cached, parse_name, read_dataset
+from tcae_cli.runtime.folder import open_to_read
+from tcae_cli.runtime.hub import HubName, check_access, fetch, find_cached, parse_name, pin, read_dataset
 
 from ..hub_server import TOKEN, Cut, HubServer
 
@@ -214,3 +215,65 @@ def test_offline_a_snapshot_that_the_client_made_is_read(hub: HubServer, offline
         huggingface_hub.snapshot_download(DATASET, repo_type="dataset", revision=hub.put(DATASET, {"b.parquet": b"y"}))
     assert read_dataset(HubName(DATASET)).name.revision == commit
     assert Path(fetch(located(commit))).read_bytes() == b"x"
+
+
+def test_a_name_is_pinned_to_the_commit_of_its_revision(hub: HubServer):
+    commit = hub.put(DATASET, {"a.parquet": b"x"})
+    pinned = f"hf://datasets/{DATASET}@{commit}"
+    assert pin(f"hf://datasets/{DATASET}") == pinned and pin(f"hf://datasets/{DATASET}/a/*.tar") == f"{pinned}/a/*.tar"
+    asked = len(hub.requests)
+    assert pin(f"{pinned}/a/") == f"{pinned}/a/" and pin("s3://bucket/a") == "s3://bucket/a"
+    assert len(hub.requests) == asked
+
+
+@pytest.mark.parametrize("signature", ["", "first"])
+def test_ranges_of_a_file_cost_the_hub_one_request_and_the_token_stays_there(hub: HubServer, monkeypatch, signature):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.signature = signature
+    hub.gated.add(DATASET)
+    data = bytes(range(256)) * 10
+    folder = open_to_read(f"hf://datasets/{DATASET}@{hub.put(DATASET, {'data/a b.parquet': data})}/data/")
+    assert folder.read_range("a b.parquet", 10, 20) == data[10:30]
+    assert (
+        folder.read_range("a b.parquet", -8, 8) == data[-8:] and folder.read_range("a b.parquet", -9999, 3) == data[:3]
+    )
+    assert (
+        folder.read_range("a b.parquet", 2550, 99) == data[2550:] and folder.read_range("a b.parquet", 9999, 1) == b""
+    )
+    with folder.open("a b.parquet") as file:
+        file.seek(-100, 2)
+        assert file.read() == data[-100:]
+    at_the_hub = [request for request in hub.requests if "/stored/" not in request]
+    assert [request.split()[0] for request in at_the_hub] == (["HEAD"] if signature else ["HEAD", *["GET"] * 5])
+    assert folder.read("a b.parquet") == data and hub.tokens_sent_away == 0
+
+
+def test_a_signature_that_has_ended_is_asked_for_anew(hub: HubServer):
+    hub.signature = "first"
+    folder = open_to_read(f"hf://datasets/{DATASET}@{hub.put(DATASET, {'a.parquet': b'abc'})}/")
+    assert folder.read_range("a.parquet", 0, 1) == b"a"
+    hub.signature = "second"
+    assert folder.read_range("a.parquet", 1, 1) == b"b"
+
+
+def test_a_file_in_the_cache_is_read_there(hub: HubServer):
+    root = f"hf://datasets/{DATASET}@{hub.put(DATASET, {'data/a.parquet': b'abcdef'})}/"
+    fetch(f"{root}data/a.parquet")
+    hub.requests.clear()
+    folder = open_to_read(root)
+    assert folder.read("data/a.parquet") == b"abcdef" and folder.read_range("data/a.parquet", -2, 2) == b"ef"
+    with folder.open("data/a.parquet") as file:
+        assert file.read(2) == b"ab"
+    assert not hub.requests
+
+
+def test_files_are_listed_and_a_missing_one_is_an_error_of_its_own(hub: HubServer):
+    commit = hub.put(DATASET, {"data/a.parquet": b"abc", "data/deep/b": b"", "c": b"1"})
+    folder = open_to_read(f"hf://datasets/{DATASET}@{commit}/")
+    assert folder.sizes("data") == {"data/a.parquet": 3, "data/deep/b": 0}
+    with pytest.raises(FileNotFoundError) as raised:
+        folder.read("data/z")
+    assert raised.value.filename == f"hf://datasets/{DATASET}@{commit}/data/z"
+    hub.gated.add(DATASET)
+    with pytest.raises(SourceError, match=r"is gated: accept its terms"):
+        folder.read_range("data/a.parquet", 0, 2)

@@ -81,7 +81,7 @@ def test_a_text_that_cannot_be_used_costs_its_image_alone(put: Put, opened, png)
 def test_tars_are_indexed_by_their_headers_and_read_by_part(
     put: Put, bucket, url, opened, make_tar, png, protocol, monkeypatch
 ):
-    monkeypatch.setattr(remote_folder, "_READ_AHEAD_BYTES", 700)  # so that members lie across parts
+    monkeypatch.setattr(remote_folder, "READ_AHEAD_BYTES", 700)  # so that members lie across parts
     for number in (0, 1):
         members = {f"{name}.png": png(seed=10 * number + seed) for seed, name in enumerate("ab")}
         put({f"shards/{number}.tar": tar_bytes(make_tar, {**members, "a.cls": b"3"})})
@@ -229,6 +229,6 @@ def test_a_server_that_sends_no_parts_is_told_of(server_without_ranges, opened, 
     source = opened(f"{server_without_ranges}/0.tar")  # so small that its headers come in one part
     with pytest.raises(ImageError, match=sentence):
         source.read(1)
-    monkeypatch.setattr(remote_folder, "_READ_AHEAD_BYTES", 700)
+    monkeypatch.setattr(remote_folder, "READ_AHEAD_BYTES", 700)
     with pytest.raises(SourceError, match=sentence):
         opened(f"{server_without_ranges}/0.tar")
