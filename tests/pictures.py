@@ -1,11 +1,13 @@
 """Small pictures, large photographs, and tars to put them into."""
 
+import gzip
 import io
 import tarfile
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 from PIL import Image
 
 _PHOTOGRAPHS = ("coffee.png", "astronaut.png", "chelsea.png", "rocket.jpg")  # of scikit-image
@@ -32,9 +34,23 @@ def photograph(height: int, width: int, first: int = 0) -> Image.Image:
 
 
 def write_tar(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:
-    with tarfile.open(path, "w") as tar:
+    """Write a tar, compressed as its name says."""
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode="w") as tar:
         for name, data in members.items() if isinstance(members, dict) else members:
             header = tarfile.TarInfo(name)
             header.size = len(data)
             tar.addfile(header, io.BytesIO(data))
+    path.write_bytes(COMPRESSED.get(path.suffix, bytes)(file.getvalue()))
     return path
+
+
+def zstd(data: bytes) -> bytes:
+    """A frame as streams are written, which does not say how long its contents are."""
+    sink = pyarrow.BufferOutputStream()
+    with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+COMPRESSED = {".gz": gzip.compress, ".tgz": gzip.compress, ".zst": zstd}

@@ -88,6 +88,10 @@ def reader(photos, tmp_path_factory) -> Path:
     for number in range(4):
         members = {f"{path.parent.name}-{path.name}": path.read_bytes() for path in paths[number::4]}
         write_tar(folder / "shards" / f"{number:04d}.tar", members)
+    jpegs = {path.stem: path.read_bytes() for path in paths[:8]}
+    write_tar(folder / "photos.tar.gz", {f"{name}.jpg": data for name, data in jpegs.items()})
+    masked = [(f"{name}.{end}", data) for name, data in jpegs.items() for end in ("jpg", "seg.png")]
+    write_tar(folder / "masked.tar", masked)
     (folder / "recipes").mkdir()
     (folder / "recipes" / "tiny.yaml").write_text(dump_recipe(recipe(steps=2)))
     return folder

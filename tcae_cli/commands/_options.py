@@ -119,7 +119,10 @@ def sample_fields(command: Function) -> Function:
         ("split", "Split of a dataset on the Hugging Face Hub."),
         ("caption", "Column that holds the captions."),
         ("label", "Column that holds the labels."),
-        ("image", "Column, or suffix in tars, that holds the images, where there are several."),
+        (
+            "image",
+            'Column of the images, or their extensions in tars ("jpg", "jpg,seg.png", "*"), where there are several.',
+        ),
     ):
         default = "train" if name == "split" else "by type and name"
         added = option(f"--{name}", metavar="NAME", group=IMAGES, show_default=default, help=words)(added)

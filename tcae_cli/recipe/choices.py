@@ -19,7 +19,7 @@ MAIN_VIEW = "latents"  # the view that every store has
 class SampleFields:
     """The parts of a sample that the user named, where a source leaves a choice; None: found by type and name."""
 
-    image: str | None = None  # a column, or the suffix of a member of tars
+    image: str | None = None  # a column, or extensions of members of tars
     label: str | None = None  # a column
     caption: str | None = None  # a column
     split: str | None = None  # of a dataset on the Hugging Face Hub

@@ -13,7 +13,8 @@ from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.files import FileReader
 from tcae_cli.sources.listing import Entry, Listing, count_suffixes, counted, ignore, image_suffixes, is_image_name
 from tcae_cli.sources.metadata import caption_of, parse_metadata, parse_text
-from tcae_cli.sources.registry import Located, Reader
+from tcae_cli.sources.registry import Located, Reader, refuse_other_fields
+from tcae_cli.sources.tar import is_tar_name, list_tars
 
 METADATA_NAME = "metadata.jsonl"
 
@@ -29,10 +30,10 @@ class _Text(NamedTuple):
 
 
 class ImageFolder:
-    """A folder of images, local or below a URL that can be listed."""
+    """A folder of images or, where it holds none, of tar shards; local, or below a URL that can be listed."""
 
     words = "a folder of images"
-    fields = frozenset[str]()
+    fields = frozenset({"image"})  # of tars
 
     def recognises(self, uri: str) -> bool:
         return is_remote(uri) or os.path.isdir(uri)
@@ -44,7 +45,7 @@ class ImageFolder:
         """List every image under a folder, by sorted relative path; hidden names are skipped, folder links followed.
 
         The first folder of an image's path is its class; classes are numbered by sorted name, over those that hold
-        images. An image directly in the folder has label -1.
+        images. An image directly in the folder has label -1. Tars are listed by sorted name, as TarShards lists them.
         Raises SourceError if there is no image, NotFoundError if a remote folder holds nothing at all.
         """
         root = (uri if is_remote(uri) else os.path.abspath(uri)).rstrip("/") + "/"
@@ -52,8 +53,12 @@ class ImageFolder:
         found = _find(folder, uri) if is_remote(root) else _walk(Path(root), "", ())
         files = sorted(counted(found, on_progress))
         images = [file for file in files if is_image_name(file.name)]
+        tars = [] if images else [file.name for file in files if is_tar_name(file.name)]
+        if tars:
+            return list_tars(uri, root, tars, fields.image, on_progress)
         if not images:
             raise SourceError(_no_images(uri, files))
+        refuse_other_fields(uri, self.words, fields, frozenset())
         class_names = sorted({file.name.split("/")[0] for file in images if "/" in file.name})
         labels = {name: label for label, name in enumerate(class_names)}
         names = [file.name for file in files]
@@ -148,9 +153,6 @@ def _no_images(uri: str, files: list[_File]) -> str:
     """Return the message for a folder without images, which names the files that it holds instead."""
     if not files:
         return f"{uri} is empty; images are files ending in {image_suffixes()}"
-    num_tars = sum(file.name.endswith(".tar") for file in files)
-    if num_tars:
-        return f"{uri} holds no images but {num_tars} .tar files; give them as a pattern, like {uri}/{{000..127}}.tar"
     counts = count_suffixes(file.name for file in files)
     found = ", ".join(f"{count} with {suffix}" for suffix, count in list(counts.items())[:3])
     return f"{uri} holds no images, only other files ({found}); images are files ending in {image_suffixes()}"

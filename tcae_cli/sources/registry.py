@@ -4,8 +4,10 @@ To add one, write its class in a file of this folder and add its line here.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields as fields_of
 from typing import Literal, NamedTuple, Protocol
 
+from tcae_cli.errors import UsageError
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.runtime.registry import Registry
@@ -72,6 +74,13 @@ KINDS: Registry[type[SourceKind]] = Registry(
         "folder": "tcae_cli.sources.folder:ImageFolder",
     }
 )
+
+
+def refuse_other_fields(uri: str, words: str, fields: SampleFields, taken: frozenset[str]) -> None:
+    """Raise UsageError if the user named a field that a source of this kind does not take."""
+    for field in fields_of(fields):
+        if getattr(fields, field.name) is not None and field.name not in taken:
+            raise UsageError(f"--{field.name}: {uri} is {words}, which has nothing to choose by it; omit it")
 
 
 def source_words() -> str:

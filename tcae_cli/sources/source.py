@@ -2,13 +2,12 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import fields as fields_of
 from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 
 import numpy as np
 
-from tcae_cli.errors import ImageError, NotFoundError, SourceError, UsageError
+from tcae_cli.errors import ImageError, NotFoundError, SourceError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.reports.progress import SILENT, Progress
 from tcae_cli.runtime.folder import open_to_read
@@ -16,7 +15,7 @@ from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.announce import found_so_far, found_words
 from tcae_cli.sources.index import read_summary, write_index
 from tcae_cli.sources.listing import Entry, Listing, ignore
-from tcae_cli.sources.registry import KINDS, Access, Place, SourceKind, source_words
+from tcae_cli.sources.registry import KINDS, Access, Place, refuse_other_fields, source_words
 
 
 def open_source(uri: str, index_dir: Path, fields: SampleFields = NO_FIELDS, progress: Progress = SILENT) -> "Source":
@@ -44,7 +43,7 @@ def scan(uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int]
         raise NotFoundError(f"{uri} does not exist; give {source_words()}")
     if kind is None:
         raise SourceError(f"{uri} is not a source of images; give {source_words()}")
-    _refuse_other_fields(uri, kind, fields)
+    refuse_other_fields(uri, kind.words, fields, kind.fields)
     try:
         return kind.scan(uri, fields, on_progress)
     except NotFoundError:  # an OSError too, with its own sentence
@@ -56,12 +55,6 @@ def scan(uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int]
         if isinstance(error, FileNotFoundError):
             raise NotFoundError(f"{error.filename or uri} does not exist; correct {uri}") from error
         raise SourceError(f"{found}; check the name, your credentials and the network") from error
-
-
-def _refuse_other_fields(uri: str, kind: SourceKind, fields: SampleFields) -> None:
-    for field in fields_of(fields):
-        if getattr(fields, field.name) is not None and field.name not in kind.fields:
-            raise UsageError(f"--{field.name}: {uri} is {kind.words}, which has nothing to choose by it; omit it")
 
 
 class Source:

@@ -1,13 +1,15 @@
-"""Reads the list of members of one tar, as far as it is whole; nothing is ever extracted."""
+"""Reads the list of members of one tar, as far as it is whole, front to back; nothing is ever extracted."""
 
 import os
 import tarfile
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, cast
 
+from tcae_cli.sources.compressed import Decompressed
 from tcae_cli.sources.listing import is_image_name
 
 SIDECAR_SUFFIXES = (".cls", ".txt", ".json")
 _SIDECAR_MAX_BYTES = 16 << 20
+_MOST_BYTES = 1 << 63
 _END_BYTES = 1024  # a complete tar ends in two blocks of zeros at least
 _COMPRESSIONS = {b"\x1f\x8b": "gzip", b"BZh": "bzip2", b"\xfd7zXZ\0": "xz", b"\x28\xb5\x2f\xfd": "zstd"}
 
@@ -29,50 +31,73 @@ class Loss(NamedTuple):
     problem: str
 
 
-def read_members(file: BinaryIO, tar: str) -> tuple[list[Member], Loss | None]:
+def read_members(file: BinaryIO | Decompressed, tar: str) -> tuple[list[Member], Loss | None]:
     """Return the files in a tar that are not hidden, by position, and the loss after them, if there is one.
 
     A last file that is cut short has a problem; if it is an image, its row stands for the loss.
     """
-    num_bytes = file.seek(0, os.SEEK_END)
-    members, end = _walk(file, num_bytes, tar)
-    # tarfile stops silently at a damaged header, so the tar is whole only if nothing but zeros follows.
-    if num_bytes - end >= _END_BYTES:
-        file.seek(end)
-        if not any(block.strip(b"\0") for block in iter(lambda: file.read(1 << 20), b"")):
-            return members, None
-    if members and members[-1].offset + members[-1].size_bytes > num_bytes and is_image_name(members[-1].name):
-        return members, None
-    file.seek(0)
     start = file.read(8)
+    file.seek(0)
+    members, end = _walk(file, tar)
+    ends_in_zeros = _only_zeros_follow(file, end)
+    num_bytes = file.seek(0, os.SEEK_END)
+    damage = file.problem if isinstance(file, Decompressed) else ""
+    if ends_in_zeros and not damage:
+        return members, None
+    if members and members[-1].offset + members[-1].size_bytes > num_bytes:
+        last = members[-1]
+        if not last.problem:
+            members[-1] = _cut_short(last, tar, num_bytes)
+        if is_image_name(last.name):
+            return members, None
     for magic, name in _COMPRESSIONS.items():
         if start.startswith(magic):
             return [], Loss(0, f"the tar is compressed with {name}, and images are read by position; unpack it")
     lost_from = min(end, num_bytes)
-    return members, Loss(lost_from, f"the tar is damaged at byte {lost_from}: what follows is lost; copy it again")
+    where = f"at byte {lost_from}"
+    if damage:
+        where = f"at byte {lost_from} of its contents, which cannot be decompressed beyond byte {num_bytes} ({damage})"
+    return members, Loss(lost_from, f"the tar is damaged {where}: what follows is lost; copy it again")
 
 
-def _walk(file: BinaryIO, num_bytes: int, tar_name: str) -> tuple[list[Member], int]:
+def _walk(file: BinaryIO | Decompressed, tar_name: str) -> tuple[list[Member], int]:
     """Return the members, and the byte at which their list ends or breaks off."""
     members: list[Member] = []
     end = 0
-    file.seek(0)
     try:
-        with tarfile.open(fileobj=file, mode="r:", encoding="utf-8") as tar:
-            # A damaged size can lead back, and so round for ever.
-            while (header := tar.next()) is not None and tar.offset > end:
+        with tarfile.open(fileobj=cast(BinaryIO, file), mode="r:", encoding="utf-8") as tar:
+            # A damaged size can lead back, and so round for ever, or further than any file reaches.
+            while (header := tar.next()) is not None and end < tar.offset < _MOST_BYTES:
                 end = tar.offset
                 tar.members.clear()  # type: ignore[attr-defined]  # or the headers of a large tar fill the memory
                 is_link = (header.issym() or header.islnk()) and is_image_name(header.name)
                 is_hidden = os.path.basename(header.name).startswith(".")
                 if (header.isreg() or is_link) and not is_hidden:
-                    members.append(_member(file, header, num_bytes, tar_name))
+                    members.append(_member(file, header, tar_name))
     except (tarfile.TarError, ValueError):  # ValueError: a number in an extended header that is not one
         pass  # the byte at which the list ended says enough
     return members, end
 
 
-def _member(file: BinaryIO, header: tarfile.TarInfo, num_bytes: int, tar: str) -> Member:
+def _only_zeros_follow(file: BinaryIO | Decompressed, end: int) -> bool:
+    """Return whether a tar ends where the list of its members does: tarfile stops silently at a damaged header too."""
+    if file.tell() > end + tarfile.BLOCKSIZE:
+        return False  # an extended header was read there, and what it belongs to could not be
+    file.seek(end)
+    num_zeros = 0
+    while block := file.read(1 << 20):
+        if block.strip(b"\0"):
+            return False
+        num_zeros += len(block)
+    return num_zeros >= _END_BYTES
+
+
+def _cut_short(member: Member, tar: str, num_bytes: int) -> Member:
+    where = "this member" if is_image_name(member.name) else member.name
+    return member._replace(problem=f"{tar} breaks off inside {where}, at byte {num_bytes}; copy the tar again")
+
+
+def _member(file: BinaryIO | Decompressed, header: tarfile.TarInfo, tar: str) -> Member:
     name = header.name.removeprefix("./")
     offset = header.offset_data
     size_bytes = header.size
@@ -80,10 +105,6 @@ def _member(file: BinaryIO, header: tarfile.TarInfo, num_bytes: int, tar: str) -
         return Member(name, 0, offset, "is a link inside a tar; make it with --dereference --hard-dereference")
     if header.issparse():
         return Member(name, size_bytes, offset, "is stored as a sparse file; make the tar without --sparse")
-    if offset + size_bytes > num_bytes:
-        where = "this member" if is_image_name(name) else name
-        problem = f"{tar} breaks off inside {where}, at byte {num_bytes}; copy the tar again"
-        return Member(name, size_bytes, offset, problem)
     if not name.endswith(SIDECAR_SUFFIXES):
         return Member(name, size_bytes, offset)
     if size_bytes > _SIDECAR_MAX_BYTES:

@@ -176,7 +176,6 @@ def test_metadata_files_give_captions_for_their_folder(make_folder, png):
         ),
         ({"a.png": b"", "metadata.jsonl": b"\n{oops"}, r"metadata.jsonl, line 2: not readable as JSON \("),
         ({"a.png": b"", "metadata.jsonl": b"[1]"}, "metadata.jsonl, line 1: should be a JSON object, found list"),
-        ({"0.tar": b"", "1.tar": b""}, r"holds no images but 2 \.tar files; give them as a pattern, like "),
     ],
 )
 def test_what_cannot_be_used_is_named(make_folder, files, sentence):

@@ -92,6 +92,40 @@ def test_tars_are_indexed_by_their_headers_and_read_by_part(
     assert pickle.loads(pickle.dumps(source)).read(3) == png(seed=11)
 
 
+@pytest.mark.parametrize(("protocol", "suffix"), [("s3", "tar.gz"), ("http", "tar.gz"), ("s3", "tar.zst")])
+def test_compressed_tars_are_listed_and_read_front_to_back(
+    put: Put, bucket, url, opened, make_tar, png, protocol, suffix, monkeypatch
+):
+    monkeypatch.setattr(remote_folder, "_READ_AHEAD_BYTES", 700)
+    for number in (0, 1):
+        members = {f"{name}.png": png(seed=10 * number + seed) for seed, name in enumerate("ab")}
+        put({f"{number}.{suffix}": make_tar(f"made.{suffix}", members).read_bytes()})
+    source = opened(f"{bucket if protocol == 's3' else url}/{{0..1}}.{suffix}")
+    assert source.access == "stream" and keys(source)[3] == f"1.{suffix}/b.png"
+    assert [*source.read_many(range(4))] == [png(seed=seed) for seed in (0, 1, 10, 11)]
+    s3fs.S3FileSystem().rm_file(f"{bucket}/0.{suffix}")
+    gone, there = source.read_many([0, 2])
+    assert str(gone) == "No such file or directory" and there == png(seed=10)
+
+
+def test_tars_are_found_by_a_glob_and_in_a_folder(put: Put, opened, make_tar, png):
+    tar = tar_bytes(make_tar, {"a.png": png()})
+    bucket = put({f"d/{name}": tar for name in ("x_b.tar", "x_a.tar", "y.tar", "x_/c.tar", ".x_.tar", "x_[1].tar")})
+    assert keys(opened(f"{bucket}/d/x_*.tar")) == [f"x_{name}.tar/a.png" for name in ("[1]", "a", "b")]
+    assert keys(opened(f"{bucket}/d/x_[1].tar")) == ["x_[1].tar/a.png"]
+    assert keys(opened(f"{bucket}/**/c.tar")) == ["d/x_/c.tar/a.png"]
+    assert keys(opened(f"{bucket}/d")) == [f"{name}.tar/a.png" for name in ("x_/c", "x_[1]", "x_a", "x_b", "y")]
+    with pytest.raises(NotFoundError, match=r"/d/z_\*\.tar matches no file; correct it"):
+        opened(f"{bucket}/d/z_*.tar")
+
+
+def test_a_glob_over_http_is_refused(url, opened):
+    with pytest.raises(
+        SourceError, match=r"\*\.tar is a glob, and folders cannot be listed over http; write it as shards"
+    ):
+        opened(f"{url}/*.tar")
+
+
 def test_damaged_and_empty_tars_are_rows_with_a_problem(put: Put, opened, make_tar, png):
     whole = tar_bytes(make_tar, {"a.png": png(seed=1), "b.png": png(seed=2)})
     cut = 512 * (2 + -(-len(png(seed=1)) // 512)) + 10

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from tcae_cli.errors import ImageError, NotFoundError, SourceError, UsageError
+from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.sources.source import Source, open_source
 
 
-def opened(tmp_path: Path, uri: str) -> Source:
-    return open_source(str(tmp_path / uri), tmp_path / "index")
+def opened(tmp_path: Path, uri: str, image: str | None = None) -> Source:
+    return open_source(str(tmp_path / uri), tmp_path / "index", SampleFields(image=image))
 
 
 def keys(source: Source) -> list[str]:
@@ -151,3 +152,87 @@ def test_missing_tars_are_counted(make_tar, png, tmp_path):
 def test_a_pattern_that_is_none_is_explained(tmp_path):
     with pytest.raises(UsageError, match=r"is not a pattern of tars .*; write it as shards/\{000\.\.127\}\.tar"):
         opened(tmp_path, "s-{0..2.tar")
+
+
+def test_a_glob_names_tars_by_sorted_name(make_tar, png, tmp_path):
+    for name in ("train_b", "train_a", "val", "x[1]"):
+        make_tar(f"{name}.tar", {"a.png": png()})
+    (tmp_path / "train_c.tar").mkdir()
+    assert keys(opened(tmp_path, "train_*.tar")) == ["train_a.tar/a.png", "train_b.tar/a.png"]
+    assert keys(opened(tmp_path, "{val,train_?}.tar")) == ["val.tar/a.png", "train_a.tar/a.png", "train_b.tar/a.png"]
+    assert keys(opened(tmp_path, "train_[!a].tar")) == ["train_b.tar/a.png"]
+    assert keys(opened(tmp_path, "x[1].tar")) == ["x[1].tar/a.png"]
+    with pytest.raises(NotFoundError, match=r"test_\*\.tar matches no file; correct it"):
+        opened(tmp_path, "test_*.tar")
+
+
+def test_keys_of_a_glob_stay_when_it_finds_more(make_tar, png, tmp_path):
+    (tmp_path / "x").mkdir()
+    make_tar("x/0.tar", {"a.png": png()})
+    assert keys(opened(tmp_path, "*/0.tar")) == keys(opened(tmp_path, "**/0.tar")) == ["x/0.tar/a.png"]
+    (tmp_path / "y").mkdir()
+    make_tar("y/0.tar", {"a.png": png()})
+    assert keys(opened(tmp_path, "*/0.tar")) == ["x/0.tar/a.png", "y/0.tar/a.png"]
+
+
+def test_a_folder_that_holds_tars_and_no_images_is_its_tars(make_folder, make_tar, png, tmp_path):
+    make_folder({"b/README.md": b""})
+    for name in ("b/0.tar", "a.tgz"):
+        make_tar(f"photos/{name}", {"a.png": png(), "a.cls": b"4"})
+    source = opened(tmp_path, "photos")
+    assert keys(source) == ["a.tgz/a.png", "b/0.tar/a.png"] and source.labels(0, 2).tolist() == [4, 4]
+    assert keys(opened(tmp_path, "photos", image="png")) == keys(source)
+    make_folder({"b/1.png": png()})
+    assert keys(opened(tmp_path, "photos")) == ["b/1.png"]
+    with pytest.raises(UsageError, match=r"--image: .*photos is a folder of images, which has nothing to choose by it"):
+        opened(tmp_path, "photos", image="png")
+
+
+@pytest.fixture
+def masked(make_tar, png) -> None:
+    """A tar of two samples, of a photograph, a mask and a label each."""
+    make_tar("s.tar", {f"d/{n}.{end}": png(seed=n) for n in (0, 1) for end in ("Seg.PNG", "JPG")} | {"d/1.cls": b"1"})
+
+
+def test_samples_with_several_images_are_refused_with_the_choice_to_make(masked, tmp_path):
+    with pytest.raises(
+        SourceError,
+        match=r"^s\.tar: sample d/0 has several images \(seg\.png, jpg\); name the one to take, as in --image jpg, or "
+        r'make a row of each with --image "\*"$',
+    ):
+        opened(tmp_path, "s.tar")
+
+
+@pytest.mark.parametrize(
+    ("image", "names"),
+    [
+        ("jpg", ["0.JPG", "1.JPG"]),
+        (".JPG", ["0.JPG", "1.JPG"]),
+        ("seg.png", ["0.Seg.PNG", "1.Seg.PNG"]),
+        ("jpg, seg.png", ["0.Seg.PNG", "0.JPG", "1.Seg.PNG", "1.JPG"]),
+        ("*", ["0.Seg.PNG", "0.JPG", "1.Seg.PNG", "1.JPG"]),
+    ],
+)
+def test_the_images_of_samples_are_chosen_by_extension(masked, tmp_path, image, names):
+    source = opened(tmp_path, "s.tar", image)
+    assert keys(source) == [f"s.tar/d/{name}" for name in names]
+    assert source.label(len(names) - 1) == 1
+    assert sum(source.passed_over.values()) == 4 - len(names)
+
+
+def test_an_extension_that_no_image_has_is_answered_with_those_there_are(masked, tmp_path):
+    sentence = r"s\.tar holds no images with the extension webp, only other members \(2 with \.png, 2 with \.jpg\)$"
+    with pytest.raises(SourceError, match=sentence):
+        opened(tmp_path, "s.tar", "webp")
+
+
+def test_one_image_a_sample_needs_no_choice_whatever_their_extensions(make_tar, png, tmp_path):
+    make_tar("s.tar", [("a.png", png()), ("b.v2.png", png()), ("c.jpg", png()), ("a.PNG", png()), ("a.png", png())])
+    names = ["a.png", "b.v2.png", "c.jpg", "a.PNG", "a.png#2"]
+    assert keys(opened(tmp_path, "s.tar")) == [f"s.tar/{name}" for name in names]
+
+
+def test_members_that_are_neither_images_nor_beside_them_are_counted(make_tar, png, tmp_path):
+    make_tar("s-0.tar", {"a.png": png(), "a.cls": b"1", "a.txt": b"", "a.json": b"{}", "a.npy": b"", ".x.npy": b""})
+    make_tar("s-1.tar", {"a.png": png(), "a.mp3": b"", "b.NPY": b""})
+    assert opened(tmp_path, "s-{0..1}.tar").passed_over == {".npy": 2, ".mp3": 1}

@@ -1,6 +1,7 @@
 """Tars that are damaged or none: what is whole is a row, and one row stands for what is lost."""
 
-import gzip
+import bz2
+import lzma
 from collections.abc import Callable
 from pathlib import Path
 
@@ -82,7 +83,9 @@ def test_damage_in_the_middle_costs_what_follows_and_says_so(damaged, png, damag
 
 
 @pytest.mark.parametrize(
-    "size", [b"\x80" + b"\0" * 9 + b"\x7f\xff", b"\xff" * 9 + b"\xff\xf0\0"], ids=["huge", "negative"]
+    "size",
+    [b"\x80" + b"\0" * 9 + b"\x7f\xff", b"\x80" + b"\x7f" * 11, b"\xff" * 9 + b"\xff\xf0\0"],
+    ids=["large", "larger than any file", "negative"],
 )
 def test_a_size_that_is_a_lie_does_not_lead_astray(damaged, png, size, problems):
     start = member_bytes(png(seed=1))
@@ -104,10 +107,10 @@ def test_what_is_no_tar_is_one_row_that_says_so(damaged, data, problems):
     assert problems(damaged(lambda _: data)) == {"s.tar@0": lost(0)}
 
 
-def test_a_compressed_tar_is_one_row_that_says_what_to_do(damaged, problems):
-    source = damaged(gzip.compress)
-    assert problems(source) == {
-        "s.tar@0": "the tar is compressed with gzip, and images are read by position; unpack it"
+@pytest.mark.parametrize(("compress", "name"), [(bz2.compress, "bzip2"), (lzma.compress, "xz")])
+def test_a_tar_of_another_compression_is_one_row_that_says_what_to_do(damaged, compress, name, problems):
+    assert problems(damaged(compress)) == {
+        "s.tar@0": f"the tar is compressed with {name}, and images are read by position; unpack it"
     }
 
 

@@ -18,7 +18,8 @@ from tcae_cli.errors import SourceError, UsageError
 from tcae_cli.runtime.folder import common_root, open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.listing import image_suffixes, is_image_name
-from tcae_cli.sources.tar import TarShards, expand_pattern
+from tcae_cli.sources.patterns import expand_pattern
+from tcae_cli.sources.tar import TarShards
 
 _PIPE = "pipe:"
 
@@ -55,7 +56,7 @@ def expand_tars(uri: str) -> tuple[str, ...]:
             raise UsageError(f"{uri} is not a pattern ({error}); write it as pipe:cat {{000..127}}.tar") from error
     if not TarShards().recognises(uri):
         raise SourceError(f"{uri} is not a tar, and data.shuffle_buffer is for tars; omit it from the recipe")
-    return tuple(expand_pattern(uri))
+    return tuple(expand_pattern(uri).locations)
 
 
 def read_images(tar: str, portion: int = 0, num_portions: int = 1) -> Iterator[tuple[int, bytes | None]]:
