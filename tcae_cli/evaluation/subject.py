@@ -24,6 +24,7 @@ from tcae_cli.images.file_names import file_name
 from tcae_cli.images.samples import write_sample_windows
 from tcae_cli.recipe.choices import DEFAULT_MODEL, Resize
 from tcae_cli.reports.evaluation import EvalRequest
+from tcae_cli.reports.progress import Progress
 from tcae_cli.sources.source import Source, open_source
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore
@@ -62,37 +63,41 @@ class Subject:
     warnings: list[str] = field(default_factory=list)
 
 
-def open_subject(request: EvalRequest, device: torch.device, scratch: Path, *, with_images: bool = True) -> Subject:
+def open_subject(
+    request: EvalRequest, device: torch.device, scratch: Path, progress: Progress, *, with_images: bool = True
+) -> Subject:
     """Return what the request names, loaded; without images, a model needs no data.
 
     Raises a TcaeError for models, sources and stores that cannot be evaluated together.
     """
     if request.store:
-        return _open_store(request, request.store, device, scratch)
+        return _open_store(request, request.store, device, scratch, progress)
     if request.reconstructions:
-        return _open_reconstructions(request, request.reconstructions, scratch)
+        return _open_reconstructions(request, request.reconstructions, scratch, progress)
     if request.samples:
-        return _open_samples(request, request.samples, scratch)
-    return _open_models(request, device, scratch, with_images)
+        return _open_samples(request, request.samples, scratch, progress)
+    return _open_models(request, device, scratch, progress, with_images)
 
 
-def _open_models(request: EvalRequest, device: torch.device, scratch: Path, with_images: bool) -> Subject:
+def _open_models(
+    request: EvalRequest, device: torch.device, scratch: Path, progress: Progress, with_images: bool
+) -> Subject:
     cards = [read_card(name) for name in request.models or (DEFAULT_MODEL,)]
     size = _common_size(request.size, cards)
     originals = None
     if with_images:
-        source, name = _open_data(request, scratch)
+        source, name = _open_data(request, scratch, progress)
         originals = _all_of(source, name, request)
     probe_data = None
     if request.probe_data:
         probe_data = _all_of(
-            open_source(request.probe_data, scratch / "probe", request.fields), request.probe_data, request
+            open_source(request.probe_data, scratch / "probe", request.fields, progress), request.probe_data, request
         )
     models = [load_runner(card.name, device, request.precision) for card in cards]
     return Subject(size, originals, [ModelCandidate(model) for model in models], models, cards, probe_data=probe_data)
 
 
-def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: Path) -> Subject:
+def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: Path, progress: Progress) -> Subject:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of an incomplete store: it is reported beside the figures
         store = LatentStore(uri)
@@ -104,7 +109,7 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
     if request.data is None:
         source = Source(store.folder.fetch(index_folder(store.spec), scratch))
     else:
-        source = open_source(request.data, scratch / "index", request.fields)
+        source = open_source(request.data, scratch / "index", request.fields, progress)
     rows, store_rows = _rows_in_common(source, store)
     found = []
     if len(store.ok_rows) < len(store):
@@ -125,9 +130,9 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
     )
 
 
-def _open_reconstructions(request: EvalRequest, uri: str, scratch: Path) -> Subject:
-    source, name = _open_data(request, scratch)
-    images = open_source(uri, scratch / "reconstructions")
+def _open_reconstructions(request: EvalRequest, uri: str, scratch: Path, progress: Progress) -> Subject:
+    source, name = _open_data(request, scratch, progress)
+    images = open_source(uri, scratch / "reconstructions", progress=progress)
     matches = _match_names(source, images)
     if not matches:
         raise SourceError(
@@ -145,12 +150,12 @@ def _open_reconstructions(request: EvalRequest, uri: str, scratch: Path) -> Subj
     return Subject(_size_of(images, int(candidate.rows[0])), originals, [candidate], [], [], warnings=found)
 
 
-def _open_samples(request: EvalRequest, uri: str, scratch: Path) -> Subject:
-    source = open_source(uri, scratch / "samples")
+def _open_samples(request: EvalRequest, uri: str, scratch: Path, progress: Progress) -> Subject:
+    source = open_source(uri, scratch / "samples", progress=progress)
     samples = Originals(uri, source, np.arange(len(source)), "torch", as_they_are=True)
     real = None
     if request.data is not None:
-        real = _all_of(open_source(request.data, scratch / "index", request.fields), request.data, request)
+        real = _all_of(open_source(request.data, scratch / "index", request.fields, progress), request.data, request)
     return Subject(_size_of(source, 0), samples, [SamplesCandidate(uri)], [], [], is_generated=True, real=real)
 
 
@@ -182,10 +187,10 @@ def _common_size(asked: int | None, cards: Sequence[ModelCard]) -> int:
     return size
 
 
-def _open_data(request: EvalRequest, scratch: Path) -> tuple[Source, str]:
+def _open_data(request: EvalRequest, scratch: Path, progress: Progress) -> tuple[Source, str]:
     """Return the originals and their name; the sample images where none are named."""
     if request.data is not None:
-        return open_source(request.data, scratch / "index", request.fields), request.data
+        return open_source(request.data, scratch / "index", request.fields, progress), request.data
     count = write_sample_windows(scratch / "samples")
     return open_source(str(scratch / "samples"), scratch / "index"), f"the sample images ({count}; no --data was given)"
 

@@ -6,7 +6,7 @@ from tcae_cli.errors import StoreError
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.folder import Folder
-from tcae_cli.sources.announce import found_so_far, found_words
+from tcae_cli.sources.announce import found_so_far, say_found
 from tcae_cli.sources.index import SUMMARY_FILE
 from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source_apart
 from tcae_cli.sources.source import Source
@@ -32,7 +32,7 @@ def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch
         found_so_far(request.source, progress),
     )
     source = Source(index)
-    progress.say(found_words(request.source, len(source), source.passed_over))
+    say_found(source, progress)
     if store:
         _refuse_other_images(request, store, source, changes if previous else None)
         if words := _words(changes):

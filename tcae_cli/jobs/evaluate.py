@@ -42,7 +42,8 @@ def _evaluate(request: EvalRequest, device: torch.device, scratch: Path, progres
     metrics = choose_metrics(request)
     if request.report is not None and is_first:
         prepare_folder(request.report)
-    subject = open_subject(request, device, scratch, with_images=any(metric.looks_at_images for metric in metrics))
+    with_images = any(metric.looks_at_images for metric in metrics)
+    subject = open_subject(request, device, scratch, progress, with_images=with_images)
     plan = make_plan(metrics, Setting(request, subject, device, progress))
 
     # All ranks: each image is shown to one of them, and what they count is added up.

@@ -13,7 +13,7 @@ from tcae_cli.images.batch import content_hash
 from tcae_cli.jobs.encode_source import fetch_index
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.jobs.verification import Verification
-from tcae_cli.sources.announce import found_so_far
+from tcae_cli.sources.announce import found_so_far, say_found
 from tcae_cli.sources.index_update import PreviousIndex, index_source_apart
 from tcae_cli.sources.source import Source
 from tcae_cli.store.handle import StoreHandle
@@ -37,6 +37,7 @@ def open_compared_source(verification: Verification, store: StoreHandle, uri: st
         found_so_far(uri, verification.progress),
     )
     source = Source(scratch / "index")
+    say_found(source, verification.progress)
     if previous is None and source.fingerprint != spec.source.fingerprint:
         verification.add_problem(
             f"{uri} holds other images than the {spec.source.count:,} the store was made from (fingerprint "

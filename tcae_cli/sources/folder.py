@@ -3,20 +3,20 @@
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 from tcae_cli.errors import NotFoundError, SourceError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.runtime.folder import Folder, open_to_read
 from tcae_cli.runtime.remote import is_remote
+from tcae_cli.sources.columns import number_labels
 from tcae_cli.sources.files import FileReader
 from tcae_cli.sources.listing import Entry, Listing, count_suffixes, counted, ignore, image_suffixes, is_image_name
-from tcae_cli.sources.metadata import caption_of, parse_metadata, parse_text
+from tcae_cli.sources.metadata import parse_text
+from tcae_cli.sources.metadata_files import is_metadata_name, read_metadata
 from tcae_cli.sources.registry import Located, Reader, refuse_other_fields
 from tcae_cli.sources.tar import is_tar_name, list_tars
-
-METADATA_NAME = "metadata.jsonl"
 
 
 class _File(NamedTuple):
@@ -33,7 +33,7 @@ class ImageFolder:
     """A folder of images or, where it holds none, of tar shards; local, or below a URL that can be listed."""
 
     words = "a folder of images"
-    fields = frozenset({"image"})  # of tars
+    fields = frozenset({"image", "label", "caption"})  # a member of tars; columns of metadata files
 
     def recognises(self, uri: str) -> bool:
         return is_remote(uri) or os.path.isdir(uri)
@@ -45,7 +45,8 @@ class ImageFolder:
         """List every image under a folder, by sorted relative path; hidden names are skipped, folder links followed.
 
         The first folder of an image's path is its class; classes are numbered by sorted name, over those that hold
-        images. An image directly in the folder has label -1. Tars are listed by sorted name, as TarShards lists them.
+        images. An image directly in the folder has label -1. Where there are no such folders, or `fields` names their
+        column, labels are those of metadata files. Tars are listed by sorted name, as TarShards lists them.
         Raises SourceError if there is no image, NotFoundError if a remote folder holds nothing at all.
         """
         root = (uri if is_remote(uri) else os.path.abspath(uri)).rstrip("/") + "/"
@@ -55,23 +56,33 @@ class ImageFolder:
         images = [file for file in files if is_image_name(file.name)]
         tars = [] if images else [file.name for file in files if is_tar_name(file.name)]
         if tars:
+            refuse_other_fields(uri, "a folder of tars", fields, frozenset({"image"}))
             return list_tars(uri, root, tars, fields.image, on_progress)
         if not images:
             raise SourceError(_no_images(uri, files))
-        refuse_other_fields(uri, self.words, fields, frozenset())
-        class_names = sorted({file.name.split("/")[0] for file in images if "/" in file.name})
-        labels = {name: label for label, name in enumerate(class_names)}
+        refuse_other_fields(uri, self.words, fields, frozenset({"label", "caption"}))
         names = [file.name for file in files]
-        captions = _metadata_captions(folder, names)
-        texts = _texts_beside(folder, names)
+        metadata = read_metadata(folder, names, fields, has_classes=any("/" in file.name for file in images))
+        labels, class_names = _labels(images, metadata.labels)
+        texts = _texts_beside(folder, names) if fields.caption is None else {}
         entries = []
-        for name, size_bytes in images:
-            label = labels[name.split("/")[0]] if "/" in name else -1
+        for (name, size_bytes), label in zip(images, labels, strict=True):
             text = texts.get(os.path.splitext(name)[0], _Text())
-            caption = text.caption or captions.get(name, "")
+            caption = text.caption or metadata.captions.get(name, "")
             entries.append(Entry(name, size_bytes, label, caption, problem=text.problem))
         others = (name for name in names if not is_image_name(name) and not _belongs_to_images(name, texts))
-        return Listing(uri, root, entries, tuple(class_names), passed_over=count_suffixes(others))
+        passed_over = count_suffixes(others)
+        return Listing(uri, root, entries, class_names, passed_over=passed_over, remarks=tuple(metadata.remarks))
+
+
+def _labels(images: list[_File], given: dict[str, str]) -> tuple[list[int], tuple[str, ...]]:
+    """Return the class number of each image and the names of classes: as given, else those of the first folders."""
+    if given:
+        return number_labels([given.get(file.name, "") for file in images])
+    folders = [file.name.partition("/")[0] if "/" in file.name else "" for file in images]
+    class_names = sorted(set(folders) - {""})
+    numbers = {"": -1} | {name: number for number, name in enumerate(class_names)}
+    return [numbers[name] for name in folders], tuple(class_names)
 
 
 def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[_File]:
@@ -111,20 +122,6 @@ def _find(folder: Folder, uri: str) -> Iterator[_File]:
         )
 
 
-def _metadata_captions(folder: Folder, names: list[str]) -> dict[str, str]:
-    """Return the captions by image name, from the lines of metadata files, whose names are relative to their folder."""
-    captions: dict[str, str] = {}
-    for name in names:
-        if os.path.basename(name) != METADATA_NAME:
-            continue
-        parent = PurePosixPath(name).parent
-        for number, line in enumerate(folder.read(name).splitlines(), start=1):
-            if line.strip():
-                metadata = parse_metadata(line, f"{folder.uri}/{name}, line {number}")
-                captions[str(parent / str(metadata.get("file_name", "")))] = caption_of(metadata)
-    return captions
-
-
 def _texts_beside(folder: Folder, names: list[str]) -> dict[str, _Text]:
     """Return the texts of the .txt beside images, by the name both have without their suffix."""
     stems = {os.path.splitext(name)[0] for name in names if is_image_name(name)}
@@ -135,7 +132,7 @@ def _texts_beside(folder: Folder, names: list[str]) -> dict[str, _Text]:
 
 def _belongs_to_images(name: str, texts: dict[str, _Text]) -> bool:
     """Return whether a file holds the caption of an image, or of several."""
-    return os.path.basename(name) == METADATA_NAME or (name.endswith(".txt") and name.removesuffix(".txt") in texts)
+    return is_metadata_name(name) or (name.endswith(".txt") and name.removesuffix(".txt") in texts)
 
 
 def _read_text(folder: Folder, name: str) -> _Text:

@@ -50,6 +50,7 @@ def write_index(index_dir: Path, listing: Listing) -> None:
         "has_captions": has_captions,
         "has_problems": has_problems,
         "passed_over": dict(listing.passed_over),
+        "remarks": listing.remarks,
         "fingerprint": _fingerprint(listing),
     }
     write_atomic(index_dir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
@@ -66,6 +67,7 @@ def read_summary(index_dir: Path) -> dict[str, Any]:
         raise SourceError(
             f"{index_dir} holds no index of a source ({error.strerror}); open the source again"
         ) from error
+    summary.setdefault("remarks", ())
     if summary["index_version"] == _VERSION_OF_TARS_ONLY:
         tars = summary.pop("tar_names")
         summary |= {"kind": "tar" if tars else "folder", "image_column": "", "passed_over": {}}

@@ -8,7 +8,7 @@ from typing import NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 
-_PROGRESS_EVERY = 1000
+_PROGRESS_EVERY = 100
 _IMAGE_SUFFIXES = {
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"),
     *(".tif", ".tiff", ".webp"),
@@ -54,6 +54,7 @@ class Listing:
     kind: str = "folder"  # that reads the images, by its name in the registry
     image_column: str = ""  # of tables
     passed_over: Mapping[str, int] = field(default_factory=dict)  # files that are not images, by suffix
+    remarks: tuple[str, ...] = ()  # sentences for the user on what else is not used
 
 
 def counted(items: Iterable[Item], on_progress: Callable[[int], None]) -> Iterator[Item]:

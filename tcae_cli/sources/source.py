@@ -12,7 +12,7 @@ from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.reports.progress import SILENT, Progress
 from tcae_cli.runtime.folder import open_to_read
 from tcae_cli.runtime.remote import is_remote
-from tcae_cli.sources.announce import found_so_far, found_words
+from tcae_cli.sources.announce import found_so_far, say_found
 from tcae_cli.sources.index import read_summary, write_index
 from tcae_cli.sources.listing import Entry, Listing, ignore
 from tcae_cli.sources.registry import KINDS, Access, Place, refuse_other_fields, source_words
@@ -22,7 +22,7 @@ def open_source(uri: str, index_dir: Path, fields: SampleFields = NO_FIELDS, pro
     """Scan the source at `uri`, write its index into `index_dir`, and open it. For arguments and errors, see scan."""
     write_index(index_dir, scan(uri, fields, found_so_far(uri, progress)))
     source = Source(index_dir)
-    progress.say(found_words(uri, len(source), source.passed_over))
+    say_found(source, progress)
     return source
 
 
@@ -71,6 +71,7 @@ class Source:
         self.fingerprint: str = summary["fingerprint"]  # hex; of keys and sizes in row order
         self.has_captions: bool = summary["has_captions"]
         self.passed_over: dict[str, int] = summary["passed_over"]  # files that are not images, by suffix
+        self.remarks: tuple[str, ...] = tuple(summary["remarks"])  # sentences on what else the scan did not use
         self.is_remote = is_remote(summary["root"])
         self.folder = open_to_read(summary["root"])
         self.containers = summary["containers"]
