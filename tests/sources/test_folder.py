@@ -8,12 +8,15 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tcae_cli.errors import ImageError, SourceError
+from tcae_cli.errors import ImageError, SourceError, UsageError
+from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.sources.source import Source, open_source
 
+from ..tables import table
 
-def opened(folder: Path) -> Source:
-    return open_source(str(folder), folder.parent / "index")
+
+def opened(folder: Path, **fields: str) -> Source:
+    return open_source(str(folder), folder.parent / "index", SampleFields(**fields))
 
 
 @pytest.fixture
@@ -166,6 +169,77 @@ def test_metadata_files_give_captions_for_their_folder(make_folder, png):
     assert [source.caption(row) for row in range(3)] == ["one", "beside", ""]
 
 
+FORMS = pytest.mark.parametrize("form", ["csv", "jsonl"])
+
+
+def metadata(form: str, columns: list[str], *rows: list) -> dict[str, bytes]:
+    return {f"metadata.{form}": table(columns, rows, form).encode()}
+
+
+@FORMS
+def test_metadata_may_be_either_table(make_folder, png, form):
+    text = metadata(form, ["file_name", "text"], ["./1.png", "one, two"], ["b/2.png", "three"])
+    source = opened(make_folder({"1.png": png(), "b/2.png": png(), **text}))
+    assert [source.caption(row) for row in range(2)] == ["one, two", "three"]
+    assert source.passed_over == {} and source.remarks == ()
+
+
+@FORMS
+def test_without_class_folders_labels_are_those_of_metadata(make_folder, png, form):
+    images = {f"{number}.png": png() for number in range(3)}
+    rows = ["0.png", "dog"], ["1.png", "cat"]
+    source = opened(make_folder({**images, **metadata(form, ["file_name", "class"], *rows)}))
+    assert source.class_names == ("cat", "dog") and source.labels(0, 3).tolist() == [1, 0, -1]
+
+
+def test_labels_in_metadata_may_be_numbers(make_folder, png):
+    text = metadata("csv", ["file_name", "label"], ["0.png", 4], ["1.png", ""])
+    source = opened(make_folder({"0.png": png(), "1.png": png(), **text}))
+    assert source.class_names == () and source.labels(0, 2).tolist() == [4, -1]
+
+
+def test_class_folders_come_before_the_labels_of_metadata_unless_these_are_named(make_folder, png):
+    text = metadata("jsonl", ["file_name", "label", "category"], ["a/0.png", 4, 7], ["b/1.png", 5, 8])
+    folder = make_folder({"a/0.png": png(), "b/1.png": png(), **text})
+    source = opened(folder)
+    assert source.class_names == ("a", "b") and source.labels(0, 2).tolist() == [0, 1]
+    assert source.remarks == (
+        f"{folder}/metadata.jsonl: the labels in label, category are not used, because folders are classes here; "
+        "pass --label label to use them",
+    )
+    source = opened(folder, label="category")
+    assert source.class_names == () and source.labels(0, 2).tolist() == [7, 8] and source.remarks == ()
+
+
+def test_captions_are_those_of_the_column_that_the_user_names(make_folder, png):
+    text = metadata("csv", ["file_name", "text", "title"], ["0.png", "a lion asleep", "Lion"])
+    folder = make_folder({"0.png": png(), "0.txt": b"beside", **text})
+    assert opened(folder).caption(0) == "beside"
+    assert opened(folder, caption="title").caption(0) == "Lion"
+
+
+@FORMS
+def test_metadata_that_names_no_image_is_said(make_folder, png, form):
+    text = metadata(form, ["file_name", "text"], ["0.png", "zero"], ["1.png", "one"], ["", "none"])
+    folder = make_folder({"images/0.png": png(), "0.png": png(), **text})
+    source = opened(folder)
+    line = 2 if form == "jsonl" else 3
+    assert source.remarks == (
+        f"{folder}/metadata.{form}: 2 of 3 lines name no image here, the first in line {line}; file_name is the path "
+        "of an image, relative to the folder of this file",
+    )
+    assert source.caption(0) == "zero"
+
+
+def test_a_column_cannot_be_chosen_without_metadata(make_folder, png):
+    folder = make_folder({"0.png": png(), "metadata.csv": b"image,title\n0.png,Lion\n"})
+    with pytest.raises(
+        UsageError,
+        match=r"--caption: .*photos has no metadata\.csv or metadata\.jsonl with a column file_name, and so no ",
+    ):
+        opened(folder, caption="title")
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
@@ -176,6 +250,11 @@ def test_metadata_files_give_captions_for_their_folder(make_folder, png):
         ),
         ({"a.png": b"", "metadata.jsonl": b"\n{oops"}, r"metadata.jsonl, line 2: not readable as JSON \("),
         ({"a.png": b"", "metadata.jsonl": b"[1]"}, "metadata.jsonl, line 1: should be a JSON object, found list"),
+        ({"a.png": b"", "metadata.csv": b"file_name,text\na.png,b,c\n"}, r"metadata\.csv, line 2 has 3 cells, but the"),
+        (
+            {"a.png": b"", "metadata.csv": b"file_name,prompt,description\n"},
+            r"metadata\.csv has several columns that may hold the caption: prompt, description; choose one with",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_named(make_folder, files, sentence):

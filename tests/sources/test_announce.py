@@ -1,0 +1,91 @@
+"""The sentences about a source that is being indexed."""
+
+import pytest
+
+from tcae_cli.reports.progress import Silent
+from tcae_cli.sources import announce
+from tcae_cli.sources.announce import found_so_far, say_found
+from tcae_cli.sources.source import open_source
+
+
+class Heard(Silent):
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+
+class Found:
+    """A source of some thousand images."""
+
+    uri = "photos"
+
+    def __init__(self, passed_over=None, remarks=()) -> None:
+        self.passed_over = passed_over or {}
+        self.remarks = tuple(remarks)
+
+    def __len__(self) -> int:
+        return 1150
+
+
+@pytest.fixture
+def heard() -> Heard:
+    return Heard()
+
+
+def test_a_count_is_said_at_once_and_then_every_few_seconds(heard, monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr(announce.time, "monotonic", lambda: now)
+    report = found_so_far("photos", heard)
+    for seconds, count in ((0, 0), (1, 100), (2, 200), (5, 3000), (5.5, 4000), (6.5, 5000)):
+        now = 1000.0 + seconds
+        report(count)
+    assert heard.said == ["photos: 100 found so far", "photos: 5,000 found so far"]
+
+
+def test_a_remote_source_is_named_before_anything_is_found(heard):
+    found_so_far("s3://bucket/photos", heard)
+    assert heard.said == ["s3://bucket/photos: indexing"]
+
+
+@pytest.mark.parametrize(
+    ("passed_over", "words"),
+    [
+        ({}, "photos: 1,150 images"),
+        (
+            {".heic": 2, "no suffix": 1},
+            "photos: 1,150 images; 3 of 1,153 files (0.26%) are not images and were passed over: 2 .heic, 1 no suffix",
+        ),
+        (
+            {f".{number}": 1000 for number in range(6)},
+            "photos: 1,150 images; 6,000 of 7,150 files (83.92%) are not images and were passed over: "
+            "1,000 .0, 1,000 .1, 1,000 .2, 1,000 .3, 1,000 .4, ...",
+        ),
+    ],
+)
+def test_the_share_that_was_passed_over_is_said_by_suffix(heard, passed_over, words):
+    say_found(Found(passed_over), heard)
+    assert heard.said == [words]
+
+
+def test_a_tiny_share_is_not_called_none(heard, monkeypatch):
+    monkeypatch.setattr(Found, "__len__", lambda _: 999_999)
+    say_found(Found({".heic": 1}), heard)
+    assert "1 of 1,000,000 files (under 0.01%)" in heard.said[0]
+
+
+def test_of_many_remarks_the_first_are_said(heard):
+    say_found(Found(remarks=[f"remark {number}" for number in range(7)]), heard)
+    assert heard.said[1:] == [*(f"remark {number}" for number in range(5)), "photos: 2 more remarks like these"]
+
+
+def test_opening_a_source_says_what_it_holds_and_what_it_does_not_use(heard, make_folder, png, tmp_path):
+    files = {f"{number}.png": png() for number in range(120)}
+    folder = make_folder({**files, "a.heic": b"", "metadata.csv": b"file,text\n"})
+    open_source(str(folder), tmp_path / "index", progress=heard)
+    assert heard.said == [
+        f"{folder}: 100 found so far",
+        f"{folder}: 120 images; 1 of 121 files (0.83%) are not images and were passed over: 1 .heic",
+        f"{folder}/metadata.csv is not used: it has no column file_name, only file, text",
+    ]
