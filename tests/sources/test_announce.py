@@ -34,14 +34,23 @@ def heard() -> Heard:
     return Heard()
 
 
-def test_a_count_is_said_at_once_and_then_every_few_seconds(heard, monkeypatch):
+@pytest.mark.parametrize(
+    ("reports", "said"),
+    [
+        (((0.1, 999), (1, 1000), (2, 2000), (5.9, 3000), (6.1, 4000), (12, 4001)), ["1,000", "4,000", "4,001"]),
+        (((0.1, 24),), []),
+        (((1, 100), (5.1, 200), (6, 300)), ["200"]),
+    ],
+    ids=["many", "few", "few and slow"],
+)
+def test_a_count_is_said_at_the_first_thousand_and_then_every_few_seconds(heard, monkeypatch, reports, said):
     now = 1000.0
     monkeypatch.setattr(announce.time, "monotonic", lambda: now)
     report = found_so_far("photos", heard)
-    for seconds, count in ((0, 0), (1, 100), (2, 200), (5, 3000), (5.5, 4000), (6.5, 5000)):
+    for seconds, count in reports:
         now = 1000.0 + seconds
         report(count)
-    assert heard.said == ["photos: 100 found so far", "photos: 5,000 found so far"]
+    assert heard.said == [f"photos: {count} found so far" for count in said]
 
 
 def test_a_remote_source_is_named_before_anything_is_found(heard):
@@ -81,11 +90,10 @@ def test_of_many_remarks_the_first_are_said(heard):
 
 
 def test_opening_a_source_says_what_it_holds_and_what_it_does_not_use(heard, make_folder, png, tmp_path):
-    files = {f"{number}.png": png() for number in range(120)}
+    files = {f"{number}.png": png() for number in range(20)}
     folder = make_folder({**files, "a.heic": b"", "metadata.csv": b"file,text\n"})
     open_source(str(folder), tmp_path / "index", progress=heard)
     assert heard.said == [
-        f"{folder}: 100 found so far",
-        f"{folder}: 120 images; 1 of 121 files (0.83%) are not images and were passed over: 1 .heic",
+        f"{folder}: 20 images; 1 of 21 files (4.76%) are not images and were passed over: 1 .heic",
         f"{folder}/metadata.csv is not used: it has no column file_name, only file, text",
     ]
