@@ -240,6 +240,13 @@ def test_a_column_cannot_be_chosen_without_metadata(make_folder, png):
         opened(folder, caption="title")
 
 
+def test_a_folder_of_tars_has_no_columns(make_folder):
+    with pytest.raises(
+        UsageError, match=r"--label: .*photos is a folder of tars, which has nothing to choose by it; omit"
+    ):
+        opened(make_folder({"0.tar": b""}), label="class")
+
+
 @pytest.mark.parametrize(
     ("files", "sentence"),
     [
