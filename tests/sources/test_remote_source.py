@@ -96,7 +96,7 @@ def test_tars_are_indexed_by_their_headers_and_read_by_part(
 def test_compressed_tars_are_listed_and_read_front_to_back(
     put: Put, bucket, url, opened, make_tar, png, protocol, suffix, monkeypatch
 ):
-    monkeypatch.setattr(remote_folder, "_READ_AHEAD_BYTES", 700)
+    monkeypatch.setattr(remote_folder, "READ_AHEAD_BYTES", 700)
     for number in (0, 1):
         members = {f"{name}.png": png(seed=10 * number + seed) for seed, name in enumerate("ab")}
         put({f"{number}.{suffix}": make_tar(f"made.{suffix}", members).read_bytes()})
