@@ -46,10 +46,12 @@ def write_tar(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]]) -
 
 
 def zstd(data: bytes) -> bytes:
-    """A frame as streams are written, which does not say how long its contents are."""
+    """A frame as streams are written, which does not say how long its contents are, in blocks of 16 KiB."""
     sink = pyarrow.BufferOutputStream()
     with pyarrow.CompressedOutputStream(sink, "zstd") as stream:
-        stream.write(data)
+        for start in range(0, len(data), 1 << 14):
+            stream.write(data[start : start + (1 << 14)])
+            stream.flush()
     return sink.getvalue().to_pybytes()
 
 

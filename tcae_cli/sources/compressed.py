@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import Any, BinaryIO
 
 from tcae_cli.errors import ImageError
-from tcae_cli.sources.files import FileReader
+from tcae_cli.sources.files import FileReader, shown_name, too_short
 from tcae_cli.sources.registry import Access, Located, Place
 
 _CHUNK_BYTES = 1 << 14  # what damage may take with it, of what lies before it
@@ -124,13 +124,11 @@ class FrontToBackReader:
                 contents, data = self._read(place)  # a connection may break in the hours that a large tar takes
         if len(data) == place.size_bytes:
             return data
-        name = os.path.basename(container.name)
-        if contents.problem:
-            where = f"byte {contents.tell():,} of its contents"
-            raise ImageError(
-                "read", f"{name} cannot be decompressed beyond {where} ({contents.problem}); copy it again"
-            )
-        raise ImageError("read", f"{name} is shorter than when it was indexed")
+        if not contents.problem:
+            raise too_short(self._located, place)
+        name = shown_name(self._located, place)
+        where = f"byte {contents.tell():,} of its contents"
+        raise ImageError("read", f"{name} cannot be decompressed beyond {where} ({contents.problem}); copy it again")
 
     def _read(self, place: Place) -> tuple[Decompressed, bytes]:
         if self._contents is None or self._number != place.container or place.offset < self._contents.tell():

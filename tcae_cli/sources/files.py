@@ -3,6 +3,7 @@
 import os
 
 from tcae_cli.errors import ImageError
+from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.registry import Access, Located, Place
 
 
@@ -18,8 +19,18 @@ class FileReader:
         folder = self._located.folder
         if place.container < 0:
             return folder.read(place.name)
-        name = self._located.containers[place.container].name
-        data = folder.read_range(name, place.offset, place.size_bytes)
+        data = folder.read_range(self._located.containers[place.container].name, place.offset, place.size_bytes)
         if len(data) < place.size_bytes:
-            raise ImageError("read", f"{os.path.basename(name)} is shorter than when it was indexed")
+            raise too_short(self._located, place)
         return data
+
+
+def too_short(located: Located, place: Place) -> ImageError:
+    """Return the error of an image that lies beyond the end of its container."""
+    return ImageError("read", f"{shown_name(located, place)} is shorter than when it was indexed")
+
+
+def shown_name(located: Located, place: Place) -> str:
+    """Return the name of the container of an image, without the secret in the query of a signed URL."""
+    name = located.containers[place.container].name
+    return os.path.basename(name.partition("?")[0] if is_remote(located.folder.uri) else name)

@@ -7,8 +7,9 @@ indexed and read front to back.
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from threading import Lock
 from typing import NamedTuple
 
 from tcae_cli.errors import SourceError
@@ -17,7 +18,7 @@ from tcae_cli.runtime.folder import Folder, open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.compressed import Decompressed, FrontToBackReader, compression_of
 from tcae_cli.sources.files import FileReader
-from tcae_cli.sources.listing import Container, Entry, Listing, counted, ignore, image_suffixes
+from tcae_cli.sources.listing import Container, Entry, Listing, ignore, image_suffixes
 from tcae_cli.sources.patterns import expand_pattern
 from tcae_cli.sources.registry import Located, Reader
 from tcae_cli.sources.tar_members import read_members
@@ -62,16 +63,16 @@ def list_tars(
     Raises SourceError if a tar cannot be read, none holds an image, or a sample has several.
     """
     folder = open_to_read(root)
+    scan = partial(_scan_tar, folder, image, _Count(on_progress).add)
     containers: list[Container] = []
     passed_over: Counter[str] = Counter()
 
-    def entries() -> Iterator[Entry]:
-        for tar in folder.in_order(partial(_scan_tar, folder, image), enumerate(names)):
-            containers.append(Container(names[len(containers)], tar.compression))
-            passed_over.update(tar.rows.passed_over)
-            yield from tar.rows.entries
-
-    found = list(counted(entries(), on_progress))
+    found: list[Entry] = []
+    for name, tar in zip(names, folder.in_order(scan, enumerate(names)), strict=True):
+        containers.append(Container(name, tar.compression))
+        passed_over.update(tar.rows.passed_over)
+        found += tar.rows.entries
+    on_progress(len(found))
     if not found and image and passed_over:
         others = ", ".join(f"{count} with {suffix}" for suffix, count in passed_over.most_common(3))
         raise SourceError(f"{uri} holds no images with the extension {image}, only other members ({others})")
@@ -82,17 +83,31 @@ def list_tars(
     )
 
 
+class _Count:
+    """Counts the images that are found in several tars at once."""
+
+    def __init__(self, on_progress: Callable[[int], None]) -> None:
+        self._on_progress = on_progress
+        self._number = 0
+        self._lock = Lock()
+
+    def add(self) -> None:
+        with self._lock:
+            self._number += 1
+            self._on_progress(self._number)
+
+
 class _Scanned(NamedTuple):
     compression: str
     rows: TarRows
 
 
-def _scan_tar(folder: Folder, image: str | None, tar: tuple[int, str]) -> _Scanned:
+def _scan_tar(folder: Folder, image: str | None, on_image: Callable[[], None], tar: tuple[int, str]) -> _Scanned:
     """Return the rows of one tar, given as its number and name."""
     number, location = tar
     # The query of a signed URL holds a secret, so it is not part of the tar's name.
     name = location.partition("?")[0] if is_remote(folder.uri) else location
     with folder.open(location) as file:
         compression = compression_of(file)
-        members, loss = read_members(Decompressed(file, compression) if compression else file, name)
+        members, loss = read_members(Decompressed(file, compression) if compression else file, name, on_image)
     return _Scanned(compression, rows_of_tar(name, number, members, loss, image))

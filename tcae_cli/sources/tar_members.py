@@ -2,6 +2,7 @@
 
 import os
 import tarfile
+from collections.abc import Callable
 from typing import BinaryIO, NamedTuple, cast
 
 from tcae_cli.sources.compressed import Decompressed
@@ -31,14 +32,17 @@ class Loss(NamedTuple):
     problem: str
 
 
-def read_members(file: BinaryIO | Decompressed, tar: str) -> tuple[list[Member], Loss | None]:
+def read_members(
+    file: BinaryIO | Decompressed, tar: str, on_image: Callable[[], None]
+) -> tuple[list[Member], Loss | None]:
     """Return the files in a tar that are not hidden, by position, and the loss after them, if there is one.
 
     A last file that is cut short has a problem; if it is an image, its row stands for the loss.
+    on_image: called for each image as it is found.
     """
     start = file.read(8)
     file.seek(0)
-    members, end = _walk(file, tar)
+    members, end = _walk(file, tar, on_image)
     ends_in_zeros = _only_zeros_follow(file, end)
     num_bytes = file.seek(0, os.SEEK_END)
     damage = file.problem if isinstance(file, Decompressed) else ""
@@ -60,7 +64,7 @@ def read_members(file: BinaryIO | Decompressed, tar: str) -> tuple[list[Member],
     return members, Loss(lost_from, f"the tar is damaged {where}: what follows is lost; copy it again")
 
 
-def _walk(file: BinaryIO | Decompressed, tar_name: str) -> tuple[list[Member], int]:
+def _walk(file: BinaryIO | Decompressed, tar_name: str, on_image: Callable[[], None]) -> tuple[list[Member], int]:
     """Return the members, and the byte at which their list ends or breaks off."""
     members: list[Member] = []
     end = 0
@@ -72,8 +76,11 @@ def _walk(file: BinaryIO | Decompressed, tar_name: str) -> tuple[list[Member], i
                 tar.members.clear()  # type: ignore[attr-defined]  # or the headers of a large tar fill the memory
                 is_link = (header.issym() or header.islnk()) and is_image_name(header.name)
                 is_hidden = os.path.basename(header.name).startswith(".")
-                if (header.isreg() or is_link) and not is_hidden:
-                    members.append(_member(file, header, tar_name))
+                if is_hidden or not (header.isreg() or is_link):
+                    continue
+                members.append(_member(file, header, tar_name))
+                if is_image_name(header.name):
+                    on_image()
     except (tarfile.TarError, ValueError):  # ValueError: a number in an extended header that is not one
         pass  # the byte at which the list ended says enough
     return members, end

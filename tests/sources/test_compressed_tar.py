@@ -4,6 +4,7 @@ import errno
 import gzip
 import io
 import re
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -190,6 +191,19 @@ def test_a_tar_that_went_away_fails_its_rows_alone(images, tmp_path):
     source = opened(tmp_path, "{0..1}.tar.gz")
     (tmp_path / "0.tar.gz").unlink()
     assert read(source, 0, 1, 6) == ["No such file or directory"] * 2 + [images["0.png"]]
+
+
+@pytest.mark.parametrize("suffix", ["tar.gz", "tar.zst"])
+def test_what_is_held_of_a_tar_does_not_grow_with_it(suffix, images, tmp_path):
+    big = {"big.npy": bytes(64 << 20)}
+    write_tar(tmp_path / f"s.{suffix}", {"a.png": images["1.png"], **big, "b.png": images["4.png"]})
+    opened(tmp_path, f"s.{suffix}")
+    tracemalloc.start()
+    try:
+        assert read(opened(tmp_path, f"s.{suffix}"), 0, 1) == [images["1.png"], images["4.png"]]
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 class Failing(io.BytesIO):

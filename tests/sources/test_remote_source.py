@@ -141,6 +141,15 @@ def test_the_secret_of_a_signed_url_is_in_no_key(put: Put, url, opened, make_tar
     assert keys(source) == ["0.tar/a.png"] and source.read(0) == png()
 
 
+@pytest.mark.parametrize("suffix", ["tar", "tar.gz"])
+def test_the_secret_of_a_signed_url_is_in_no_message(put: Put, url, opened, make_tar, png, suffix):
+    put({f"0.{suffix}": make_tar(f"s.{suffix}", {"a.png": png()}).read_bytes()})
+    source = opened(f"{url}/0.{suffix}?x-signature=secret")
+    put({f"0.{suffix}": make_tar(f"s.{suffix}", {"a.png": png()}).read_bytes()[:600]})
+    (found,) = source.read_many([0])
+    assert str(found).startswith(f"0.{suffix} ") and "secret" not in str(found)
+
+
 @pytest.mark.parametrize("protocol", ["s3", "http"])
 def test_a_list_beside_its_images_names_them_relative_to_itself_or_whole(put: Put, bucket, url, opened, png, protocol):
     start = bucket if protocol == "s3" else url

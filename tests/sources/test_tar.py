@@ -8,7 +8,7 @@ import pytest
 
 from tcae_cli.errors import ImageError, NotFoundError, SourceError, UsageError
 from tcae_cli.recipe.choices import SampleFields
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.source import Source, open_source, scan
 
 
 def opened(tmp_path: Path, uri: str, image: str | None = None) -> Source:
@@ -230,6 +230,13 @@ def test_one_image_a_sample_needs_no_choice_whatever_their_extensions(make_tar, 
     make_tar("s.tar", [("a.png", png()), ("b.v2.png", png()), ("c.jpg", png()), ("a.PNG", png()), ("a.png", png())])
     names = ["a.png", "b.v2.png", "c.jpg", "a.PNG", "a.png#2"]
     assert keys(opened(tmp_path, "s.tar")) == [f"s.tar/{name}" for name in names]
+
+
+def test_images_are_counted_as_they_are_found_in_a_tar(make_tar, png, tmp_path):
+    make_tar("s.tgz", {"a.png": png(), "a.cls": b"1", "b.png": png(), "c.cls": b"2"})
+    counts: list[int] = []
+    scan(str(tmp_path / "s.tgz"), on_progress=counts.append)
+    assert counts == [1, 2, 3]  # at last the rows, with that of the label that has no image
 
 
 def test_members_that_are_neither_images_nor_beside_them_are_counted(make_tar, png, tmp_path):
