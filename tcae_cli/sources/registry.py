@@ -71,6 +71,7 @@ KINDS: Registry[type[SourceKind]] = Registry(
     {
         "tar": "tcae_cli.sources.tar:TarShards",
         "list": "tcae_cli.sources.lists:ImageList",
+        "parquet": "tcae_cli.sources.parquet:ParquetFiles",
         "folder": "tcae_cli.sources.folder:ImageFolder",
     }
 )

@@ -1,0 +1,36 @@
+"""Recognises Parquet files, local or remote, as a source of images."""
+
+import os
+from collections.abc import Callable
+
+from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
+from tcae_cli.runtime.remote import suffix_of
+from tcae_cli.sources.listing import Listing, ignore
+from tcae_cli.sources.patterns import expand_pattern
+from tcae_cli.sources.registry import Located, Reader
+
+
+class ParquetFiles:
+    """One Parquet file, or those of a brace pattern or a glob."""
+
+    words = "Parquet files ending in .parquet"
+    fields = frozenset({"image", "label", "caption"})
+
+    def recognises(self, uri: str) -> bool:
+        return suffix_of(uri) == ".parquet" and not os.path.isdir(uri)
+
+    def reader(self, located: Located) -> Reader:
+        from tcae_cli.sources.parquet_reader import GroupReader  # here, since other sources need no pyarrow
+
+        return GroupReader(located)
+
+    def scan(self, uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int], None] = ignore) -> Listing:
+        """List the rows of all files, by file in the pattern's order, then by row.
+
+        A row group whose small columns cannot be read is so many rows with a problem.
+        Raises NotFoundError if a file does not exist, SourceError if one is not Parquet or they do not fit together.
+        """
+        from tcae_cli.sources.parquet_rows import list_parquet
+
+        found = expand_pattern(uri)
+        return list_parquet(uri, found.root, found.names, fields, on_progress)
