@@ -37,7 +37,7 @@ class _Line(NamedTuple):
 class ImageList:
     """A text file that names images."""
 
-    words = "an image list ending in .txt, .csv, .tsv or .jsonl"
+    words = "an image list (.txt, .csv, .tsv, .jsonl)"
     fields = frozenset({"image", "label", "caption"})
 
     def recognises(self, uri: str) -> bool:

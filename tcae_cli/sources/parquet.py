@@ -13,7 +13,7 @@ from tcae_cli.sources.registry import Located, Reader
 class ParquetFiles:
     """One Parquet file, or those of a brace pattern or a glob."""
 
-    words = "Parquet files ending in .parquet"
+    words = "Parquet files (.parquet)"
     fields = frozenset({"image", "label", "caption"})
 
     def recognises(self, uri: str) -> bool:

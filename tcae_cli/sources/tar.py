@@ -30,7 +30,7 @@ _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 class TarShards:
     """One tar, or the tars of a brace pattern or a glob."""
 
-    words = "tar shards ending in .tar, .tar.gz, .tgz or .tar.zst"
+    words = "tar shards (.tar, .tar.gz, .tgz, .tar.zst)"
     fields = frozenset({"image"})
 
     def recognises(self, uri: str) -> bool:

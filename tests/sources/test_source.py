@@ -135,8 +135,8 @@ def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFol
         (
             "nowhere",
             NotFoundError,
-            "nowhere does not exist; give tar shards ending in .tar, .tar.gz, .tgz or .tar.zst, an image list ending "
-            "in .txt, .csv, .tsv or .jsonl or a folder of images",
+            r"nowhere does not exist; give tar shards \(.tar, .tar.gz, .tgz, .tar.zst\), an image list "
+            r"\(.txt, .csv, .tsv, .jsonl\), Parquet files \(.parquet\) or a folder of images$",
         ),
         ("ftp://host/photos", UsageError, "ftp:// is not a protocol tcae knows; use a local path or one of s3://"),
         (
@@ -148,8 +148,8 @@ def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFol
         (
             "photo.png",
             SourceError,
-            "photo.png is not a source of images; give tar shards ending in .tar, .tar.gz, .tgz or .tar.zst, an image "
-            "list ending in .txt, .csv, .tsv or .jsonl or a folder of images$",
+            r"photo.png is not a source of images; give tar shards \(.tar, .tar.gz, .tgz, .tar.zst\), an image list "
+            r"\(.txt, .csv, .tsv, .jsonl\), Parquet files \(.parquet\) or a folder of images$",
         ),
     ],
 )
