@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -32,19 +33,17 @@ class Files:
     @classmethod
     def read(cls, source: Source, rows: Sequence[int]) -> "Files":
         """Read the rows, in order. Raises SourceError if a container of theirs cannot be read."""
-        pieces: list[bytes] = []
-        places = {}
-        errors = {}
-        start = 0
-        for row, data in zip(rows, source.read_many(rows), strict=True):
-            if isinstance(data, ImageError):
-                errors[row] = data
-                continue
-            pieces.append(data)
-            places[row] = start, start + len(data)
-            start += len(data)
-        shared = torch.empty(start, dtype=torch.uint8).share_memory_()
-        shared.numpy()[:] = np.frombuffer(b"".join(pieces), np.uint8)
+        read = dict(zip(rows, source.read_many(rows), strict=True))
+        errors = {row: data for row, data in read.items() if isinstance(data, ImageError)}
+        files = {row: data for row, data in read.items() if not isinstance(data, ImageError)}
+        stops = dict(zip(files, accumulate(map(len, files.values())), strict=True))
+        places = {row: (stops[row] - len(data), stops[row]) for row, data in files.items()}
+
+        storage = torch.UntypedStorage._new_shared(max(stops.values(), default=0))  # as default_collate of torch does
+        shared = torch.empty(0, dtype=torch.uint8).set_(storage)
+        together = memoryview(shared.numpy())
+        for row, (start, stop) in places.items():
+            together[start:stop] = files[row]
         return cls(shared, places, errors)
 
     def of(self, rows: Sequence[int]) -> Iterator[bytes | ImageError]:

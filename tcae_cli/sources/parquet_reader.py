@@ -5,6 +5,7 @@ from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.sources.parquet_file import OpenParquet, file_beside, first_line
@@ -21,7 +22,8 @@ class GroupReader:
         self._opened: OpenParquet | None = None
         self._number = -1  # of the open file
         self._group = -1  # of its row group that is in memory
-        self._images: pa.ChunkedArray | None = None
+        self._bytes: pa.ChunkedArray | None = None
+        self._paths: pa.ChunkedArray | None = None  # beside the bytes, in case these are missing
         self._problem = ""  # why that row group cannot be read
 
     def read(self, place: Place) -> bytes:
@@ -31,29 +33,35 @@ class GroupReader:
         group = bisect(ends, place.offset)
         if (self._number, self._group) != (place.container, group):
             self._keep(place.container, group)
-        if self._images is None:
+        if self._bytes is None:
             raise ImageError("read", self._problem)
-        image = self._images[place.offset - (ends[group - 1] if group else 0)].as_py()
-        if not isinstance(image, dict):
-            data, path = image, None
-        else:
-            data, path = image["bytes"], image.get("path")
+        row = place.offset - (ends[group - 1] if group else 0)
+        data = self._bytes[row].as_buffer()  # views the memory, which is copied once
         if data is not None:
             return bytes(data)
+        path = self._paths[row].as_py() if self._paths is not None else None
         if not path:
             raise ImageError("read", "the row has no image")
         return self._located.folder.read(file_beside(self._located.containers[place.container].name, path))
 
     def _keep(self, number: int, group: int) -> None:
         """Read the images of a row group, in place of those of the last one."""
-        self._images = None  # first, so that there is one group in memory and not two
+        self._bytes = None  # first, so that there is one group in memory and not two
+        self._paths = None
         opened = self._open(number)
         self._group = group
         try:
-            self._images = opened.file.read_row_group(group, columns=[self._located.image_column]).column(0)
+            images = opened.file.read_row_group(group, columns=[self._located.image_column]).column(0)
         except (pa.ArrowException, OSError) as error:
             name = self._located.containers[number].name
             self._problem = f"row group {group} of {name} cannot be read ({first_line(error)})"
+            return
+        if not pa.types.is_struct(images.type):
+            self._bytes = images
+            return
+        self._bytes = pc.struct_field(images, "bytes")
+        if images.type.get_field_index("path") >= 0:
+            self._paths = pc.struct_field(images, "path")
 
     def _open(self, number: int) -> OpenParquet:
         """Return a file, opened. Raises SourceError if it is not there, or not as it was indexed."""
