@@ -102,7 +102,7 @@ def test_wrong_use_is_one_sentence_and_exit_code_2(tcae, tmp_path, photos, small
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("train: {steps: 1}\nmodel: {patch_szie: 8}")
     for arguments, sentence in [
-        (["encode-dataset", tmp_path / "nowhere", store], "nowhere does not exist; give tar shards ending in .tar"),
+        (["encode-dataset", tmp_path / "nowhere", store], "nowhere does not exist; give tar shards (.tar, "),
         (["encode-dataset", photos, store, "--model", "nobody"], "no model at nobody; give a file, a run folder"),
         ([*encode, "--size", 100], "--size 100 is not a multiple of 32"),
         ([*encode, "--max-failures", "some"], "--max-failures some is neither a share like 1% nor a count like 12"),

@@ -41,7 +41,7 @@ class Files:
 
         storage = torch.UntypedStorage._new_shared(max(stops.values(), default=0))  # as default_collate of torch does
         shared = torch.empty(0, dtype=torch.uint8).set_(storage)
-        together = memoryview(shared.numpy())
+        together = shared.numpy().data
         for row, (start, stop) in places.items():
             together[start:stop] = files[row]
         return cls(shared, places, errors)
