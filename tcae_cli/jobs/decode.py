@@ -85,9 +85,9 @@ def read_originals(store: LatentStore, rows: list[int]) -> dict[int, np.ndarray]
     with TemporaryDirectory() as scratch:
         try:
             source = Source(store.folder.fetch(index_folder(store.spec), Path(scratch)))
-        except SourceError:
+            images, hashes, failures = load_rows(source, rows, Transform.of_store(store.spec))
+        except SourceError:  # a file that holds many of them may be missing
             return {}
-        images, hashes, failures = load_rows(source, rows, Transform.of_store(store.spec))
     of_view = images[store.spec.sizes.index(view.size)]
     pixels = to_pixels(of_view.flip(-1) if view.flip else of_view)
     is_same = hashes == store.content_hash(rows)
