@@ -2,6 +2,8 @@ import json
 import shutil
 import tarfile
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -241,3 +243,21 @@ def make_tar_of():
         return str(path)
 
     return make
+
+
+def test_a_table_is_streamed_and_resumed_by_its_row_groups(photos, tmp_path):
+    images = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(photos.rglob("*.jpg"))]
+    pq.write_table(pa.table({"image": images}), tmp_path / "photos.parquet", row_group_size=6)
+    said: list[str] = []
+    progress = interrupt_at(4)
+    progress.say = said.append
+    run = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        train(request(tmp_path / "photos.parquet", run, recipe(train={"checkpoint_every": 2})), progress)
+    assert f"{tmp_path}/photos.parquet: 24 images" in said
+    assert any("is read in order, so its images are shuffled in a buffer of 1,000" in sentence for sentence in said)
+
+    report = train(
+        request(tmp_path / "photos.parquet", run, recipe(train={"checkpoint_every": 2}), resume=True), Silent()
+    )
+    assert report.steps == 6 and report.figures["train_psnr"] > 0
