@@ -33,6 +33,7 @@ from tcae_cli.store.reader import LatentStore
 
 from .pictures import write_tar
 from .small_recipes import recipe
+from .tables import table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -84,6 +85,9 @@ def reader(photos, tmp_path_factory) -> Path:
     shutil.copytree(photos / "person", folder / "val" / "person")
     paths = sorted(folder.glob("imgs/*/*.jpg"))
     (folder / "list.txt").write_text("".join(f"{path.relative_to(folder)}\n" for path in paths))
+    for suffix, caption in (("csv", "caption"), ("tsv", "text"), ("jsonl", "prompt")):
+        rows = [(path.relative_to(folder).as_posix(), path.parent.name, f"a {path.parent.name}") for path in paths]
+        (folder / f"captions.{suffix}").write_text(table(["image", "label", caption], rows, suffix))
     (folder / "shards").mkdir()
     for number in range(4):
         members = {f"{path.parent.name}-{path.name}": path.read_bytes() for path in paths[number::4]}

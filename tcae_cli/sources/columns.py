@@ -9,7 +9,17 @@ IMAGE_NAMES = (
     *("image", "image_path", "image_file", "image_url", "img", "img_path", "file", "file_name", "file_path"),
     *("filename", "filepath", "path", "url"),
 )
-LABEL_NAMES = ("label", "label_id", "label_name", "class", "class_id", "class_name", "category", "category_id")
+LABEL_NAMES = (
+    "label",
+    "label_id",
+    "label_name",
+    "class",
+    "class_id",
+    "class_name",
+    "category",
+    "category_id",
+    "category_name",
+)
 CAPTION_NAMES = ("caption", "captions", "text", "prompt", "description")
 
 _WHOLE_NUMBER = re.compile(r"-1|[0-9]{1,18}(\.0+)?")  # int64; pandas writes 3.0 where other cells are empty
