@@ -15,6 +15,8 @@ from tcae_cli.errors import ImageError, NotFoundError, SourceError
 from tcae_cli.runtime import remote_folder
 from tcae_cli.sources.source import Source, open_source
 
+from ..hub_server import HubServer
+
 Put = Callable[[dict[str, bytes]], str]
 NOBODY_LISTENS = "127.0.0.1:9"
 
@@ -117,6 +119,14 @@ def test_tars_are_found_by_a_glob_and_in_a_folder(put: Put, opened, make_tar, pn
     assert keys(opened(f"{bucket}/d")) == [f"{name}.tar/a.png" for name in ("x_/c", "x_[1]", "x_a", "x_b", "y")]
     with pytest.raises(NotFoundError, match=r"/d/z_\*\.tar matches no file; correct it"):
         opened(f"{bucket}/d/z_*.tar")
+
+
+@pytest.mark.parametrize("uri", ["*/*.tar.gz", "data/{a,b}.tar.gz", "data"])
+def test_tars_of_a_dataset_on_the_hub_are_read(hub: HubServer, opened, make_tar, png, uri):
+    tar = make_tar("s.tar.gz", {"x.png": png()}).read_bytes()
+    hub.put("org/set", {"data/a.tar.gz": tar, "data/b.tar.gz": tar})
+    source = opened(f"hf://datasets/org/set/{uri}")
+    assert [*source.read_many(range(2))] == [png(), png()]
 
 
 def test_a_glob_over_http_is_refused(url, opened):
