@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from functools import partial
 from typing import BinaryIO, NamedTuple
 
+from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
 
 from tcae_cli.errors import SourceError
-from tcae_cli.runtime.hub import HubName, ask_again, find_cached, get, locate, parse_name, sentence_of
+from tcae_cli.runtime.hub import HubName, ask_again, find_cached, get, locate, parse_name, read_dataset, sentence_of
 from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.runtime.remote import RemoteFile, read_error, remote_errors
 from tcae_cli.runtime.remote_folder import READ_AHEAD_BYTES, RemoteFolder
@@ -63,6 +64,16 @@ class HubFolder(RemoteFolder):
             size_bytes = self._size_bytes(name)
         with io.BufferedReader(RemoteFile(partial(self.read_range, name), size_bytes), READ_AHEAD_BYTES) as reader:
             yield reader
+
+    def sizes(self, prefix: str = "") -> dict[str, int]:
+        if not constants.HF_HUB_OFFLINE:
+            return super().sizes(prefix)
+        above = self._file(prefix)
+        start = self._file("").path
+        cached = read_dataset(above._replace(path=""))
+        inside = [name for name in cached.files if not above.path or name.startswith(f"{above.path}/")]
+        found = {name: find_cached(str(cached.name._replace(path=name))) for name in inside}
+        return {name.removeprefix(start).lstrip("/"): path.stat().st_size for name, path in found.items() if path}
 
     def _get_range(self, name: str, start: int, size: int) -> bytes:
         is_known = name in self._places

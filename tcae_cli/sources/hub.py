@@ -1,15 +1,18 @@
 """Finds the Parquet files of one split of a dataset on the Hugging Face Hub."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any
 
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
-from tcae_cli.recipe.choices import SampleFields
-from tcae_cli.runtime.hub import HubDataset, HubName, parse_name, read_dataset
-from tcae_cli.sources.listing import count_suffixes, is_image_name
+from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
+from tcae_cli.runtime.hub import HubDataset, HubName, check_access, parse_name, read_dataset
+from tcae_cli.sources.listing import Listing, count_suffixes, ignore, is_image_name
+from tcae_cli.sources.parquet import ParquetFiles
+from tcae_cli.sources.patterns import FoundFiles
+from tcae_cli.sources.registry import Located, Reader
 
 CONVERTED = "refs/convert/parquet"  # the revision at which the Hub keeps its own conversion
 
@@ -29,24 +32,33 @@ _SHARDED_FILE = re.compile(r"(?:(?P<configuration>.+)/)?(?P<split>\w[\w.]*)-\d{5
 Splits = dict[str, list[str]]  # the files of each split, by name
 
 
-class HubFiles(NamedTuple):
-    """The Parquet files of a split at one commit."""
+class HubSplit:
+    """One split of a dataset on the Hub, read from its Parquet files."""
 
-    root: str  # hf://datasets/ORG/NAME@COMMIT/
-    names: list[str]  # below the root
+    words = "a dataset of the Hugging Face Hub, as in hf://datasets/ORG/NAME"
+    fields = ParquetFiles.fields | {"split"}
+
+    def recognises(self, uri: str) -> bool:
+        name = parse_name(uri.partition("#")[0])
+        return name is not None and not name.path  # with a path it is a file's or a folder's
+
+    def reader(self, located: Located) -> Reader:
+        return ParquetFiles().reader(located)
+
+    def scan(self, uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int], None] = ignore) -> Listing:
+        """List the rows of a split's Parquet files, by file, at the commit that the revision stands for now.
+
+        uri: hf://datasets/ORG/NAME[@REVISION][#SPLIT], and CONFIGURATION/SPLIT where the dataset has several.
+        Raises what find_files and ParquetFiles.scan raise.
+        """
+        from tcae_cli.sources.parquet_rows import list_parquet  # here, since other sources need no pyarrow
+
+        found = find_files(uri, fields)
+        check_access(found.locations[0])
+        return list_parquet(uri, found.root, found.names, fields, on_progress)
 
 
-def split_uri(uri: str) -> tuple[HubName | None, str]:
-    """Return the dataset of hf://datasets/ORG/NAME[@REVISION][#PART] and the part; None where it names anything else.
-
-    A name with a path in the dataset is a file's or a folder's.
-    """
-    start, _, part = uri.partition("#")
-    name = parse_name(start)
-    return (None if name is None or name.path else name), part
-
-
-def find_files(uri: str, fields: SampleFields) -> HubFiles:
+def find_files(uri: str, fields: SampleFields) -> FoundFiles:
     """Return the Parquet files of the split that the name or --split chooses, sorted by name.
 
     They are those of the dataset's card or, where it lists none, those with the usual names; in a dataset without
@@ -54,7 +66,8 @@ def find_files(uri: str, fields: SampleFields) -> HubFiles:
     Raises UsageError if name and --split disagree or a configuration must be chosen, NotFoundError if there is no such
     dataset, configuration or split, SourceError if it holds no Parquet files or cannot be read.
     """
-    name, part = split_uri(uri)
+    start, _, part = uri.partition("#")
+    name = parse_name(start)
     assert name, uri
     if part and fields.split and part != fields.split:
         raise UsageError(f"{uri} names the split {part}, and --split {fields.split}; give one of them")
@@ -71,7 +84,7 @@ def find_files(uri: str, fields: SampleFields) -> HubFiles:
         raise NotFoundError(_no_split(name, split or _DEFAULT_SPLIT, splits))
     if dataset.is_cached:
         _refuse_missing_shards(name, names)
-    return HubFiles(f"{dataset.name}/", sorted(names))
+    return FoundFiles(f"{dataset.name}/", sorted(names))
 
 
 def _configurations(dataset: HubDataset) -> dict[str, Splits]:
@@ -221,9 +234,12 @@ def _no_parquet(name: HubName, dataset: HubDataset) -> str:
     if tars:
         return f"{sentence}; name its tars, as in {name}/{min(tars)}"
     image = next((file for file in dataset.files if is_image_name(file)), "")
-    if image:
+    if "/" in image:
         return f"{sentence}; name the folder of its images, as in {name}/{image.rpartition('/')[0]}"
-    return f"{sentence}, and the Hub has not converted it; name its tars or a folder of images, as in {name}/PATH"
+    return (
+        f"{sentence}, and the Hub has not converted it; fetch it with `hf download --repo-type dataset "
+        f"{name.repository} --local-dir FOLDER`, and name that folder or the files in it"
+    )
 
 
 def _shown(names: Iterable[str]) -> str:

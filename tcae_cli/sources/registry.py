@@ -66,12 +66,13 @@ class SourceKind(Protocol):
         """Return a reader of the samples of a listing."""
 
 
-# A name that is a tar's or a list's is no folder's, and a remote folder is known by nothing else: it comes last.
+# A name that is one of the others' is no folder's, and a remote folder is known by nothing else: it comes last.
 KINDS: Registry[type[SourceKind]] = Registry(
     {
         "tar": "tcae_cli.sources.tar:TarShards",
         "list": "tcae_cli.sources.lists:ImageList",
         "parquet": "tcae_cli.sources.parquet:ParquetFiles",
+        "hub": "tcae_cli.sources.hub:HubSplit",
         "folder": "tcae_cli.sources.folder:ImageFolder",
     }
 )

@@ -202,6 +202,9 @@ def test_offline_what_the_cache_holds_is_read_and_nothing_else(hub: HubServer, o
         SourceError, match=r"b\.parquet is not in the cache .*HF_HUB_OFFLINE is set; unset it, or run `hf "
     ):
         fetch(located(commit, "data/b.parquet"))
+    for folder in ("", "data/"):
+        listed = open_to_read(f"hf://datasets/{DATASET}/{folder}").sizes("" if folder else "data")
+        assert listed == {f"{'' if folder else 'data/'}a.parquet": 1}
     with pytest.raises(SourceError, match=r"org/other is not in the cache"):
         read_dataset(HubName("org/other"))
     assert not hub.requests

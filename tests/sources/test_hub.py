@@ -1,12 +1,22 @@
-"""Datasets on the Hugging Face Hub as a source: which Parquet files a name stands for."""
+"""Datasets on the Hugging Face Hub as a source: which Parquet files a name stands for, and their images."""
 
+import io
+import json
+import time
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
 from tcae_cli.recipe.choices import SampleFields
+from tcae_cli.runtime.hub import fetch
 from tcae_cli.sources.hub import find_files
+from tcae_cli.sources.source import open_source
 
-from ..hub_server import HubServer
+from ..hub_server import TOKEN, Cut, HubServer
+from ..store_contents import assert_same_arrays, attributes_of
 
 DATASET = "org/photos"
 URI = f"hf://datasets/{DATASET}"
@@ -19,6 +29,22 @@ def names(uri: str, split: str | None = None) -> list[str]:
 
 def files(*paths: str, card: str = "") -> dict[str, bytes]:
     return dict.fromkeys(paths, b"") | ({"README.md": f"---\n{card}\n---\n".encode()} if card else {})
+
+
+def parquet(images: Sequence[bytes], labels: Sequence[int] = (), rows_per_group: int = 2) -> bytes:
+    """A Parquet file as the datasets library writes it."""
+    names = ["cat", "dog"]
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    table = pa.table(
+        {
+            "image": pa.array([{"bytes": data, "path": None} for data in images], kind),
+            "label": pa.array(labels or [0] * len(images), pa.int64()),
+        }
+    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    file = io.BytesIO()
+    pq.write_table(table, file, row_group_size=rows_per_group)
+    return file.getvalue()
 
 
 def test_the_files_of_a_split_are_those_of_the_usual_names_at_one_commit(hub: HubServer):
@@ -137,7 +163,10 @@ def test_a_part_of_a_split_is_taken_only_by_its_name(hub: HubServer):
     [
         (("a/0.tar", "a/1.tar"), rf"\(2 with .tar\); name its tars, as in {URI}/a/0.tar$"),
         (("a/0.jpg", "b.csv"), rf"\(1 with .jpg, 1 with .csv\); name the folder of its images, as in {URI}/a$"),
-        (("b.csv",), "and the Hub has not converted it; name its tars or a folder of images, as in .*/PATH$"),
+        (
+            ("b.csv", "c.png"),
+            r"and the Hub has not converted it; fetch it with `hf download .* --local-dir FOLDER`, and name",
+        ),
     ],
 )
 def test_a_dataset_without_parquet_says_what_it_holds(hub: HubServer, paths, words):
@@ -154,8 +183,6 @@ def test_the_conversion_does_not_stand_for_another_revision(hub: HubServer):
 
 
 def test_offline_a_split_that_the_cache_holds_in_part_is_refused(hub: HubServer, monkeypatch):
-    from tcae_cli.runtime.hub import fetch
-
     shards = [f"data/train-0000{number}-of-00002.parquet" for number in (0, 1)]
     hub.put(DATASET, files(*shards))
     root = find_files(URI, SampleFields()).root
@@ -167,3 +194,106 @@ def test_offline_a_split_that_the_cache_holds_in_part_is_refused(hub: HubServer,
     fetch(root + shards[0])
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert names(URI) == shards
+
+
+def test_the_images_of_a_split_are_listed_by_range_and_fetched_when_they_are_read(hub: HubServer, png, tmp_path):
+    images = [png(seed=seed) for seed in range(5)]
+    shards = ("data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet")
+    hub.put(DATASET, {shards[0]: parquet(images[:3], [0, 1, 0]), shards[1]: parquet(images[3:], [1, 1])})
+    source = open_source(URI, tmp_path / "index")
+    assert (
+        source.uri == URI and source.class_names == ("cat", "dog") and source.labels(0, 5).tolist() == [0, 1, 0, 1, 1]
+    )
+    assert source.key(3) == f"{shards[1]}/00000000"
+    assert all("bytes=" in request for request in hub.requests if request.startswith("GET /datasets/"))
+    assert source.read(4) == images[4]
+    assert [request.split()[1].rpartition("/")[2] for request in hub.requests if request.endswith(" ")][-1] == shards[
+        1
+    ][5:]
+    assert [*source.read_many(range(5))] == images
+
+
+def test_the_fingerprint_does_not_depend_on_the_commit(hub: HubServer, png, tmp_path):
+    files = {"train.parquet": parquet([png(seed=1), png(seed=2)])}
+    hub.put(DATASET, files)
+    before = open_source(URI, tmp_path / "before")
+    hub.put(DATASET, files | {"more.txt": b"news"})
+    after = open_source(URI, tmp_path / "after")
+    assert before.folder.uri != after.folder.uri and before.fingerprint == after.fingerprint
+
+
+def test_a_source_is_read_at_its_commit_though_the_dataset_has_moved_on(hub: HubServer, png, tmp_path):
+    hub.put(DATASET, {"train.parquet": parquet([png(seed=1)])})
+    source = open_source(URI, tmp_path / "index")
+    hub.put(DATASET, {"train.parquet": parquet([png(seed=2)])})
+    assert source.read(0) == png(seed=1)
+
+
+def test_a_gated_dataset_is_refused_before_its_files_are_listed(hub: HubServer, png, tmp_path, monkeypatch):
+    hub.put(DATASET, {"train.parquet": parquet([png()])})
+    hub.gated.add(DATASET)
+    with pytest.raises(
+        SourceError, match=f"^{URI} is gated: accept its terms at {hub.url}/datasets/{DATASET}, and log in"
+    ):
+        open_source(URI, tmp_path / "index")
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert open_source(URI, tmp_path / "index").read(0) == png()
+
+
+def test_a_download_that_fails_ends_the_reading_and_fails_no_row(hub: HubServer, png, tmp_path, monkeypatch):
+    hub.put(DATASET, {"train.parquet": parquet([png()])})
+    source = open_source(URI, tmp_path / "index")
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    hub.refuse_all = 500
+    with pytest.raises(
+        SourceError, match=r"train.parquet cannot be fetched \(.*500.*\); check the network, and repeat$"
+    ):
+        source.read(0)
+    hub.refuse_all = 0
+    assert source.read(0) == png()
+
+
+def test_offline_a_dataset_that_was_fetched_is_a_source(hub: HubServer, png, tmp_path, monkeypatch):
+    hub.put(DATASET, {"train.parquet": parquet([png()]), "README.md": b""})
+    online = open_source(URI, tmp_path / "online")
+    online.read(0)
+    hub.requests.clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    offline = open_source(URI, tmp_path / "offline")
+    assert offline.fingerprint == online.fingerprint and offline.read(0) == png() and not hub.requests
+
+
+def test_a_command_killed_in_mid_download_resumes_and_equals_one_from_files_here(
+    hub: HubServer, many_photos, tmp_path, encode, start_tcae
+):
+    photos = [path.read_bytes() for path in sorted(many_photos.iterdir())]
+    shards = [f"data/train-0000{number}-of-00002.parquet" for number in range(2)]
+    contents = [parquet(photos[start : start + 120], rows_per_group=40) for start in (0, 120)]
+    hub.put(DATASET, dict(zip(shards, contents, strict=True)))
+    store = tmp_path / "hub.zarr"
+
+    hub.stalled.add(shards[1])
+    killed = start_tcae(URI, store, "--batch-size", "2")
+    patience_ends_at = time.monotonic() + 60
+    while len(committed := list(store.glob(".tcae/commits/*.json"))) < 5:
+        assert time.monotonic() < patience_ends_at
+        time.sleep(0.01)
+    killed.kill()
+    said = killed.communicate()[1]
+    assert f"fetching {shards[0]} of {DATASET} (" in said
+
+    hub.stalled.clear()
+    hub.cuts[shards[1]] = Cut(after_bytes=1000, times=1)
+    resumed = start_tcae(URI, store, "--batch-size", "2", "--json")
+    output, said = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, said
+    assert json.loads(output)["num_encoded_now"] <= 240 - 16 * len(committed)
+    assert f"fetching {shards[1]} of {DATASET} (" in said and "Trying to resume" not in said
+    assert len([request for request in hub.fetched(shards[0]) if "bytes=" not in request]) == 1
+
+    (tmp_path / "here" / "data").mkdir(parents=True)
+    for name, content in zip(shards, contents, strict=True):
+        (tmp_path / "here" / name).write_bytes(content)
+    encode(f"{tmp_path}/here/**/*.parquet", tmp_path / "here.zarr", batch_size=2)
+    assert_same_arrays(store, tmp_path / "here.zarr")
+    assert attributes_of(store)["source"]["uri"] == URI
