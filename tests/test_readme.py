@@ -33,7 +33,7 @@ from tcae_cli.store.reader import LatentStore
 
 from .pictures import write_tar
 from .small_recipes import recipe
-from .tables import table
+from .tables import parquet, table
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -102,7 +102,15 @@ def reader(photos, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def run_line(reader, small_checkpoint, tmp_path, monkeypatch, capsys) -> Callable[[str], None]:
+def hub_of_the_pages(hub, photos) -> None:
+    """The datasets on the Hugging Face Hub that the pages name."""
+    images = [path.read_bytes() for path in sorted(photos.rglob("*.jpg"))]
+    files = {f"plain_text/{split}-00000-of-00001.parquet": parquet(images) for split in ("train", "test")}
+    hub.put("uoft-cs/cifar10", files)
+
+
+@pytest.fixture
+def run_line(reader, hub_of_the_pages, small_checkpoint, tmp_path, monkeypatch, capsys) -> Callable[[str], None]:
     """Runs a line where the reader is; a command of tcae in this process, with a small model for the built-in one."""
     folder = tmp_path / "reader"
     shutil.copytree(reader, folder)

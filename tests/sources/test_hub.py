@@ -1,12 +1,8 @@
 """Datasets on the Hugging Face Hub as a source: which Parquet files a name stands for, and their images."""
 
-import io
 import json
 import time
-from collections.abc import Sequence
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
@@ -17,6 +13,7 @@ from tcae_cli.sources.source import open_source
 
 from ..hub_server import TOKEN, Cut, HubServer
 from ..store_contents import assert_same_arrays, attributes_of
+from ..tables import parquet
 
 DATASET = "org/photos"
 URI = f"hf://datasets/{DATASET}"
@@ -29,22 +26,6 @@ def names(uri: str, split: str | None = None) -> list[str]:
 
 def files(*paths: str, card: str = "") -> dict[str, bytes]:
     return dict.fromkeys(paths, b"") | ({"README.md": f"---\n{card}\n---\n".encode()} if card else {})
-
-
-def parquet(images: Sequence[bytes], labels: Sequence[int] = (), rows_per_group: int = 2) -> bytes:
-    """A Parquet file as the datasets library writes it."""
-    names = ["cat", "dog"]
-    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
-    kind = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
-    table = pa.table(
-        {
-            "image": pa.array([{"bytes": data, "path": None} for data in images], kind),
-            "label": pa.array(labels or [0] * len(images), pa.int64()),
-        }
-    ).replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
-    file = io.BytesIO()
-    pq.write_table(table, file, row_group_size=rows_per_group)
-    return file.getvalue()
 
 
 def test_the_files_of_a_split_are_those_of_the_usual_names_at_one_commit(hub: HubServer):
