@@ -74,8 +74,8 @@ class Folder(Protocol):
     def ranges(self, name: str) -> Ranges:
         """Open a file to be read in ranges."""
 
-    def open(self, name: str) -> AbstractContextManager[BinaryIO]:
-        """Open a file to read and seek in, with read-ahead."""
+    def open(self, name: str, read_ahead_bytes: int | None = None) -> AbstractContextManager[BinaryIO]:
+        """Open a file to read and seek in; of a remote one at least so many bytes are fetched together."""
 
     def in_order(
         self, function: Callable[[Item], Result], items: Iterable[Item], num_reads: int = NUM_READS

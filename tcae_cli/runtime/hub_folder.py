@@ -55,14 +55,15 @@ class HubFolder(RemoteFolder):
             return ask_again(partial(self._get_range, name, start, size))
 
     @contextmanager
-    def open(self, name: str) -> Iterator[BinaryIO]:
+    def open(self, name: str, read_ahead_bytes: int | None = None) -> Iterator[BinaryIO]:
         if cached := find_cached(self._root + name):
             with cached.open("rb") as file:
                 yield file
             return
         with self._reading(name):
             size_bytes = self._size_bytes(name)
-        with io.BufferedReader(RemoteFile(partial(self.read_range, name), size_bytes), READ_AHEAD_BYTES) as reader:
+        whole = RemoteFile(partial(self.read_range, name), size_bytes)
+        with io.BufferedReader(whole, read_ahead_bytes or READ_AHEAD_BYTES) as reader:
             yield reader
 
     def sizes(self, prefix: str = "") -> dict[str, int]:

@@ -56,7 +56,7 @@ class LocalFolder:
     def ranges(self, name: str) -> "LocalRanges":
         return LocalRanges(os.path.join(self.uri, name))
 
-    def open(self, name: str) -> BinaryIO:
+    def open(self, name: str, read_ahead_bytes: int | None = None) -> BinaryIO:
         return open(os.path.join(self.uri, name), "rb")
 
     def in_order(

@@ -85,10 +85,11 @@ class RemoteFolder:
         return _RemoteRanges(self, name)
 
     @contextmanager
-    def open(self, name: str) -> Iterator[BinaryIO]:
+    def open(self, name: str, read_ahead_bytes: int | None = None) -> Iterator[BinaryIO]:
         with self._reading(name):
             size_bytes = self._size_bytes(name)
-        with io.BufferedReader(RemoteFile(partial(self.read_range, name), size_bytes), READ_AHEAD_BYTES) as reader:
+        whole = RemoteFile(partial(self.read_range, name), size_bytes)
+        with io.BufferedReader(whole, read_ahead_bytes or READ_AHEAD_BYTES) as reader:
             yield reader
 
     def in_order(

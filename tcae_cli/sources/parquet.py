@@ -32,5 +32,10 @@ class ParquetFiles:
         """
         from tcae_cli.sources.parquet_rows import list_parquet
 
-        found = expand_pattern(uri)
+        if uri.startswith("hf://datasets/"):
+            from tcae_cli.runtime.hub import pin
+
+            found = expand_pattern(pin(uri))
+        else:
+            found = expand_pattern(uri)
         return list_parquet(uri, found.root, found.names, fields, on_progress)

@@ -19,13 +19,15 @@ _BUFFER_BYTES = 1 << 20  # of a column as it is read; otherwise all of it would 
 class OpenParquet:
     """An open Parquet file. Raises SourceError, with a sentence, if it is missing or cannot be used."""
 
-    def __init__(self, folder: Folder, name: str, local: Path | None = None) -> None:
-        """local: a copy of the file on this machine, to be read in its place."""
+    def __init__(
+        self, folder: Folder, name: str, local: Path | None = None, read_ahead_bytes: int | None = None
+    ) -> None:
+        """local: a copy of the file on this machine, to be read in its place; read_ahead_bytes: as for Folder.open."""
         self.where = f"{folder.uri.rstrip('/')}/{name}"
         self._opened = ExitStack()
         weakref.finalize(self, self._opened.close)
         try:
-            stream: Any = self._opened.enter_context(local.open("rb") if local else folder.open(name))
+            stream: Any = self._opened.enter_context(local.open("rb") if local else folder.open(name, read_ahead_bytes))
             self.file = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
         except FileNotFoundError as error:
             raise SourceError(f"{self.where} does not exist; put it back, or correct the name of the source") from error

@@ -4,17 +4,20 @@ import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import pyarrow as pa
 
-from tcae_cli.errors import SourceError
+from tcae_cli.errors import SourceError, TcaeError
 from tcae_cli.recipe.choices import SampleFields
-from tcae_cli.runtime.folder import open_to_read
+from tcae_cli.runtime.folder import Folder, open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.columns import number_labels
-from tcae_cli.sources.listing import Container, Entry, Listing
+from tcae_cli.sources.listing import Container, Entry, Group, Listing
 from tcae_cli.sources.parquet_file import OpenParquet, file_beside, first_line
 from tcae_cli.sources.schema import Columns, captions_in, choose_columns, labels_in, paths_in
+
+_READ_AHEAD_BYTES = 1 << 16  # as much as Arrow first takes a footer for; a column of labels may be tiny
 
 
 def list_parquet(
@@ -27,16 +30,53 @@ def list_parquet(
     """
     folder = open_to_read(root)
     rows = _Rows(uri, root)
-    for name in names:
-        opened = OpenParquet(folder, name)
-        try:
-            rows.add_file(name, opened, fields)
-        finally:
-            opened.close()
+    for file in folder.in_order(partial(_read_file, folder, fields), names):
+        rows.add(file)
         on_progress(len(rows.keys))
     if not rows.keys:
         raise SourceError(f"{uri} has no rows; give Parquet files that hold images")
     return rows.listing()
+
+
+@dataclass
+class _FileRows:
+    """The rows of one file, in one list for each field."""
+
+    name: str
+    where: str  # for messages
+    columns: Columns
+    groups: tuple[Group, ...]
+    paths: list[str] = field(default_factory=list)
+    labels: list[str] = field(default_factory=list)
+    captions: list[str] = field(default_factory=list)
+    problems: dict[int, str] = field(default_factory=dict)  # by row
+
+
+def _read_file(folder: Folder, fields: SampleFields, name: str) -> _FileRows:
+    """Read the footer and the small columns of a file; a damaged row group is so many rows with a problem."""
+    opened = OpenParquet(folder, name, read_ahead_bytes=_READ_AHEAD_BYTES)
+    try:
+        columns = choose_columns(opened.file.schema_arrow, fields, opened.where)
+        found = _FileRows(name, opened.where, columns, opened.groups(columns.image))
+        for number, group in enumerate(found.groups):
+            try:
+                table = opened.file.read_row_group(number, columns=columns.beside_the_images())
+            except (pa.ArrowException, OSError) as error:
+                if isinstance(error, (TcaeError, FileNotFoundError)):  # it is not damaged, but out of reach
+                    raise
+                problem = f"row group {number} of {name} cannot be read ({first_line(error)}); copy the file again"
+                start = len(found.paths)
+                found.problems |= dict.fromkeys(range(start, start + group.num_rows), problem)
+                found.paths += [""] * group.num_rows
+                found.labels += [""] * group.num_rows
+                found.captions += [""] * group.num_rows
+                continue
+            found.paths += paths_in(table, columns, group.num_rows)
+            found.labels += labels_in(table, columns, group.num_rows, opened.where)
+            found.captions += captions_in(table, columns, group.num_rows, opened.where)
+        return found
+    finally:
+        opened.close()
 
 
 @dataclass
@@ -53,31 +93,18 @@ class _Rows:
     problems: dict[int, str] = field(default_factory=dict)  # by place in these lists
     taken: set[str] = field(default_factory=set)  # the paths among the keys
 
-    def add_file(self, name: str, opened: OpenParquet, fields: SampleFields) -> None:
+    def add(self, file: _FileRows) -> None:
         """Add the rows of a file. Raises SourceError if its columns are not those of the files before it."""
-        columns = choose_columns(opened.file.schema_arrow, fields, opened.where)
-        if self.columns not in (None, columns):
+        if self.columns not in (None, file.columns):
             first = self.containers[0].name
-            raise SourceError(f"{opened.where} has other columns or classes than {first}; encode them separately")
-        self.columns = columns
-        groups = opened.groups(columns.image)
-        paths: list[str] = []
-        for number, group in enumerate(groups):
-            try:
-                table = opened.file.read_row_group(number, columns=columns.beside_the_images())
-            except (pa.ArrowException, OSError) as error:
-                problem = f"row group {number} of {name} cannot be read ({first_line(error)}); copy the file again"
-                start = len(self.keys) + len(paths)
-                self.problems |= dict.fromkeys(range(start, start + group.num_rows), problem)
-                paths += [""] * group.num_rows
-                self.labels += [""] * group.num_rows
-                self.captions += [""] * group.num_rows
-                continue
-            paths += paths_in(table, columns, group.num_rows)
-            self.labels += labels_in(table, columns, group.num_rows, opened.where)
-            self.captions += captions_in(table, columns, group.num_rows, opened.where)
-        self.keys += self._keys_of(name, paths, columns)
-        self.containers.append(Container(name, groups=groups))
+            raise SourceError(f"{file.where} has other columns or classes than {first}; encode them separately")
+        self.columns = file.columns
+        start = len(self.keys)
+        self.problems |= {start + row: problem for row, problem in file.problems.items()}
+        self.keys += self._keys_of(file.name, file.paths, file.columns)
+        self.labels += file.labels
+        self.captions += file.captions
+        self.containers.append(Container(file.name, groups=file.groups))
 
     def _keys_of(self, name: str, paths: Sequence[str], columns: Columns) -> Iterator[str]:
         if columns.is_file_name:
