@@ -6,6 +6,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.client import responses
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -315,8 +316,14 @@ def _sentence(error: OSError, name: HubName) -> str:
         )
     if isinstance(error, PermissionError):
         return f"{name} cannot be fetched: {constants.HF_HUB_CACHE} may not be written; set HF_HOME to another folder"
-    found = (str(error.strerror or error).splitlines() or [type(error).__name__])[0].rstrip(".")
-    return f"{name} cannot be fetched ({found}); check the network, and repeat"
+    return f"{name} cannot be fetched ({reason_of(error)}); check the network, and repeat"
+
+
+def reason_of(error: OSError) -> str:
+    """Return what the client, the server or this machine says is wrong, in some words."""
+    if status := _status(error):  # the client's own words hold the URL with its signature
+        return f"the server answers {status} {responses.get(status, '')}".rstrip()
+    return (str(error.strerror or error).splitlines() or [type(error).__name__])[0].rstrip(".")
 
 
 def _status(error: OSError) -> int | None:

@@ -13,7 +13,17 @@ from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
 
 from tcae_cli.errors import SourceError
-from tcae_cli.runtime.hub import HubName, ask_again, find_cached, get, locate, parse_name, read_dataset, sentence_of
+from tcae_cli.runtime.hub import (
+    HubName,
+    ask_again,
+    find_cached,
+    get,
+    locate,
+    parse_name,
+    read_dataset,
+    reason_of,
+    sentence_of,
+)
 from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.runtime.remote import RemoteFile, read_error, remote_errors
 from tcae_cli.runtime.remote_folder import READ_AHEAD_BYTES, RemoteFolder
@@ -125,4 +135,4 @@ class HubFolder(RemoteFolder):
                 raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), location) from error
             if sentence := sentence_of(error, self._file(name)):
                 raise SourceError(sentence) from error
-            raise read_error(error, location) from error
+            raise read_error(error if error.errno else OSError(reason_of(error)), location) from error

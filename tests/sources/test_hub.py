@@ -7,7 +7,8 @@ import pytest
 
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
 from tcae_cli.recipe.choices import SampleFields
-from tcae_cli.runtime.hub import fetch
+from tcae_cli.runtime import hub_folder
+from tcae_cli.runtime.hub import fetch, get
 from tcae_cli.sources.hub import find_files
 from tcae_cli.sources.source import open_source
 
@@ -18,6 +19,7 @@ from ..tables import parquet
 DATASET = "org/photos"
 URI = f"hf://datasets/{DATASET}"
 CONVERTED = "refs/convert/parquet"
+IN_TROUBLE = r"\(the server answers 500 Internal Server Error\)"
 
 
 def names(uri: str, split: str | None = None) -> list[str]:
@@ -210,6 +212,34 @@ def test_a_source_is_read_at_its_commit_though_the_dataset_has_moved_on(hub: Hub
     assert source.read(0) == png(seed=1)
 
 
+def test_files_named_by_their_path_are_read_at_one_commit_too(hub: HubServer, png, tmp_path):
+    commit = hub.put(DATASET, {f"data/{name}.parquet": parquet([png(seed=ord(name))]) for name in "ab"})
+    source = open_source(f"{URI}/data/*.parquet", tmp_path / "index")
+    hub.put(DATASET, {"data/a.parquet": parquet([png(seed=9)])})
+    assert source.folder.uri == f"{URI}@{commit}/data" and source.uri == f"{URI}/data/*.parquet"
+    assert [*source.read_many(range(2))] == [png(seed=ord("a")), png(seed=ord("b"))]
+
+
+def test_a_network_that_fails_while_a_split_is_listed_fails_no_row(hub: HubServer, png, tmp_path, monkeypatch):
+    hub.put(DATASET, {"train.parquet": parquet([png(200, 300, seed=seed) for seed in range(8)], rows_per_group=1)})
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    groups_read = 0
+
+    def fail_after_the_footer(url: str, byte_range: str = "") -> bytes:
+        nonlocal groups_read
+        groups_read += 1
+        if groups_read > 2:
+            hub.refuse_all = 500
+        return get(url, byte_range)
+
+    monkeypatch.setattr(hub_folder, "get", fail_after_the_footer)
+    with pytest.raises(
+        SourceError,
+        match=rf"train\.parquet cannot be read {IN_TROUBLE}; check the name, your credentials and",
+    ):
+        open_source(URI, tmp_path / "index")
+
+
 def test_a_gated_dataset_is_refused_before_its_files_are_listed(hub: HubServer, png, tmp_path, monkeypatch):
     hub.put(DATASET, {"train.parquet": parquet([png()])})
     hub.gated.add(DATASET)
@@ -227,7 +257,8 @@ def test_a_download_that_fails_ends_the_reading_and_fails_no_row(hub: HubServer,
     monkeypatch.setattr(time, "sleep", lambda _: None)
     hub.refuse_all = 500
     with pytest.raises(
-        SourceError, match=r"train.parquet cannot be fetched \(.*500.*\); check the network, and repeat$"
+        SourceError,
+        match=rf"train\.parquet cannot be fetched {IN_TROUBLE}; check the network, and repeat$",
     ):
         source.read(0)
     hub.refuse_all = 0
