@@ -5,16 +5,15 @@ import re
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from http.client import responses
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any
 
 import huggingface_hub
 import yaml
 from huggingface_hub import constants
 from huggingface_hub.errors import (
-    EntryNotFoundError,
     GatedRepoError,
     HFValidationError,
     OfflineModeIsEnabled,
@@ -24,47 +23,17 @@ from huggingface_hub.errors import (
 from huggingface_hub.repocard import metadata_load
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
-from tcae_cli.errors import NotFoundError, SourceError, UsageError
+from tcae_cli.errors import DiskError, NotFoundError, SourceError, UsageError
 from tcae_cli.reports.progress import say_aside
-from tcae_cli.runtime.remote import quiet_hub_client, remote_errors
-
-Result = TypeVar("Result")
+from tcae_cli.runtime.files import make_folder, write_atomic
+from tcae_cli.runtime.hub_errors import PATIENCE_S, ask_again, sentence
+from tcae_cli.runtime.hub_name import HubName, parse_name
+from tcae_cli.runtime.remote import quiet_hub_client
 
 CARD = "README.md"
 
-_PATIENCE_S = 8.0  # for one answer; the client itself would wait for minutes
-_WAITS_S = (1.0, 2.0)  # before asking again after a trouble that may pass
 _SAY_EVERY_S = 10.0
-_PREFIX = "hf://datasets/"
-_NAME = re.compile(
-    rf"{_PREFIX}(?P<repository>[\w.-]+/[\w.-]+)"
-    r"(?:@(?P<revision>refs/(?:convert/[\w.-]+|pr/\d+)|[^/@#]+))?(?:/(?P<path>.*))?"
-)
 _COMMIT = re.compile("[0-9a-f]{40}")
-_LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
-
-
-class HubName(NamedTuple):
-    """A dataset on the Hub, or a file or folder in it."""
-
-    repository: str  # ORG/NAME
-    revision: str | None = None  # a branch, a tag, a commit or a reference such as refs/convert/parquet
-    path: str = ""  # in the repository; "": the dataset
-
-    def __str__(self) -> str:
-        revision = f"@{self.revision}" if self.revision else ""
-        path = f"/{self.path}" if self.path else ""
-        return f"{_PREFIX}{self.repository}{revision}{path}"
-
-    @property
-    def page(self) -> str:
-        """The URL of the dataset's page."""
-        return f"{constants.ENDPOINT}/datasets/{self.repository}"
-
-    @property
-    def resolved_url(self) -> str:
-        """The URL that leads to the file's bytes, perhaps by way of others."""
-        return huggingface_hub.hf_hub_url(self.repository, self.path, repo_type="dataset", revision=self.revision)
 
 
 @dataclass(frozen=True)
@@ -75,15 +44,6 @@ class HubDataset:
     files: tuple[str, ...]
     card: Mapping[str, Any]  # the metadata in its README.md
     is_cached: bool = False  # the files are those in the cache, which may lack some
-
-
-def parse_name(uri: str) -> HubName | None:
-    """Return what an hf://datasets/ORG/NAME[@REVISION][/PATH] names; None for any other URI."""
-    found = _NAME.fullmatch(uri)
-    if not found:
-        return None
-    revision = found["revision"] and found["revision"].replace("%2F", "/")
-    return HubName(found["repository"], revision, (found["path"] or "").strip("/"))
 
 
 def read_dataset(name: HubName) -> HubDataset:
@@ -97,17 +57,19 @@ def read_dataset(name: HubName) -> HubDataset:
         return _cached_dataset(name)
     try:
         info = ask_again(
-            lambda: huggingface_hub.HfApi().dataset_info(name.repository, revision=name.revision, timeout=_PATIENCE_S)
+            lambda: huggingface_hub.HfApi().dataset_info(name.repository, revision=name.revision, timeout=PATIENCE_S)
         )
         pinned = name._replace(revision=info.sha)
         files = tuple(file.rfilename for file in info.siblings or ())
-        card = _read_card(_download(pinned._replace(path=CARD))) if CARD in files else {}
+        card_file = pinned._replace(path=CARD)
+        card = _read_card(find_cached(str(card_file)) or _download(card_file)) if CARD in files else {}
     except HFValidationError as error:
         raise UsageError(f"{name} is not the name of a dataset: {str(error).splitlines()[0]}") from error
     except OSError as error:
         is_missing = isinstance(error, (RepositoryNotFoundError, RevisionNotFoundError))
         kind = NotFoundError if is_missing and not isinstance(error, GatedRepoError) else SourceError
-        raise kind(_sentence(error, name)) from error
+        raise kind(sentence(error, name)) from error
+    _remember(name, pinned)
     return HubDataset(pinned, files, card)
 
 
@@ -139,7 +101,7 @@ def fetch(location: str) -> Path:
     try:
         return ask_again(lambda: _download(name, say_aside))
     except OSError as error:
-        raise SourceError(_sentence(error, name)) from error
+        raise SourceError(sentence(error, name)) from error
 
 
 def check_access(location: str) -> None:
@@ -152,7 +114,7 @@ def check_access(location: str) -> None:
     try:
         ask_again(lambda: locate(name))
     except OSError as error:
-        raise SourceError(_sentence(error, name)) from error
+        raise SourceError(sentence(error, name)) from error
 
 
 def pin(uri: str) -> str:
@@ -169,7 +131,7 @@ def pin(uri: str) -> str:
 
 def locate(name: HubName) -> tuple[str, int | None]:
     """Return the URL at which the bytes of a file are now, and how many they are; None: the Hub does not say."""
-    found = huggingface_hub.get_hf_file_metadata(name.resolved_url, timeout=_PATIENCE_S)
+    found = huggingface_hub.get_hf_file_metadata(name.resolved_url, timeout=PATIENCE_S)
     return found.location, found.size
 
 
@@ -178,34 +140,9 @@ def get(url: str, byte_range: str = "") -> bytes:
     headers = {"Range": byte_range} if byte_range else {}
     if url.startswith(f"{constants.ENDPOINT}/"):  # the token is for the Hub alone
         headers |= build_hf_headers()
-    response = get_session().get(url, headers=headers, timeout=_PATIENCE_S)
+    response = get_session().get(url, headers=headers, timeout=PATIENCE_S)
     hf_raise_for_status(response)
     return response.content
-
-
-def ask_again(ask: Callable[[], Result]) -> Result:
-    """Return what `ask` returns; it is called again after an error that may pass, unless that took long already.
-
-    Errors of the client that are no OSError become one.
-    """
-    for wait_s in _WAITS_S:
-        begun_at = time.monotonic()
-        try:
-            with remote_errors():
-                return ask()
-        except OSError as error:
-            if not _may_pass(error) or time.monotonic() - begun_at > _PATIENCE_S / 2:
-                raise
-        time.sleep(wait_s)
-    with remote_errors():
-        return ask()
-
-
-def _may_pass(error: OSError) -> bool:
-    status = _status(error)
-    if status is not None:
-        return status == 429 or status >= 500
-    return error.errno is None and not isinstance(error, (OfflineModeIsEnabled, FileNotFoundError))
 
 
 def _download(name: HubName, say: Callable[[str], None] | None = None) -> Path:
@@ -257,20 +194,30 @@ def _cached_dataset(name: HubName) -> HubDataset:
 
     https://huggingface.co/docs/huggingface_hub/guides/manage-cache
     """
-    folder = Path(constants.HF_HUB_CACHE) / f"datasets--{name.repository.replace('/', '--')}"
-    revision = name.revision or constants.DEFAULT_REVISION
-    snapshots = [path.name for path in folder.glob("snapshots/*")]
+    folder = _cache_folder(name)
     try:
-        commit = (folder / "refs" / revision).read_text()
+        commit = (folder / "refs" / (name.revision or constants.DEFAULT_REVISION)).read_text()
     except OSError:
-        # A file that was fetched by its commit leaves no reference.
-        commit = snapshots[0] if len(snapshots) == 1 and name.revision is None else revision
-    if commit not in snapshots:
-        raise SourceError(_sentence(OfflineModeIsEnabled(), name))
+        commit = name.revision or ""
     snapshot = folder / "snapshots" / commit
+    if not commit or not snapshot.is_dir():
+        raise SourceError(sentence(OfflineModeIsEnabled(), name))
     files = tuple(str(path.relative_to(snapshot)) for path in sorted(snapshot.rglob("*")) if path.is_file())
     card = _read_card(snapshot / CARD) if CARD in files else {}
     return HubDataset(name._replace(revision=commit), files, card, is_cached=True)
+
+
+def _remember(name: HubName, pinned: HubName) -> None:
+    """Let the cache know the commit of a revision, as the client does where it fetches a file by a revision's name."""
+    reference = _cache_folder(name) / "refs" / (name.revision or constants.DEFAULT_REVISION)
+    if name.revision != pinned.revision:
+        with suppress(DiskError):  # it serves offline use alone
+            make_folder(reference.parent)
+            write_atomic(reference, str(pinned.revision).encode())
+
+
+def _cache_folder(name: HubName) -> Path:
+    return Path(constants.HF_HUB_CACHE) / f"datasets--{name.repository.replace('/', '--')}"
 
 
 def _read_card(path: Path) -> Mapping[str, Any]:
@@ -278,53 +225,3 @@ def _read_card(path: Path) -> Mapping[str, Any]:
         return metadata_load(path) or {}
     except (ValueError, yaml.YAMLError):
         return {}  # the names of files say enough, where its metadata cannot be read
-
-
-def sentence_of(error: OSError, name: HubName) -> str:
-    """Return what is wrong with all of a dataset, and what to do; "" for an error that concerns less."""
-    dataset = name._replace(path="", revision=None)
-    match error:
-        case GatedRepoError():
-            return f"{dataset} is gated: accept its terms at {name.page}, and {_LOG_IN}"
-        case RepositoryNotFoundError():
-            return f"{dataset} does not exist, or is private: look for it at {name.page}, and correct it or {_LOG_IN}"
-        case RevisionNotFoundError():
-            return f"{dataset} has no revision {name.revision}; its revisions are listed at {name.page}/tree/main"
-        case OfflineModeIsEnabled():
-            return (
-                f"{name} is not in the cache ({constants.HF_HUB_CACHE}), and HF_HUB_OFFLINE is set; unset it, or run "
-                f"`hf download --repo-type dataset {name.repository}` where there is a network"
-            )
-    match _status(error):
-        case 401:
-            return f"{name} cannot be fetched, since the Hub refuses your token; {_LOG_IN} anew"
-        case 403:
-            return f"{name} may not be read with your token; look at {name.page}, and {_LOG_IN} of one who may"
-    return ""
-
-
-def _sentence(error: OSError, name: HubName) -> str:
-    """Return what went wrong in fetching a file, or in reading what a dataset holds, and what to do."""
-    if sentence := sentence_of(error, name):
-        return sentence
-    if isinstance(error, EntryNotFoundError):
-        return f"{name} does not exist; its files are listed at {name.page}/tree/main"
-    if error.errno == errno.ENOSPC:
-        return (
-            f"{name} cannot be fetched: no space left in {constants.HF_HUB_CACHE}; "
-            f"make room there, or set HF_HOME to a folder on a larger disk"
-        )
-    if isinstance(error, PermissionError):
-        return f"{name} cannot be fetched: {constants.HF_HUB_CACHE} may not be written; set HF_HOME to another folder"
-    return f"{name} cannot be fetched ({reason_of(error)}); check the network, and repeat"
-
-
-def reason_of(error: OSError) -> str:
-    """Return what the client, the server or this machine says is wrong, in some words."""
-    if status := _status(error):  # the client's own words hold the URL with its signature
-        return f"the server answers {status} {responses.get(status, '')}".rstrip()
-    return (str(error.strerror or error).splitlines() or [type(error).__name__])[0].rstrip(".")
-
-
-def _status(error: OSError) -> int | None:
-    return getattr(getattr(error, "response", None), "status_code", None)

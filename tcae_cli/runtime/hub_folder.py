@@ -13,17 +13,9 @@ from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
 
 from tcae_cli.errors import SourceError
-from tcae_cli.runtime.hub import (
-    HubName,
-    ask_again,
-    find_cached,
-    get,
-    locate,
-    parse_name,
-    read_dataset,
-    reason_of,
-    sentence_of,
-)
+from tcae_cli.runtime.hub import find_cached, get, locate, read_dataset
+from tcae_cli.runtime.hub_errors import ask_again, reason_of, sentence_of
+from tcae_cli.runtime.hub_name import HubName, parse_name
 from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.runtime.remote import RemoteFile, read_error, remote_errors
 from tcae_cli.runtime.remote_folder import READ_AHEAD_BYTES, RemoteFolder

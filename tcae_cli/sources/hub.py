@@ -8,7 +8,8 @@ from typing import Any
 
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
-from tcae_cli.runtime.hub import HubDataset, HubName, check_access, parse_name, read_dataset
+from tcae_cli.runtime.hub import HubDataset, check_access, read_dataset
+from tcae_cli.runtime.hub_name import HubName, parse_name
 from tcae_cli.sources.listing import Listing, count_suffixes, ignore, is_image_name
 from tcae_cli.sources.parquet import ParquetFiles
 from tcae_cli.sources.patterns import FoundFiles

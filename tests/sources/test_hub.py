@@ -275,6 +275,17 @@ def test_offline_a_dataset_that_was_fetched_is_a_source(hub: HubServer, png, tmp
     assert offline.fingerprint == online.fingerprint and offline.read(0) == png() and not hub.requests
 
 
+def test_offline_the_hub_s_own_conversion_is_found_too(hub: HubServer, png, tmp_path, monkeypatch):
+    hub.put(DATASET, {"0.tar": b"", "README.md": b""})
+    hub.put(DATASET, {"default/train/0000.parquet": parquet([png()])}, revision=CONVERTED)
+    open_source(URI, tmp_path / "online").read(0)
+    hub.put(DATASET, {"1.tar": b"", "README.md": b"changed"})
+    find_files(URI, SampleFields())
+    hub.requests.clear()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert open_source(URI, tmp_path / "offline").read(0) == png() and not hub.requests
+
+
 def test_a_command_killed_in_mid_download_resumes_and_equals_one_from_files_here(
     hub: HubServer, many_photos, tmp_path, encode, start_tcae
 ):
