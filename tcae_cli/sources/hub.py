@@ -36,7 +36,7 @@ Splits = dict[str, list[str]]  # the files of each split, by name
 class HubSplit:
     """One split of a dataset on the Hub, read from its Parquet files."""
 
-    words = "a dataset of the Hugging Face Hub, as in hf://datasets/ORG/NAME"
+    words = "a dataset of the Hugging Face Hub (hf://datasets/ORG/NAME)"
     fields = ParquetFiles.fields | {"split"}
 
     def recognises(self, uri: str) -> bool:
