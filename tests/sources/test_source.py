@@ -136,7 +136,8 @@ def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFol
             "nowhere",
             NotFoundError,
             r"nowhere does not exist; give tar shards \(.tar, .tar.gz, .tgz, .tar.zst\), an image list "
-            r"\(.txt, .csv, .tsv, .jsonl\), Parquet files \(.parquet\) or a folder of images$",
+            r"\(.txt, .csv, .tsv, .jsonl\), Parquet files \(.parquet\), a dataset of the Hugging Face Hub "
+            r"\(hf://datasets/ORG/NAME\) or a folder of images$",
         ),
         ("ftp://host/photos", UsageError, "ftp:// is not a protocol tcae knows; use a local path or one of s3://"),
         (
@@ -149,7 +150,8 @@ def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFol
             "photo.png",
             SourceError,
             r"photo.png is not a source of images; give tar shards \(.tar, .tar.gz, .tgz, .tar.zst\), an image list "
-            r"\(.txt, .csv, .tsv, .jsonl\), Parquet files \(.parquet\) or a folder of images$",
+            r"\(.txt, .csv, .tsv, .jsonl\), Parquet files \(.parquet\), a dataset of the Hugging Face Hub "
+            r"\(hf://datasets/ORG/NAME\) or a folder of images$",
         ),
     ],
 )
