@@ -2,7 +2,7 @@
 
 import os
 import posixpath
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from tcae_cli.errors import SourceError, UsageError
@@ -63,25 +63,38 @@ class ImageList:
         if not lines:
             raise SourceError(f"{uri} lists no images; write one path a line, relative to its folder or absolute")
         labels, class_names = number_labels([line.label for line in lines])
-        named: dict[str, tuple[int, str]] = {}
-        entries: list[Entry] = []
+        labelled = list(zip(lines, labels, strict=True))
+        named = _by_location(uri, folder, labelled)
+        root = folder if all(location.startswith(folder) for location in named) else common_root(list(named))
+        entries = [
+            Entry(location[len(root) :], _size_bytes(location), label, line.caption)
+            for location, (line, label) in counted(named.items(), on_progress)
+        ]
         # The query of a signed URL holds a secret, so it is not part of the list's name.
         shown = list_name.partition("?")[0] if is_remote(uri) else list_name
-        for line, label in zip(lines, labels, strict=True):
-            if not line.name:
-                entries.append(Entry(f"{shown}:{line.number}", 0, label, line.caption, problem="the line has no image"))
-                continue
-            location = _location(folder, line.name)
-            if location in named:
-                raise SourceError(f"{uri}, line {line.number}: {line.name} was listed before; list each image once")
-            named[location] = label, line.caption
-        _refuse_mixed(uri, list(named))
-        root = folder if all(location.startswith(folder) for location in named) else common_root(list(named))
         entries += [
-            Entry(location[len(root) :], _size_bytes(location), label, caption)
-            for location, (label, caption) in counted(named.items(), on_progress)
+            Entry(f"{shown}:{line.number}", 0, label, line.caption, problem="the line has no image")
+            for line, label in labelled
+            if not line.name
         ]
         return Listing(uri, root, sorted(entries), class_names, kind="list")
+
+
+def _by_location(uri: str, folder: str, labelled: Iterable[tuple[_Line, int]]) -> dict[str, tuple[_Line, int]]:
+    """Return the lines that have an image, and their labels, by its path or URL.
+
+    Raises SourceError if an image is listed twice, or if they are of several protocols.
+    """
+    named: dict[str, tuple[_Line, int]] = {}
+    for line, label in labelled:
+        if not line.name:
+            continue
+        location = _location(folder, line.name)
+        if location in named:
+            raise SourceError(f"{uri}, line {line.number}: {line.name} was listed before; list each image once")
+        named[location] = line, label
+    _refuse_mixed(uri, list(named))
+    return named
 
 
 def _plain_lines(data: bytes, uri: str, fields: SampleFields) -> Iterator[_Line]:

@@ -16,6 +16,7 @@ from tcae_cli.runtime import remote_folder
 from tcae_cli.sources.source import Source, open_source
 
 from ..hub_server import HubServer
+from ..tables import table
 
 Put = Callable[[dict[str, bytes]], str]
 NOBODY_LISTENS = "127.0.0.1:9"
@@ -168,6 +169,21 @@ def test_a_list_beside_its_images_names_them_relative_to_itself_or_whole(put: Pu
     source = opened(f"{start}/lists/list.txt")
     assert keys(source) == ["a.png", "b.png", "c.png"] and source.labels(0, 3).tolist() == [-1, 1, 0]
     assert [source.read(row) for row in range(3)] == [png(seed=ord(name)) for name in "abc"]
+
+
+@pytest.mark.parametrize("protocol", ["s3", "http"])
+def test_a_list_with_columns_may_be_remote_and_its_query_is_no_part_of_a_key(put, bucket, url, opened, png, protocol):
+    put({"lists/a.png": png(), "lists/list.csv": b"image,caption\na.png,a lion\n,nothing\n"})
+    source = opened(f"{bucket}/lists/list.csv" if protocol == "s3" else f"{url}/lists/list.csv?signature=secret")
+    assert keys(source) == ["a.png", "list.csv:3"] and source.caption(0) == "a lion"
+    assert source.read(0) == png()
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl"])
+def test_metadata_beside_remote_images_gives_captions_and_labels(put: Put, opened, png, form):
+    text = table(["file_name", "text", "label"], [["a.png", "a lion", 4]], form)
+    source = opened(put({"a.png": png(), f"metadata.{form}": text.encode()}))
+    assert keys(source) == ["a.png"] and (source.caption(0), source.label(0)) == ("a lion", 4)
 
 
 def test_a_local_list_of_urls_has_keys_below_what_they_share(put: Put, url, opened, png, tmp_path):
