@@ -3,6 +3,7 @@
 import json
 import time
 
+import datasets
 import pytest
 
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
@@ -58,6 +59,40 @@ def test_a_split_is_told_by_a_file_s_name_or_its_folders(hub: HubServer, paths, 
     hub.put(DATASET, files(*paths))
     configuration = "default/" if "deep/b.parquet" in paths else ""
     assert {split: names(f"{URI}#{configuration}{split}") for split in splits} == splits
+
+
+@pytest.mark.parametrize(
+    ("paths", "card"),
+    [
+        (("data/train-00000-of-00001.parquet", "data/odd-00000-of-00001.parquet"), ""),
+        (("train/0.parquet", "test/0.parquet", "other/1.parquet"), ""),
+        (("train.parquet", "dev.parquet", "x.parquet"), ""),
+        (("b.parquet", "a.parquet"), ""),
+        (("data/train/a.parquet", "data/eval/b.parquet"), ""),
+        (("a/my_train_2.parquet", "a/test1.parquet"), ""),
+        (("training-set.parquet", "trains.parquet"), ""),
+        (
+            ("a/0.parquet", "a/x/9.parquet", "b/c/1.parquet", "b/2.parquet"),
+            "configs: [{config_name: x, data_files: [{split: train, path: a/*}, {split: test, path: b/**/*.parquet}]}]",
+        ),
+        (
+            ("s/train.parquet", "s/test.parquet", "l/train.parquet"),
+            "configs: [{config_name: s, data_dir: s}, {config_name: l, data_dir: l, default: true}]",
+        ),
+    ],
+)
+def test_the_files_of_each_split_are_those_that_the_datasets_library_takes(
+    hub: HubServer, tmp_path, monkeypatch, paths, card
+):
+    monkeypatch.setattr("datasets.config.HF_ENDPOINT", hub.url)
+    hub.put(DATASET, files(*paths, card=card))
+    configurations = datasets.get_dataset_config_names(DATASET)
+    for name in configurations:
+        builder = datasets.load_dataset_builder(DATASET, name, cache_dir=tmp_path)
+        start = name + "/" if len(configurations) > 1 else ""
+        for split, found in builder.config.data_files.items():
+            expected = sorted(url.partition("@")[2].partition("/")[2] for url in found)
+            assert names(f"{URI}#{start}{split}") == expected
 
 
 @pytest.mark.parametrize(
