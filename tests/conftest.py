@@ -1,6 +1,7 @@
 """Real photographs at test size, a small model, sources, an object store on this machine, and real processes."""
 
 import logging
+import math
 import multiprocessing
 import os
 import subprocess
@@ -22,6 +23,7 @@ from PIL import Image
 from tcae_cli.autoencoders.checkpoint import LatentStatistics, ModelDescription, save_checkpoint
 from tcae_cli.cli import main
 from tcae_cli.errors import ImageError
+from tcae_cli.features import fetch
 from tcae_cli.images import watchdog
 from tcae_cli.images.image_file import encode_image
 from tcae_cli.jobs.encode import encode_dataset
@@ -36,6 +38,7 @@ from tcae_cli.sources.source import Source
 
 from .hub_server import HubServer, serve_hub
 from .pictures import picture, write_tar
+from .weights_server import WeightsServer, serve_weights
 
 Pictures = Callable[..., bytes]
 
@@ -47,6 +50,12 @@ SMALL_MODEL = {"image_size": 64, "patch_size": 8, "latent_channels": 8, "width":
 def a_cache_of_its_own(tmp_path_factory, monkeypatch) -> None:
     """Each test keeps what can be computed again in a folder of its own."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
+@pytest.fixture(autouse=True)
+def no_weights_are_fetched(monkeypatch) -> None:
+    """Only tests that serve pretrained weights fetch them."""
+    monkeypatch.setenv("TCAE_OFFLINE", "1")
 
 
 @pytest.fixture(scope="session")
@@ -129,6 +138,22 @@ def hub(tmp_path, monkeypatch) -> Iterator[HubServer]:
         huggingface_hub.HfFileSystem.clear_instance_cache()
         yield server
     huggingface_hub.HfFileSystem.clear_instance_cache()
+
+
+@pytest.fixture
+def weights_server(tmp_path, monkeypatch) -> Iterator[WeightsServer]:
+    """A server that pretrained weights are fetched from, here and in processes that a test starts.
+
+    Caches are empty, and nothing is waited for before asking again.
+    """
+    monkeypatch.delenv("TCAE_OFFLINE")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "huggingface"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(fetch, "_PAUSES_S", (0.0, 0.0))
+    monkeypatch.setattr(fetch, "_silent_at", -math.inf)
+    with serve_weights() as server:
+        yield server
 
 
 @pytest.fixture

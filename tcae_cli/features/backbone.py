@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tcae_cli.features import dino
 from tcae_cli.features.normalised import NormalisedNetwork
-from tcae_cli.features.weights import hub_cache, load_pretrained
+from tcae_cli.features.weights import load_pretrained
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -18,29 +18,14 @@ _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 @dataclass(frozen=True)
 class _Network:
     architecture: str  # of torchvision
-    file: str  # as torch's hub cache names it
-    published: str
     taps: tuple[int, ...]  # layers whose output is a feature map
     channel_weights: str | None = None  # LPIPS's learnt weights, shipped inside torchmetrics
 
 
 NETWORKS = {
-    "lpips-vgg": _Network(
-        "vgg16", "vgg16-397923af.pth", "torchvision's VGG16_Weights.IMAGENET1K_V1", (3, 8, 15, 22, 29), "vgg.pth"
-    ),
-    "lpips-alex": _Network(
-        "alexnet",
-        "alexnet-owt-7be5be79.pth",
-        "torchvision's AlexNet_Weights.IMAGENET1K_V1",
-        (1, 4, 7, 9, 11),
-        "alex.pth",
-    ),
-    "squeezenet1_1": _Network(
-        "squeezenet1_1",
-        "squeezenet1_1-b8a52dc0.pth",
-        "torchvision's SqueezeNet1_1_Weights.IMAGENET1K_V1",
-        (1, 4, 7, 9, 10, 11, 12),
-    ),
+    "lpips-vgg": _Network("vgg16", (3, 8, 15, 22, 29), "vgg.pth"),
+    "lpips-alex": _Network("alexnet", (1, 4, 7, 9, 11), "alex.pth"),
+    "squeezenet1_1": _Network("squeezenet1_1", (1, 4, 7, 9, 10, 11, 12)),
 }
 
 
@@ -69,14 +54,14 @@ def load_feature_network(
 ) -> FeatureNetwork:
     """Load a network of NETWORKS with its pretrained weights, from `weights` or from torch's hub cache.
 
-    Raises WeightsError, naming the file, the option and the advice `instead`, if the weights are missing or do not fit.
+    Raises WeightsError, naming the file, the option and the advice `instead`, if the weights can neither be found nor
+    fetched, or do not fit.
     """
     network = NETWORKS[name]
     model = load_pretrained(
         lambda: getattr(torchvision.models, network.architecture)(weights=None),
-        weights or hub_cache(network.file),
         name,
-        f"{network.file} ({network.published})",
+        weights,
         instead,
     )
     # In-place activations would overwrite the feature maps handed out before them.
@@ -90,7 +75,7 @@ def load_discriminator_features(name: str, weights: Path | None = None) -> tuple
     """Load the network whose maps a discriminator's heads judge, and return it with the channels of its maps.
 
     It is a DINO of features/dino.py, or of NETWORKS. Raises WeightsError, naming the file and the option, if weights
-    are missing or do not fit.
+    can neither be found nor fetched, or do not fit.
     """
     if name in dino.NETWORKS:
         return dino.load_dino(name, weights), [dino.DINO_WIDTH] * dino.NUM_MAPS

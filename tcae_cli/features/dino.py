@@ -3,7 +3,6 @@
 Axes: b images, h w pixels or tokens.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tcae_cli.features.normalised import NormalisedNetwork
-from tcae_cli.features.weights import find_cached, load_pretrained
+from tcae_cli.features.weights import load_pretrained
 
 DINO_WIDTH = 384
 _IMAGE_SIZE = 224  # pixels, square, that positions were learnt at
@@ -20,16 +19,7 @@ _BLOCKS = [2, 5, 8, 11]  # whose output is a feature map
 NUM_MAPS = len(_BLOCKS) + 1
 
 
-@dataclass(frozen=True)
-class _Network:
-    architecture: str  # of timm, and the name of its repository at huggingface.co/timm
-    file: str  # as torch's hub cache names it
-
-
-NETWORKS = {
-    "dino-s8": _Network("vit_small_patch8_224.dino", "dino_deitsmall8_pretrain.pth"),
-    "dino-s16": _Network("vit_small_patch16_224.dino", "dino_deitsmall16_pretrain.pth"),
-}
+NETWORKS = {"dino-s8": "vit_small_patch8_224.dino", "dino-s16": "vit_small_patch16_224.dino"}  # architectures of timm
 
 
 class DinoFeatures(NormalisedNetwork):
@@ -58,15 +48,12 @@ class DinoFeatures(NormalisedNetwork):
 def load_dino(name: str, weights: Path | None = None) -> DinoFeatures:
     """Load a network of NETWORKS, from `weights`, torch's hub cache or Hugging Face's.
 
-    Raises WeightsError, naming the file and the option, if the weights are missing or do not fit.
+    Raises WeightsError, naming the file and the option, if the weights can neither be found nor fetched, or do not fit.
     """
-    network = NETWORKS[name]
-    published = f"https://dl.fbaipublicfiles.com/dino/{Path(network.file).stem}/{network.file}"
     transformer = load_pretrained(
-        lambda: timm.create_model(network.architecture, pretrained=False, num_classes=0),
-        weights or find_cached(network.file, f"timm/{network.architecture}"),
+        lambda: timm.create_model(NETWORKS[name], pretrained=False, num_classes=0),
         name,
-        f"{network.file} ({published})",
+        weights,
         "set loss.adversarial.discriminator to patchgan in the recipe",
     )
     return DinoFeatures(transformer)

@@ -12,13 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from tcae_cli.features.normalised import NormalisedNetwork
-from tcae_cli.features.weights import find_cached, load_pretrained
+from tcae_cli.features.weights import load_pretrained
 
 NAME = "dinov2"  # in --weights
 _ARCHITECTURE = "vit_large_patch14_dinov2"  # of timm
-_REPOSITORY = f"timm/{_ARCHITECTURE}.lvd142m"  # at huggingface.co
-_FILE = "dinov2_vitl14_pretrain.pth"
-_PUBLISHED = f"https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/{_FILE}"
 _IMAGE_SIZE = 224  # pixels, square
 _NUDGE = 0.1  # patches; Meta's code adds it to a side before it divides, and the released figures have it
 
@@ -52,14 +49,9 @@ class Dinov2Features(NormalisedNetwork):
 def load_dinov2(weights: Path | None = None) -> Dinov2Features:
     """Load the frozen network with the published weights, from `weights`, torch's hub cache or Hugging Face's.
 
-    Raises WeightsError, naming the file and the option, if the weights are missing or do not fit.
+    Raises WeightsError, naming the file and the option, if the weights can neither be found nor fetched, or do not fit.
     """
-    published = f"{_FILE} ({_PUBLISHED})"
-    return Dinov2Features(
-        load_pretrained(
-            _build, weights or find_cached(_FILE, _REPOSITORY), NAME, published, "omit the metrics that need it"
-        )
-    )
+    return Dinov2Features(load_pretrained(_build, NAME, weights, "omit the metrics that need it"))
 
 
 def _build() -> Any:

@@ -14,14 +14,10 @@ from torch import Tensor, nn
 from torchvision.models.inception import Inception3
 
 from tcae_cli.errors import WeightsError
-from tcae_cli.features.weights import hub_cache
+from tcae_cli.features.published import FILES
+from tcae_cli.features.weights import find_cached, weights_path
 
 NAME = "inception"  # in --weights
-# One file, published under two names.
-FILES = ("pt_inception-2015-12-05-6726825d.pth", "weights-inception-2015-12-05-6726825d.pth")
-SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
-
-_PUBLISHED = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
 _IMAGE_SIZE = 299  # pixels, square
 _NUM_CLASSES = 1008
 
@@ -70,22 +66,24 @@ def find_inception(weights: Mapping[str, Path]) -> Path | None:
     """Return the file of `--weights inception=PATH` or the one in torch's hub cache; None if there is neither."""
     if NAME in weights:
         return weights[NAME]
-    return next((path for path in map(hub_cache, FILES) if path.is_file()), None)
+    return find_cached(FILES[NAME])
 
 
 def load_inception(weights: Path | None = None) -> InceptionFeatures:
     """Load the frozen network with the published weights, from `weights` or from torch's hub cache.
 
-    Raises WeightsError, naming the file and the option, if it is missing or another file.
+    Raises WeightsError, naming the file and the option, if it can neither be found nor fetched, or is another file.
     """
-    path = weights or find_inception({}) or hub_cache(FILES[0])
-    fix = f"get {_PUBLISHED}{FILES[0]} and put it there, or pass --weights {NAME}=PATH"
-    if not path.is_file():
-        raise WeightsError(f"rFID, gFID, iFID and IS need the FID Inception, and {path} does not exist; {fix}")
+    path = weights_path(NAME, weights, instead="omit the metrics that need it")
+    published = FILES[NAME]
+    assert published.sha256
     with path.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
-        raise WeightsError(f"{path} is not the FID Inception (sha256 {found[:8]}, published {SHA256[:8]}); {fix}")
+    if found != published.sha256:
+        raise WeightsError(
+            f"{path} is not the FID Inception (sha256 {found[:8]}, published {published.sha256[:8]}); "
+            f"get {published.url} and put it there, or pass --weights {NAME}=PATH"
+        )
     return InceptionFeatures(torch.load(path, map_location="cpu", weights_only=True))
 
 

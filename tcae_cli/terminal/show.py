@@ -13,9 +13,11 @@ from tcae_cli.reports.export import ExportReport
 from tcae_cli.reports.report import Report
 from tcae_cli.reports.store import InfoReport, VerifyReport
 from tcae_cli.reports.train import TrainReport
+from tcae_cli.reports.weights import WeightsReport
 from tcae_cli.terminal.evaluation_tables import show_evaluation
 from tcae_cli.terminal.store_tables import show_info, show_verification
 from tcae_cli.terminal.summaries import show_decoding, show_encoding, show_export, show_training
+from tcae_cli.terminal.weights_table import show_weights
 
 _WIDE = 400  # characters
 
@@ -27,6 +29,7 @@ _SHOW: dict[type[Report], Callable[[Console, Any], None]] = {
     VerifyReport: show_verification,
     TrainReport: show_training,
     EvalReport: show_evaluation,
+    WeightsReport: show_weights,
 }
 
 

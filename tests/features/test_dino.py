@@ -134,9 +134,9 @@ def test_missing_weights_are_named_with_the_ways_to_give_them(caches):
         load_dino("dino-s8")
 
     assert str(refused.value) == (
-        "dino-s8 needs dino_deitsmall8_pretrain.pth "
-        "(https://dl.fbaipublicfiles.com/dino/dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth), and "
-        f"{caches}/torch/hub/checkpoints/dino_deitsmall8_pretrain.pth does not exist; put it there, "
+        f"dino-s8 needs dino_deitsmall8_pretrain.pth, which is not in {caches}/torch/hub/checkpoints and could not be "
+        "fetched from https://dl.fbaipublicfiles.com/dino/dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth: "
+        "TCAE_OFFLINE is set; copy it there from a machine with a network (tcae weights --fetch dino-s8), "
         "pass --weights dino-s8=PATH, or set loss.adversarial.discriminator to patchgan in the recipe"
     )
 

@@ -147,9 +147,9 @@ def test_missing_weights_are_named_with_the_ways_to_give_them(caches):
         load_dinov2()
 
     assert str(refused.value) == (
-        "dinov2 needs dinov2_vitl14_pretrain.pth "
-        "(https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth), and "
-        f"{caches}/torch/hub/checkpoints/dinov2_vitl14_pretrain.pth does not exist; put it there, "
+        f"dinov2 needs dinov2_vitl14_pretrain.pth, which is not in {caches}/torch/hub/checkpoints and could not be "
+        "fetched from https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth: "
+        "TCAE_OFFLINE is set; copy it there from a machine with a network (tcae weights --fetch dinov2), "
         "pass --weights dinov2=PATH, or omit the metrics that need it"
     )
 

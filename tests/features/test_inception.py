@@ -1,7 +1,7 @@
 """The FID Inception's structure and resize, with random weights: the published ones are not at hand in tests."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from torchvision.models.inception import Inception3
 from tcae_cli.errors import WeightsError
 from tcae_cli.features import inception
 from tcae_cli.features.inception import InceptionFeatures, find_inception, load_inception, resize_as_tensorflow_1
+from tcae_cli.features.published import FILES
 from tcae_cli.images.loader import load_rows
 from tcae_cli.images.transform import Transform
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
@@ -49,7 +50,8 @@ def file(tensors, tmp_path) -> Path:
 @pytest.fixture
 def published(file, monkeypatch) -> Path:
     """A file that is taken for the published one."""
-    monkeypatch.setattr(inception, "SHA256", hashlib.sha256(file.read_bytes()).hexdigest())
+    sha256 = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(FILES, "inception", replace(FILES["inception"], sha256=sha256))
     return file
 
 
@@ -225,9 +227,9 @@ def test_missing_weights_are_named_with_the_ways_to_give_them(cache):
         load_inception()
 
     assert str(refused.value) == (
-        f"rFID, gFID, iFID and IS need the FID Inception, and {cache}/pt_inception-2015-12-05-6726825d.pth "
-        f"does not exist; "
-        f"get {PUBLISHED} and put it there, or pass --weights inception=PATH"
+        f"inception needs pt_inception-2015-12-05-6726825d.pth, which is not in {cache} and could not be fetched "
+        f"from {PUBLISHED}: TCAE_OFFLINE is set; copy it there from a machine with a network "
+        "(tcae weights --fetch inception), pass --weights inception=PATH, or omit the metrics that need it"
     )
 
 

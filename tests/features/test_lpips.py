@@ -67,7 +67,8 @@ def test_missing_weights_are_named_with_what_to_do_instead(tmp_path, monkeypatch
     with pytest.raises(WeightsError) as refused:
         load_feature_network("lpips-alex", instead="omit that metric")
     assert str(refused.value) == (
-        "lpips-alex needs alexnet-owt-7be5be79.pth (torchvision's AlexNet_Weights.IMAGENET1K_V1), and "
-        f"{tmp_path}/hub/checkpoints/alexnet-owt-7be5be79.pth does not exist; "
-        "put it there, pass --weights lpips-alex=PATH, or omit that metric"
+        f"lpips-alex needs alexnet-owt-7be5be79.pth, which is not in {tmp_path}/hub/checkpoints and could not be "
+        "fetched from https://download.pytorch.org/models/alexnet-owt-7be5be79.pth: TCAE_OFFLINE is set; "
+        "copy it there from a machine with a network (tcae weights --fetch lpips-alex), "
+        "pass --weights lpips-alex=PATH, or omit that metric"
     )

@@ -64,7 +64,7 @@ def test_missing_weights_are_named_with_the_ways_to_give_them(tmp_path):
     with pytest.raises(WeightsError) as refused:
         load_feature_network("lpips-vgg", tmp_path / "none.pth")
 
-    for part in ("vgg16-397923af.pth", "VGG16_Weights", "--weights lpips-vgg=PATH", "loss.perceptual"):
+    for part in ("vgg16-397923af.pth", "https://download.pytorch.org/", "--weights lpips-vgg=PATH", "loss.perceptual"):
         assert part in str(refused.value)
 
 

@@ -4,9 +4,9 @@ from tcae_cli.evaluation.metrics.feature_distance import FeatureDistance
 from tcae_cli.evaluation.metrics.figure import Figure
 from tcae_cli.evaluation.metrics.metric import PAIRS
 from tcae_cli.evaluation.reference import Reference
-from tcae_cli.features.inception import SHA256
+from tcae_cli.features.published import INCEPTION_SHA256
 
-INCEPTION_WORDS = f"FID Inception of 2015 (sha256 {SHA256[:8]}), TensorFlow 1's resize to 299 px"
+INCEPTION_WORDS = f"FID Inception of 2015 (sha256 {INCEPTION_SHA256[:8]}), TensorFlow 1's resize to 299 px"
 
 
 class RFid(FeatureDistance):
