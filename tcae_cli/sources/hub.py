@@ -101,7 +101,7 @@ def _configurations(dataset: HubDataset) -> dict[str, Splits]:
 
 def _listed_splits(configuration: Mapping[str, Any], names: Sequence[str]) -> Splits:
     """Return the files that a configuration of a card matches, by split."""
-    folder = str(configuration.get("data_dir") or "").strip("./")
+    folder = str(configuration.get("data_dir") or "").removeprefix("./").strip("/")
     inside = {name.removeprefix(f"{folder}/"): name for name in names if not folder or name.startswith(f"{folder}/")}
     found: Splits = {}
     if configuration.get("data_files") is None:
