@@ -2,8 +2,9 @@
 
 import csv
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from io import BytesIO, StringIO
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -32,3 +33,27 @@ def parquet(images: Sequence[bytes], labels: Sequence[int] = (), rows_per_group:
     file = BytesIO()
     pq.write_table(table, file, row_group_size=rows_per_group)
     return file.getvalue()
+
+
+def write_parquet(path: Path, columns: Mapping[str, object], rows_per_group: int = 2, **settings) -> Path:
+    """Write a table in row groups."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(dict(columns)), path, row_group_size=rows_per_group, **settings)
+    return path
+
+
+def with_paths(images: Mapping[str, bytes]) -> list[dict]:
+    """The images of a column as datasets has them, from their bytes by path."""
+    return [{"bytes": data, "path": path} for path, data in images.items()]
+
+
+def save_arrow(path: Path, *tables: Mapping[str, object]) -> Path:
+    """Write tables, a file for each, as save_to_disk of the datasets library does."""
+    path.mkdir(parents=True, exist_ok=True)
+    names = [f"data-{number:05d}-of-{len(tables):05d}.arrow" for number in range(len(tables))]
+    for name, columns in zip(names, tables, strict=True):
+        written = pa.table(dict(columns))
+        with pa.ipc.new_stream(path / name, written.schema) as stream:
+            stream.write_table(written, max_chunksize=2)
+    (path / "state.json").write_text(json.dumps({"_data_files": [{"filename": name} for name in names]}))
+    return path

@@ -15,6 +15,8 @@ from tcae_cli.sources.files import FileReader
 from tcae_cli.sources.listing import Entry, Listing, count_suffixes, counted, ignore, image_suffixes, is_image_name
 from tcae_cli.sources.metadata import parse_text
 from tcae_cli.sources.metadata_files import is_metadata_name, read_metadata
+from tcae_cli.sources.parquet import ParquetFiles, is_parquet_name, list_files
+from tcae_cli.sources.patterns import FoundFiles
 from tcae_cli.sources.registry import Located, Reader, refuse_other_fields
 from tcae_cli.sources.tar import is_tar_name, list_tars
 
@@ -30,10 +32,10 @@ class _Text(NamedTuple):
 
 
 class ImageFolder:
-    """A folder of images or, where it holds none, of tar shards; local, or below a URL that can be listed."""
+    """A folder of images or, where it holds none, of tars or Parquet; local, or below a URL that can be listed."""
 
     words = "a folder of images"
-    fields = frozenset({"image", "label", "caption"})  # a member of tars; columns of metadata files
+    fields = frozenset({"image", "label", "caption"})  # a member of tars; columns of tables and of metadata files
 
     def recognises(self, uri: str) -> bool:
         return is_remote(uri) or os.path.isdir(uri)
@@ -46,7 +48,8 @@ class ImageFolder:
 
         The first folder of an image's path is its class; classes are numbered by sorted name, over those that hold
         images. An image directly in the folder has label -1. Where there are no such folders, or `fields` names their
-        column, labels are those of metadata files. Tars are listed by sorted name, as TarShards lists them.
+        column, labels are those of metadata files. Tars are listed by sorted name, as TarShards lists them, and so are
+        Parquet files.
         Raises SourceError if there is no image, NotFoundError if a remote folder holds nothing at all.
         """
         root = (uri if is_remote(uri) else os.path.abspath(uri)).rstrip("/") + "/"
@@ -58,6 +61,10 @@ class ImageFolder:
         if tars:
             refuse_other_fields(uri, "a folder of tars", fields, frozenset({"image"}))
             return list_tars(uri, root, tars, fields.image, on_progress)
+        tables = [] if images else [file.name for file in files if is_parquet_name(file.name)]
+        if tables:
+            refuse_other_fields(uri, "a folder of Parquet files", fields, ParquetFiles.fields)
+            return list_files(uri, FoundFiles(root, tables), fields, on_progress)
         if not images:
             raise SourceError(_no_images(uri, files))
         refuse_other_fields(uri, self.words, fields, frozenset({"label", "caption"}))

@@ -1,13 +1,12 @@
 """Reads image lists: a path or URL a line, with a class number after a tab, or a table with a column of them."""
 
 import os
-import posixpath
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from tcae_cli.errors import SourceError, UsageError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
-from tcae_cli.runtime.folder import common_root, open_to_read
+from tcae_cli.runtime.folder import open_to_read
 from tcae_cli.runtime.remote import is_remote, suffix_of
 from tcae_cli.sources.columns import (
     CAPTION_NAMES,
@@ -22,6 +21,7 @@ from tcae_cli.sources.columns import (
 )
 from tcae_cli.sources.files import FileReader
 from tcae_cli.sources.listing import Entry, Listing, counted, ignore
+from tcae_cli.sources.locations import location_of, name_in, refuse_mixed, root_of, size_bytes_of
 from tcae_cli.sources.metadata import parse_label, parse_text
 from tcae_cli.sources.records import RECORD_SUFFIXES, read_records
 from tcae_cli.sources.registry import Located, Reader
@@ -65,9 +65,9 @@ class ImageList:
         labels, class_names = number_labels([line.label for line in lines])
         labelled = list(zip(lines, labels, strict=True))
         named = _by_location(uri, folder, labelled)
-        root = folder if all(location.startswith(folder) for location in named) else common_root(list(named))
+        root = root_of(folder, list(named))
         entries = [
-            Entry(location[len(root) :], _size_bytes(location), label, line.caption)
+            Entry(location[len(root) :], size_bytes_of(location), label, line.caption)
             for location, (line, label) in counted(named.items(), on_progress)
         ]
         # The query of a signed URL holds a secret, so it is not part of the list's name.
@@ -89,11 +89,11 @@ def _by_location(uri: str, folder: str, labelled: Iterable[tuple[_Line, int]]) -
     for line, label in labelled:
         if not line.name:
             continue
-        location = _location(folder, line.name)
+        location = location_of(folder, line.name)
         if location in named:
             raise SourceError(f"{uri}, line {line.number}: {line.name} was listed before; list each image once")
         named[location] = line, label
-    _refuse_mixed(uri, list(named))
+    refuse_mixed(uri, list(named))
     return named
 
 
@@ -122,48 +122,7 @@ def _table_lines(data: bytes, suffix: str, uri: str, fields: SampleFields) -> It
         where = f"{uri}, line {number}"
         yield _Line(
             number,
-            _name_in(cells.get(image)),
+            name_in(cells.get(image)),
             label_in(cells.get(label), where) if label is not None else "",
             caption_in(cells.get(caption), where) if caption is not None else "",
         )
-
-
-def _name_in(cell: Any) -> str:
-    """Return the path or URL in a cell, "" if it is none that a file could have."""
-    name = cell.strip() if isinstance(cell, str) else ""
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:
-        return ""
-    return "" if "\0" in name else name
-
-
-def _location(folder: str, name: str) -> str:
-    """Return the absolute path or URL of a listed name."""
-    if is_remote(name):
-        return name
-    if not is_remote(folder) or name.startswith("/"):
-        return os.path.normpath(os.path.join(folder, name))
-    protocol, _, parent = folder.partition("://")
-    return f"{protocol}://{posixpath.normpath(parent + name)}"
-
-
-def _refuse_mixed(uri: str, locations: list[str]) -> None:
-    """Raise SourceError if the names are of several protocols, or local in a remote list."""
-    protocols = sorted(
-        {f"{location.partition('://')[0]}:// names" if is_remote(location) else "local paths" for location in locations}
-    )
-    if len(protocols) > 1:
-        raise SourceError(f"{uri} lists {' and '.join(protocols)}; make a list of each")
-    if is_remote(uri) and protocols == ["local paths"]:
-        raise SourceError(f"{uri} is remote but lists local paths; copy the list here, or list names beside it")
-
-
-def _size_bytes(location: str) -> int:
-    """Return the bytes of a local file; 0 for a URL and for a file whose size cannot be read."""
-    if is_remote(location):
-        return 0
-    try:
-        return os.stat(location).st_size
-    except OSError:
-        return 0

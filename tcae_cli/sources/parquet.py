@@ -5,9 +5,12 @@ from collections.abc import Callable
 
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.runtime.remote import suffix_of
+from tcae_cli.sources.files import FileReader
 from tcae_cli.sources.listing import Listing, ignore
-from tcae_cli.sources.patterns import expand_pattern
+from tcae_cli.sources.patterns import FoundFiles, expand_pattern
 from tcae_cli.sources.registry import Located, Reader
+
+_SUFFIX = ".parquet"
 
 
 class ParquetFiles:
@@ -17,9 +20,11 @@ class ParquetFiles:
     fields = frozenset({"image", "label", "caption"})
 
     def recognises(self, uri: str) -> bool:
-        return suffix_of(uri) == ".parquet" and not os.path.isdir(uri)
+        return suffix_of(uri) == _SUFFIX and not os.path.isdir(uri)
 
     def reader(self, located: Located) -> Reader:
+        if not located.containers:  # the images are files of their own
+            return FileReader(located)
         from tcae_cli.sources.parquet_reader import GroupReader  # here, since other sources need no pyarrow
 
         return GroupReader(located)
@@ -30,12 +35,22 @@ class ParquetFiles:
         A row group whose small columns cannot be read is so many rows with a problem.
         Raises NotFoundError if a file does not exist, SourceError if one is not Parquet or they do not fit together.
         """
-        from tcae_cli.sources.parquet_rows import list_parquet
-
         if uri.startswith("hf://datasets/"):
             from tcae_cli.runtime.hub import pin
 
             found = expand_pattern(pin(uri))
         else:
             found = expand_pattern(uri)
-        return list_parquet(uri, found.root, found.names, fields, on_progress)
+        return list_files(uri, found, fields, on_progress)
+
+
+def is_parquet_name(name: str) -> bool:
+    """Return whether a file of this name is a Parquet file."""
+    return name.lower().endswith(_SUFFIX)
+
+
+def list_files(uri: str, files: FoundFiles, fields: SampleFields, on_progress: Callable[[int], None]) -> Listing:
+    """List the rows of Parquet files as ParquetFiles.scan does."""
+    from tcae_cli.sources.parquet_rows import list_parquet  # here, since other sources need no pyarrow
+
+    return list_parquet(uri, files.root, files.names, fields, on_progress)

@@ -1,7 +1,7 @@
 """Opens Parquet files wherever they lie, and describes their row groups."""
 
-import posixpath
 import weakref
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from tcae_cli.errors import SourceError
+from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.sources.listing import Group
 
@@ -17,25 +17,36 @@ _BUFFER_BYTES = 1 << 20  # of a column as it is read; otherwise all of it would 
 
 
 class OpenParquet:
-    """An open Parquet file. Raises SourceError, with a sentence, if it is missing or cannot be used."""
+    """An open Parquet file."""
 
     def __init__(
         self, folder: Folder, name: str, local: Path | None = None, read_ahead_bytes: int | None = None
     ) -> None:
-        """local: a copy of the file on this machine, to be read in its place; read_ahead_bytes: as for Folder.open."""
+        """Open a file.
+
+        local: a copy of the file on this machine, to be read in its place.
+        read_ahead_bytes: as for Folder.open.
+        Raises SourceError if it is not Parquet, or damaged, and OSError if it cannot be read.
+        """
+        self.name = name
         self.where = f"{folder.uri.rstrip('/')}/{name}"
         self._opened = ExitStack()
         weakref.finalize(self, self._opened.close)
+        stream: Any = self._opened.enter_context(local.open("rb") if local else folder.open(name, read_ahead_bytes))
         try:
-            stream: Any = self._opened.enter_context(local.open("rb") if local else folder.open(name, read_ahead_bytes))
-            self.file = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES)
-        except FileNotFoundError as error:
-            raise SourceError(f"{self.where} does not exist; put it back, or correct the name of the source") from error
-        except pa.ArrowException as error:
-            self._opened.close()
+            self.file = pq.ParquetFile(stream, buffer_size=_BUFFER_BYTES, page_checksum_verification=True)
+        except (pa.ArrowException, OSError) as error:
+            self.close()
+            raise_unless_damaged(error)
             raise SourceError(
                 f"{self.where} is not a Parquet file, or has lost its footer ({first_line(error)}); copy it again"
             ) from error
+
+    def __enter__(self) -> "OpenParquet":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def groups(self, column: str) -> tuple[Group, ...]:
         """Return the row groups; their stamps are from the sizes of a column, which the footer has."""
@@ -52,20 +63,23 @@ class OpenParquet:
             found.append(Group(group.num_rows, "+".join(sizes)))
         return tuple(found)
 
+    def read_group(self, number: int, columns: Sequence[str]) -> pa.Table:
+        """Return columns of a row group. Raises ImageError if it is damaged, OSError if it cannot be read."""
+        try:
+            return self.file.read_row_group(number, columns=list(columns), use_threads=False)
+        except (pa.ArrowException, OSError) as error:
+            raise_unless_damaged(error)
+            raise ImageError("read", f"row group {number} of {self.name} is damaged ({first_line(error)})") from error
+
     def close(self) -> None:
         """Close the file."""
         self._opened.close()
 
 
-def file_beside(name: str, path: str) -> str:
-    """Return the name of a file whose path is relative to that of a Parquet file, both below the source's root.
-
-    Raises SourceError if it lies outside.
-    """
-    found = posixpath.normpath(posixpath.join(posixpath.dirname(name), path))
-    if found.startswith(("/", "../")):
-        raise SourceError(f"{name} names {path}, which lies outside of its folder; move it there")
-    return found
+def raise_unless_damaged(error: Exception) -> None:
+    """Raise an error again that is the system's or the network's, and not about what a file holds."""
+    if isinstance(error, OSError) and error.errno is not None:
+        raise error
 
 
 def first_line(error: Exception) -> str:

@@ -73,6 +73,7 @@ KINDS: Registry[type[SourceKind]] = Registry(
         "list": "tcae_cli.sources.lists:ImageList",
         "parquet": "tcae_cli.sources.parquet:ParquetFiles",
         "hub": "tcae_cli.sources.hub:HubSplit",
+        "arrow": "tcae_cli.sources.arrow:SavedDataset",
         "folder": "tcae_cli.sources.folder:ImageFolder",
     }
 )

@@ -1,15 +1,16 @@
 """Chooses the columns of an Arrow schema that hold images, labels and captions, and reads their cells."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as types
 
-from tcae_cli.errors import UsageError
+from tcae_cli.errors import SourceError, UsageError
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.sources.columns import (
     CAPTION_NAMES,
@@ -24,6 +25,8 @@ from tcae_cli.sources.columns import (
 
 _FEATURES_KEY = b"huggingface"  # of a schema's metadata: https://huggingface.co/docs/datasets/about_arrow
 
+Features = Mapping[str, Mapping[str, Any]]  # of the columns, by name
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -33,6 +36,7 @@ class Columns:
     is_file_name: bool  # the image is the path of a file, and not its bytes
     has_paths: bool  # beside the bytes
     label: str | None
+    is_class_name: bool  # the label is a text, and not a number
     class_names: tuple[str, ...]  # of labels 0, 1, ...; () if the schema does not name them
     caption: str | None
 
@@ -42,6 +46,16 @@ class Columns:
         return [*image, *filter(None, (self.label, self.caption))]
 
 
+@dataclass(frozen=True)
+class Cells:
+    """The cells of a file that make samples, beside the images' bytes: one of each for a row."""
+
+    paths: Sequence[str]  # of the images; "": none
+    labels: np.ndarray  # int64: class numbers, or places in label_texts; -1: none
+    label_texts: Sequence[str]
+    captions: Sequence[str]  # "": none
+
+
 def choose_columns(schema: pa.Schema, fields: SampleFields, where: str) -> Columns:
     """Return the columns of a schema: by Hugging Face's features in it, then by type and usual names.
 
@@ -49,81 +63,138 @@ def choose_columns(schema: pa.Schema, fields: SampleFields, where: str) -> Colum
     user named a column that is missing or of another type.
     """
     features = _features(schema)
-    image = choose_image(fields.image, schema.names, _image_candidates(schema, features), where)
-    kind = schema.field(image).type
-    has_bytes = _has_bytes(kind)
-    if not (has_bytes or _is_text(kind)):
-        raise UsageError(f"--image {image}: {where} holds {kind} there, and no images; name another column")
+    kinds = {field.name: _plain(field.type) for field in schema}
+    image = choose_image(fields.image, schema.names, _image_candidates(kinds, features), where)
+    _refuse_other_type("image", image, kinds, lambda kind: _holds_images(kind) or _is_text(kind), where)
 
-    others = [name for name in schema.names if name != image]
-    label = choose("label", fields.label, others, _label_candidates(schema, features, others), where)
-    names = features.get(label or "", {}).get("names", ())
-    texts = [name for name in others if name != label and _holds_captions(schema.field(name).type)]
-    caption = choose("caption", fields.caption, others, usual(texts, CAPTION_NAMES), where)
-    has_paths = types.is_struct(kind) and kind.get_field_index("path") >= 0
-    return Columns(image, not has_bytes, has_paths, label, tuple(map(str, names)), caption)
+    del kinds[image]
+    label = choose("label", fields.label, [*kinds], _label_candidates(kinds, features), where)
+    _refuse_other_type("label", label, kinds, _holds_labels, where)
+    names = features.get(label or "", {}).get("names") or ()
+    texts = [name for name, kind in kinds.items() if name != label and _holds_captions(kind)]
+    caption = choose("caption", fields.caption, [*kinds], usual(texts, CAPTION_NAMES), where)
+    _refuse_other_type("caption", caption, kinds, _holds_captions, where)
+
+    kind = _plain(schema.field(image).type)
+    return Columns(
+        image=image,
+        is_file_name=_is_text(kind),
+        has_paths=types.is_struct(kind) and kind.get_field_index("path") >= 0,
+        label=label,
+        is_class_name=label is not None and not types.is_integer(kinds[label]),
+        class_names=tuple(map(str, names)),
+        caption=caption,
+    )
 
 
-def paths_in(table: pa.Table, columns: Columns, num_rows: int) -> list[str]:
-    """Return the path of each image, "" where it has none."""
+def cells_in(table: pa.Table, columns: Columns, where: str) -> Cells:
+    """Return the cells of a table that has the columns.
+
+    Raises SourceError, naming `where`, for a label beyond the class names of the schema, and for a text that is not
+    UTF-8.
+    """
+    try:
+        labels, texts = _labels_in(table, columns, where)
+        return Cells(_paths_in(table, columns), labels, texts, _captions_in(table, columns, where))
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{where} holds text that is not UTF-8 ({error.reason}); write it again") from error
+
+
+def _paths_in(table: pa.Table, columns: Columns) -> list[str]:
     if columns.is_file_name:
         return [path or "" for path in table[columns.image].to_pylist()]
     if columns.has_paths:
-        return [path or "" for path in pc.struct_field(table[columns.image], "path").to_pylist()]
-    return [""] * num_rows
+        return [path or "" for path in pc.struct_field(_decoded(table[columns.image]), "path").to_pylist()]
+    return [""] * table.num_rows
 
 
-def labels_in(table: pa.Table, columns: Columns, num_rows: int, where: str) -> list[str]:
-    """Return the label of each row as a text, "" where it has none."""
+def _labels_in(table: pa.Table, columns: Columns, where: str) -> tuple[np.ndarray, list[str]]:
+    """Return the labels and their texts as Cells has them."""
     if columns.label is None:
-        return [""] * num_rows
-    return [label_in(cell, where) for cell in table[columns.label].to_pylist()]
+        return np.full(table.num_rows, -1), []
+    cells = _decoded(table[columns.label])
+    texts: list[str] = []
+    if columns.is_class_name:
+        encoded = cells.combine_chunks().dictionary_encode()
+        cells = encoded.indices
+        texts = [label_in(text, where) for text in encoded.dictionary.to_pylist()]
+    labels = pc.fill_null(pc.cast(cells, pa.int64(), safe=False), -1).to_numpy()
+    labels = np.maximum(labels, -1)  # test splits have -1, or another number below zero
+    if columns.class_names and len(labels) and labels.max() >= len(columns.class_names):
+        raise SourceError(
+            f"{where} has the label {labels.max()}, and its schema names only {len(columns.class_names)} classes; "
+            f"correct it, or choose another column with --label"
+        )
+    return labels, texts
 
 
-def captions_in(table: pa.Table, columns: Columns, num_rows: int, where: str) -> list[str]:
-    """Return the caption of each row, "" where it has none."""
+def _captions_in(table: pa.Table, columns: Columns, where: str) -> list[str]:
     if columns.caption is None:
-        return [""] * num_rows
+        return [""] * table.num_rows
     return [caption_in(cell, where) for cell in table[columns.caption].to_pylist()]
 
 
-def _features(schema: pa.Schema) -> dict[str, dict[str, Any]]:
-    """Return Hugging Face's features of the columns, by name; none if the schema has none."""
+def _features(schema: pa.Schema) -> Features:
+    """Return Hugging Face's features of the columns; none if the schema has none."""
     try:
         features = json.loads((schema.metadata or {})[_FEATURES_KEY])["info"]["features"]
     except (KeyError, ValueError, TypeError):
         return {}
-    return {name: feature for name, feature in features.items() if isinstance(feature, dict) and name in schema.names}
+    if not isinstance(features, dict):
+        return {}
+    return {name: feature for name, feature in features.items() if isinstance(feature, dict)}
 
 
-def _image_candidates(schema: pa.Schema, features: dict[str, dict[str, Any]]) -> list[str]:
-    def of_type(is_it: Any) -> list[str]:
-        return [field.name for field in schema if is_it(field.type)]
-
-    binary = of_type(_is_binary)
+def _image_candidates(kinds: Mapping[str, pa.DataType], features: Features) -> list[str]:
+    """Return the columns of the first sort that the table has, of those that may hold images."""
+    images = [name for name, kind in kinds.items() if _holds_images(kind)]
+    binary = [name for name in images if not types.is_struct(kinds[name])]
     tiers = (
-        [name for name, feature in features.items() if feature.get("_type") == "Image"],
-        of_type(lambda kind: types.is_struct(kind) and _has_bytes(kind)),
+        [name for name in images if features.get(name, {}).get("_type") == "Image"],
+        [name for name in images if name not in binary],
         usual(binary, IMAGE_NAMES),
         binary,
-        usual(of_type(_is_text), IMAGE_NAMES),
+        usual((name for name, kind in kinds.items() if _is_text(kind)), IMAGE_NAMES),
     )
-    return next((tier for tier in tiers if tier), [])
+    return next(filter(None, tiers), [])
 
 
-def _label_candidates(schema: pa.Schema, features: dict[str, dict[str, Any]], names: Sequence[str]) -> list[str]:
+def _label_candidates(kinds: Mapping[str, pa.DataType], features: Features) -> list[str]:
+    numbers = [name for name, kind in kinds.items() if types.is_integer(kind)]
     tiers = (
-        [name for name in names if features.get(name, {}).get("_type") == "ClassLabel"],
-        usual([name for name in names if types.is_integer(schema.field(name).type)], LABEL_NAMES),
-        usual([name for name in names if _is_text(schema.field(name).type)], LABEL_NAMES),
+        [name for name in numbers if features.get(name, {}).get("_type") == "ClassLabel"],
+        usual(numbers, LABEL_NAMES),
+        usual((name for name, kind in kinds.items() if _is_text(kind)), LABEL_NAMES),
     )
-    return next((tier for tier in tiers if tier), [])
+    return next(filter(None, tiers), [])
 
 
-def _has_bytes(kind: pa.DataType) -> bool:
-    if types.is_struct(kind):
-        return kind.get_field_index("bytes") >= 0 and _is_binary(kind.field("bytes").type)
-    return _is_binary(kind)
+def _refuse_other_type(
+    field: str,
+    column: str | None,
+    kinds: Mapping[str, pa.DataType],
+    holds: Callable[[pa.DataType], bool],
+    where: str,
+) -> None:
+    """Raise UsageError if a column, which the user must have named, cannot hold a field."""
+    if column is not None and not holds(kinds[column]):
+        raise UsageError(f"--{field} {column}: {where} has {kinds[column]} there, and no {field}s; name another column")
+
+
+def _holds_images(kind: pa.DataType) -> bool:
+    if not types.is_struct(kind):
+        return _is_binary(kind)
+    of_fields = {field.name: field.type for field in kind}
+    return _is_binary(of_fields.get("bytes", pa.null())) or _is_text(of_fields.get("path", pa.null()))
+
+
+def _holds_labels(kind: pa.DataType) -> bool:
+    return types.is_integer(kind) or types.is_floating(kind) or types.is_boolean(kind) or _is_text(kind)
+
+
+def _holds_captions(kind: pa.DataType) -> bool:
+    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    return _is_text(_plain(kind.value_type) if is_list else kind)
 
 
 def _is_binary(kind: pa.DataType) -> bool:
@@ -134,6 +205,11 @@ def _is_text(kind: pa.DataType) -> bool:
     return types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind)
 
 
-def _holds_captions(kind: pa.DataType) -> bool:
-    is_list = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
-    return _is_text(kind.value_type if is_list else kind)
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """Return the type of the values, which a dictionary may hold once each."""
+    return kind.value_type if types.is_dictionary(kind) else kind
+
+
+def _decoded(cells: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Return cells without a dictionary."""
+    return pc.cast(cells, cells.type.value_type) if types.is_dictionary(cells.type) else cells

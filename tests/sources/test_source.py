@@ -10,33 +10,53 @@ import pytest
 from tcae_cli.errors import ImageError, NotFoundError, SourceError, UsageError
 from tcae_cli.sources.source import Source, open_source
 
-from ..tables import table
+from ..tables import save_arrow, table, with_paths, write_parquet
 
 MakeFolder = Callable[[dict[str, bytes]], Path]
 
 
-@pytest.fixture(params=["folder", "list", "csv", "tsv", "jsonl", "tar", "tar.gz", "tar.zst"])
-def source(request: pytest.FixtureRequest, make_folder: MakeFolder, make_tar, png, tmp_path: Path) -> Source:
+ONE_BY_ONE = ["folder", "list", "csv", "tsv", "jsonl", "tar", "tar.gz", "tar.zst"]
+TABLES = ["parquet", "arrow"]  # which are not read without one of their files
+SAMPLES = [("cat", "a"), ("cat", "b"), ("cat", "c"), ("dog", "a"), ("dog", "b")]
+
+
+@pytest.fixture(params=[*ONE_BY_ONE, *TABLES])
+def kind(request: pytest.FixtureRequest) -> str:
+    """The kind of the source."""
+    return request.param
+
+
+@pytest.fixture
+def source(kind: str, make_folder: MakeFolder, make_tar, png, tmp_path: Path) -> Source:
     """Five images in two classes, as each kind of source."""
-    images = {f"{kind}/{name}.png": png(seed=seed) for seed, (kind, name) in enumerate(SAMPLES)}
-    if request.param == "folder":
+    images = {f"{label}/{name}.png": png(seed=seed) for seed, (label, name) in enumerate(SAMPLES)}
+    if kind == "folder":
         return open_source(str(make_folder(images)), tmp_path / "index")
-    if request.param == "list":
+    if kind == "list":
         make_folder(images)
         lines = [f"photos/{name}\t{['cat', 'dog'].index(name[:3])}" for name in reversed(images)]
         (tmp_path / "list.txt").write_text("\n".join(lines))
         return open_source(str(tmp_path / "list.txt"), tmp_path / "index")
-    if request.param in ("csv", "tsv", "jsonl"):
+    if kind in ("csv", "tsv", "jsonl"):
         make_folder(images)
         rows = [(f"photos/{name}", ["cat", "dog"].index(name[:3])) for name in reversed(images)]
-        path = tmp_path / f"list.{request.param}"
-        path.write_text(table(["file_name", "label"], rows, request.param))
+        path = tmp_path / f"list.{kind}"
+        path.write_text(table(["file_name", "label"], rows, kind))
         return open_source(str(path), tmp_path / "index")
+    numbers = [["cat", "dog"].index(name[:3]) for name in images]
+    if kind in TABLES:
+        cells = with_paths(images)
+        tables = [{"image": cells[rows], "label": numbers[rows]} for rows in (slice(3), slice(3, 5))]
+        if kind == "arrow":
+            return open_source(str(save_arrow(tmp_path / "saved", *tables)), tmp_path / "index")
+        for number, columns in enumerate(tables):
+            write_parquet(tmp_path / f"part-{number}.parquet", columns)
+        return open_source(str(tmp_path / "part-*.parquet"), tmp_path / "index")
     labels = {name.replace(".png", ".cls"): str(["cat", "dog"].index(name[:3])).encode() for name in images}
     members = [item for pair in zip(images.items(), labels.items(), strict=True) for item in pair]
-    make_tar(f"part-0.{request.param}", dict(members[:4]))
-    make_tar(f"part-1.{request.param}", dict(members[4:]))
-    return open_source(str(tmp_path / f"part-{{0..1}}.{request.param}"), tmp_path / "index")
+    make_tar(f"part-0.{kind}", dict(members[:4]))
+    make_tar(f"part-1.{kind}", dict(members[4:]))
+    return open_source(str(tmp_path / f"part-{{0..1}}.{kind}"), tmp_path / "index")
 
 
 def read(source: Source, row: int) -> bytes:
@@ -47,17 +67,14 @@ def read(source: Source, row: int) -> bytes:
     return found
 
 
-SAMPLES = [("cat", "a"), ("cat", "b"), ("cat", "c"), ("dog", "a"), ("dog", "b")]
-
-
-def test_rows_have_keys_labels_and_bytes_in_one_order(source: Source, png):
+def test_rows_have_keys_labels_and_bytes_in_one_order(source: Source, kind: str, png):
     assert len(source) == 5
     assert [key.split("/")[-2:] for key in source.keys(range(5))] == [[kind, f"{name}.png"] for kind, name in SAMPLES]
     assert source.labels(0, 5).tolist() == [0, 0, 0, 1, 1] and source.labels(0, 5).dtype == np.int64
     assert [source.label(row) for row in (4, 0)] == [1, 0]
     for row in (3, 0, 4, 1, 2):
         assert read(source, row) == png(seed=row)
-        assert source.size_bytes(row) == len(png(seed=row))
+        assert source.size_bytes(row) == (0 if kind == "parquet" else len(png(seed=row)))  # 0: not known
     with pytest.raises(IndexError):
         source.key(5)
 
@@ -87,6 +104,7 @@ def test_scanning_again_gives_the_same_fingerprint(source: Source, tmp_path: Pat
     assert open_source(source.uri, tmp_path / "index2").fingerprint == source.fingerprint
 
 
+@pytest.mark.parametrize("kind", ONE_BY_ONE, indirect=True)
 def test_a_file_that_went_away_fails_its_row_alone(source: Source, tmp_path: Path):
     for path in (*tmp_path.glob("photos/dog/b.png"), *tmp_path.glob("part-1.tar*")):
         path.unlink()
@@ -96,6 +114,21 @@ def test_a_file_that_went_away_fails_its_row_alone(source: Source, tmp_path: Pat
     assert read(source, 0)
 
 
+@pytest.mark.parametrize("kind", TABLES, indirect=True)
+def test_a_table_is_not_read_without_one_of_its_files(source: Source, png, tmp_path: Path):
+    for path in (*tmp_path.glob("part-1.parquet"), *tmp_path.glob("saved/*-00001-of-*.arrow")):
+        path.unlink()
+    assert source.read(0) == png(seed=0)
+    with pytest.raises(
+        SourceError, match=r"(part-1\.parquet|1-of-00002\.arrow) no longer exists; put it back, and repeat"
+    ):
+        source.read(4)
+    with pytest.raises(SourceError, match="no longer exists"):
+        list(source.read_many([4]))
+    assert source.read(1) == png(seed=1)
+
+
+@pytest.mark.parametrize("kind", ONE_BY_ONE, indirect=True)
 def test_many_are_read_in_the_order_asked_for_and_errors_are_given_not_raised(source: Source, png, tmp_path: Path):
     for path in (*tmp_path.glob("photos/dog/b.png"), *tmp_path.glob("part-1.tar*")):
         path.unlink()
@@ -137,7 +170,7 @@ def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFol
             NotFoundError,
             r"nowhere does not exist; give tar shards \(.tar, .tar.gz, .tgz, .tar.zst\), an image list "
             r"\(.txt, .csv, .tsv, .jsonl\), Parquet files \(.parquet\), a dataset of the Hugging Face Hub "
-            r"\(hf://datasets/ORG/NAME\) or a folder of images$",
+            r"\(hf://datasets/ORG/NAME\), a folder written by save_to_disk or a folder of images$",
         ),
         ("ftp://host/photos", UsageError, "ftp:// is not a protocol tcae knows; use a local path or one of s3://"),
         (
@@ -151,7 +184,7 @@ def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFol
             SourceError,
             r"photo.png is not a source of images; give tar shards \(.tar, .tar.gz, .tgz, .tar.zst\), an image list "
             r"\(.txt, .csv, .tsv, .jsonl\), Parquet files \(.parquet\), a dataset of the Hugging Face Hub "
-            r"\(hf://datasets/ORG/NAME\) or a folder of images$",
+            r"\(hf://datasets/ORG/NAME\), a folder written by save_to_disk or a folder of images$",
         ),
     ],
 )
