@@ -1,5 +1,6 @@
 """The options of the commands that train, and how they run."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -9,6 +10,7 @@ from tcae_cli.commands import _options
 from tcae_cli.commands._command import Function, option
 from tcae_cli.commands._options import MODEL, RUN, Gpus
 from tcae_cli.commands._run import run_job_on_gpus
+from tcae_cli.errors import UsageError
 from tcae_cli.recipe.choices import FrozenFeatures, PerceptualNetwork
 from tcae_cli.reports.train import TrainRequest
 
@@ -21,15 +23,15 @@ _OPTIONS = (
     click.argument("recipe", type=click.Path(path_type=Path)),
     option(
         "--data",
-        required=True,
         group=RUN,
-        help='Images to train on: a folder, an image list, tar shards or "pipe:COMMAND".',
+        show_default="the recipe's",
+        help='Images to train on: what encode-dataset takes, or "pipe:COMMAND".',
     ),
     option(
         "--val",
         metavar="DATA",
         group=RUN,
-        show_default="some of --data",
+        show_default="the recipe's, or some of --data",
         help="Images to measure reconstructions on.",
     ),
     option(
@@ -64,9 +66,29 @@ def training_options(command: Function) -> Function:
     return command
 
 
-def run_training(recipe: "Recipe", path: Path, *, out: Path | None, gpus: Gpus, as_json: bool, **options: Any) -> int:
-    """Train as the recipe at `path` says; return the exit code."""
-    request = TrainRequest(recipe=recipe, out=out or Path("runs") / path.stem, **options)
+def run_training(
+    recipe: "Recipe", path: Path, *, data: str | None, val: str | None, gpus: Gpus, as_json: bool, **options: Any
+) -> int:
+    """Train as the recipe at `path` says; return the exit code.
+
+    Raises UsageError if neither the command line nor the recipe names images.
+    """
+    from tcae_cli.recipe.data import choose_images, with_images
+
+    images = choose_images(recipe, str(path), "train", data, os.environ)
+    if images is None:
+        raise UsageError(f"{path} names no images; name them with --data, or as data.train in the recipe")
+    # The recipe's images for validation belong to the ones that it trains on, and not to others.
+    validation = choose_images(recipe, str(path), "val", val, os.environ) if val or not data else None
+    options["out"] = options["out"] or Path("runs") / path.stem
+    request = TrainRequest(
+        recipe=with_images(recipe, images.uri, validation.uri if validation else None),
+        data=images.uri,
+        data_advice=images.advice,
+        val=validation.uri if validation else None,
+        val_advice=validation.advice if validation else "",
+        **options,
+    )
     from tcae_cli.jobs.train import train as job
 
     return run_job_on_gpus(job, request, gpus, as_json=as_json)

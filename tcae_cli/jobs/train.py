@@ -2,15 +2,15 @@
 
 import math
 import time
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 
 from tcae_cli.autoencoders.checkpoint import MODEL_FILE
-from tcae_cli.errors import SourceError, TcaeError, UsageError
+from tcae_cli.errors import NotFoundError, SourceError, TcaeError, UsageError
 from tcae_cli.features.inception import find_inception, load_inception
 from tcae_cli.recipe.load import dump_recipe
 from tcae_cli.recipe.schema import Recipe
@@ -137,7 +137,8 @@ def _prepare_folder(request: TrainRequest, progress: Progress) -> None:
     make_folder(run)
 
     if not is_stream(request.data):
-        source = open_source(request.data, run / "index", request.fields, progress)
+        with _advising(request.data_advice):
+            source = open_source(request.data, run / "index", request.fields, progress)
         if source.access != "row" and request.recipe.data.shuffle_buffer is None:
             progress.say(
                 f"{request.data} is read in order, so its images are shuffled in a buffer of {DEFAULT_BUFFER:,}; "
@@ -151,7 +152,19 @@ def _prepare_folder(request: TrainRequest, progress: Progress) -> None:
     elif request.val is None:
         raise UsageError(f"{request.data} is a stream, which cannot serve for validation; give images with --val")
     if request.val is not None:
-        open_source(request.val, run / "index-val", replace(request.fields, split=None), progress)
+        with _advising(request.val_advice):
+            open_source(request.val, run / "index-val", replace(request.fields, split=None), progress)
+
+
+@contextmanager
+def _advising(advice: str) -> Iterator[None]:
+    """Let the sentence that says why a source cannot be used end with how to name another one, where that is known."""
+    try:
+        yield
+    except (SourceError, NotFoundError) as error:
+        if not advice:
+            raise
+        raise type(error)(f"{error}; or {advice}") from error
 
 
 def _load_sources(request: TrainRequest) -> tuple[Source, Source]:

@@ -82,8 +82,10 @@ class ModelSpec(Section):
 
 
 class DataSpec(Section):
-    """How images are shuffled, and how an image becomes a view: short side resized, random crop, random flip."""
+    """Which images are used, how they are shuffled, and how one becomes a view: resized, random crop, random flip."""
 
+    train: str | None = None  # a source; ${VARIABLE} and ${VARIABLE:-default} are filled in; --data wins
+    val: str | None = None  # a source, as train; --val wins
     resize_min: Count = 256  # pixels, of the short side
     resize_max: Count = 384  # pixels
     flip: Share = 0.5  # probability

@@ -20,6 +20,8 @@ class TrainRequest:
     data: str
     out: Path
     val: str | None = None  # images to measure reconstructions on; some of the data
+    data_advice: str = ""  # how to name other data, for the end of a sentence that says why these cannot be used
+    val_advice: str = ""
     fields: SampleFields = NO_FIELDS  # of both; the split is that of the data
     resume: bool = False
     parent: str | None = None  # the model to finetune; none: from scratch

@@ -77,7 +77,7 @@ def start(request: TrainRequest, images: Source, device: torch.device, progress:
     autoencoder, parent, kept = _autoencoder(request, images, progress)
     state = _state(recipe, autoencoder.to(device), discriminator, device)
     source = request.data if is_stream(request.data) else images.fingerprint
-    identity = {**recipe.model_dump(mode="json", exclude={"train": _FREE}), "source": source}
+    identity = {**recipe.model_dump(mode="json", exclude={"train": _FREE, "data": {"train", "val"}}), "source": source}
     identity |= {"parent": parent.model_dump() if parent else None, "freeze_encoder": request.freeze_encoder}
     if request.resume:
         restore_state(request.out, state, identity)
