@@ -1,6 +1,7 @@
 """`tcae train` and `tcae finetune`: train a recipe's model on a source of images, and write a run folder."""
 
 import math
+import os
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
@@ -12,6 +13,7 @@ import torch.distributed as dist
 from tcae_cli.autoencoders.checkpoint import MODEL_FILE
 from tcae_cli.errors import NotFoundError, SourceError, TcaeError, UsageError
 from tcae_cli.features.inception import find_inception, load_inception
+from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.recipe.load import dump_recipe
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.reports.progress import Progress, Silent
@@ -20,7 +22,7 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, naming_the_batch_size
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.process_group import process_group
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.source import Source, find_kind, open_source
 from tcae_cli.tracking.log import MetricsLog, draw_curves
 from tcae_cli.training.collapse import CollapseWatch
 from tcae_cli.training.cost import peak_images_per_s
@@ -153,7 +155,14 @@ def _prepare_folder(request: TrainRequest, progress: Progress) -> None:
         raise UsageError(f"{request.data} is a stream, which cannot serve for validation; give images with --val")
     if request.val is not None:
         with _advising(request.val_advice):
-            open_source(request.val, run / "index-val", replace(request.fields, split=None), progress)
+            open_source(request.val, run / "index-val", _fields_of_val(request, request.val), progress)
+
+
+def _fields_of_val(request: TrainRequest, val: str) -> SampleFields:
+    """Return the fields of the images for validation: those of the data, if both are of one kind."""
+    if is_stream(request.data) or type(find_kind(val)) is not type(find_kind(request.data)):
+        return NO_FIELDS
+    return replace(request.fields, split=None)
 
 
 @contextmanager
@@ -203,9 +212,11 @@ def _streamed_files(request: TrainRequest, images: Source) -> Files | None:
         return Tars(request.data, expand_tars(request.data))
     if images.access != "row":
         return RowGroups(images, tuple(images.groups()))
-    if request.recipe.data.shuffle_buffer is not None:
-        return Tars(request.data, expand_tars(request.data))
-    return None
+    if request.recipe.data.shuffle_buffer is None:
+        return None
+    if images.containers and (request.fields.image or os.path.isdir(request.data)):
+        return RowGroups(images, tuple(images.groups()))  # which images there are in the tars, the index knows
+    return Tars(request.data, expand_tars(request.data))
 
 
 def _due(recipe: Recipe, step: int, every: int) -> bool:

@@ -152,6 +152,7 @@ def _index_and_send(
 
 def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tuple[Listing, SourceChanges]:
     """Return the rows of a previous index as they are now, then the new ones, and how they differ."""
+    _refuse_other_labels(previous, listing)
     class_names = tuple(dict.fromkeys((*previous.class_names, *listing.class_names)))
     listing = replace(listing, entries=_renumbered(listing, class_names), class_names=class_names)
     found = {entry.key: entry for entry in listing.entries}
@@ -179,6 +180,20 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
         vanished=vanished[:_NAMES_SHOWN],
     )
     return replace(listing, entries=[*entries, *found.values()]), changes
+
+
+def _refuse_other_labels(previous: Source, listing: Listing) -> None:
+    """Raise SourceError if labels were numbers and are names now, or the reverse: their numbers would mean two things."""
+    was_named = bool(previous.class_names)
+    was_labelled = was_named or bool((previous.labels(0, len(previous)) >= 0).any())
+    is_named = bool(listing.class_names)
+    is_labelled = is_named or any(entry.label >= 0 for entry in listing.entries)
+    if was_labelled and is_labelled and was_named != is_named:
+        before, now = ("names", "numbers") if was_named else ("numbers", "names")
+        raise SourceError(
+            f"{listing.uri}: labels were class {before} when it was first listed, and are {now} now; "
+            f"put them back, choose the column with --label, or encode into another store"
+        )
 
 
 def _places(containers: Sequence[Container]) -> Callable[[Entry], tuple[int, int, str]]:

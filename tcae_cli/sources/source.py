@@ -15,7 +15,7 @@ from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.announce import found_so_far, say_found
 from tcae_cli.sources.index import read_summary, write_index
 from tcae_cli.sources.listing import Entry, Listing, ignore
-from tcae_cli.sources.registry import KINDS, Access, Place, refuse_other_fields, source_words
+from tcae_cli.sources.registry import KINDS, Access, Place, SourceKind, refuse_other_fields, source_words
 
 
 def open_source(uri: str, index_dir: Path, fields: SampleFields = NO_FIELDS, progress: Progress = SILENT) -> "Source":
@@ -36,13 +36,7 @@ def scan(uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int]
     Raises NotFoundError if nothing is at `uri`, SourceError if it cannot be used, UsageError for a field that a source
     of this kind does not have.
     """
-    if uri.startswith("pipe:"):
-        raise SourceError(f"{uri} is a command, and images are read by position; give its tars as paths or URLs")
-    kind = next((kind for kind in (make() for make in KINDS.values()) if kind.recognises(uri)), None)
-    if kind is None and not os.path.exists(uri):
-        raise NotFoundError(f"{uri} does not exist; give {source_words()}")
-    if kind is None:
-        raise SourceError(f"{uri} is not a source of images; give {source_words()}")
+    kind = find_kind(uri)
     refuse_other_fields(uri, kind.words, fields, kind.fields)
     try:
         return kind.scan(uri, fields, on_progress)
@@ -55,6 +49,19 @@ def scan(uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int]
         if isinstance(error, FileNotFoundError):
             raise NotFoundError(f"{error.filename or uri} does not exist; correct {uri}") from error
         raise SourceError(f"{found}; check the name, your credentials and the network") from error
+
+
+def find_kind(uri: str) -> SourceKind:
+    """Return the kind of source that a name is of. Raises NotFoundError or SourceError if it is of none."""
+    if uri.startswith("pipe:"):
+        raise SourceError(f"{uri} is a command, and images are read by position; give its tars as paths or URLs")
+    for make in KINDS.values():
+        kind = make()
+        if kind.recognises(uri):
+            return kind
+    if not os.path.exists(uri):
+        raise NotFoundError(f"{uri} does not exist; give {source_words()}")
+    raise SourceError(f"{uri} is not a source of images; give {source_words()}")
 
 
 class Source:

@@ -175,3 +175,16 @@ def test_those_found_are_counted_as_they_are_found(make_folder, tmp_path):
     (tmp_path / "list.txt").write_text("".join(f"{number}.png\n" for number in range(250)))
     index_source(str(tmp_path / "list.txt"), tmp_path / "index", on_progress=counts.append)
     assert counts == [100, 200, 250]
+
+
+@pytest.mark.parametrize(("first", "second"), [(("0", "1"), ("cat", "dog")), (("cat", "dog"), ("0", "1"))])
+def test_labels_that_were_numbers_and_are_names_now_are_refused(index, make_folder, png, tmp_path, first, second):
+    make_folder({"a.png": png(), "b.png": png()})
+    table = tmp_path / "list.csv"
+    table.write_text(f"image,label\nphotos/a.png,{first[0]}\nphotos/b.png,{first[1]}\n")
+    index(table)
+    table.write_text(f"image,label\nphotos/a.png,{second[0]}\nphotos/b.png,{second[1]}\n")
+    with pytest.raises(
+        SourceError, match=r"list\.csv: labels were class n\w+ when it was first listed, and are n\w+ no"
+    ):
+        index(table, append=True)
