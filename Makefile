@@ -11,7 +11,7 @@ install: $(VENV)/.installed ## make .venv with tcae and its tools
 
 $(VENV)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[demo,dev]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 demo: install ## encode real photographs with the built-in model, decode them, show both

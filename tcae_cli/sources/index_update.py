@@ -183,7 +183,7 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
 
 
 def _refuse_other_labels(previous: Source, listing: Listing) -> None:
-    """Raise SourceError if labels were numbers and are names now, or the reverse: their numbers would mean two things."""
+    """Raise SourceError if labels were numbers and are names now, or the reverse, since each has numbers of its own."""
     was_named = bool(previous.class_names)
     was_labelled = was_named or bool((previous.labels(0, len(previous)) >= 0).any())
     is_named = bool(listing.class_names)
