@@ -14,10 +14,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from tcae_cli.errors import WeightsError
 from tcae_cli.features import fetch
+from tcae_cli.features.backbone import load_feature_network
 from tcae_cli.features.published import FILES
 from tcae_cli.features.weights import load_pretrained, weights_path
 from tcae_cli.reports.progress import Silent, listening
@@ -91,6 +93,15 @@ def test_what_another_tool_has_put_into_torchs_cache_is_used(weights_server: Wei
 
     assert found("inception") == folder / file
     assert weights_server.requests == []
+
+
+def test_a_network_of_a_loss_is_loaded_from_what_was_fetched(weights_server: WeightsServer, tmp_path):
+    network = torchvision.models.squeezenet1_1(weights=None)
+    torch.save(network.state_dict(), tmp_path / "weights.pth")
+    weights_server.publish("squeezenet1_1", (tmp_path / "weights.pth").read_bytes())
+
+    assert torch.equal(load_feature_network("squeezenet1_1").layers[0].weight, network.features[0].weight)
+    assert weights_server.requests == ["squeezenet1_1-b8a52dc0.pth"]
 
 
 def test_a_path_that_is_given_wins(weights_server: WeightsServer, folder, tmp_path):
