@@ -1,4 +1,4 @@
-"""Cuts the colour photographs that come with scikit-image into windows, for the demo and for an evaluation without --data.
+"""Cuts the colour photographs that come with scikit-image into windows, for whoever has no images at hand.
 
 `python -m tcae_cli.images.samples FOLDER` writes them as PNG, in one folder a photograph.
 """
