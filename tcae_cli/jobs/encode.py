@@ -13,7 +13,6 @@ from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.images.partition import shards_of_part, shards_of_rank
 from tcae_cli.jobs.encode_shards import EncodeRun, ShardsReport, encode_shards
 from tcae_cli.jobs.encode_source import open_store_source, publish_index
-from tcae_cli.jobs.quantisation import measure_quantisation
 from tcae_cli.reports.encode import EncodeReport, EncodeRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
@@ -130,6 +129,8 @@ def _make_ready(run: EncodeRun, settings: StoreSettings, folder: Folder, scratch
     else:
         spec = settings.new_store(identity, source.has_captions)
         if request.dtype == "int8":
+            from tcae_cli.jobs.quantisation import measure_quantisation  # here, since its metrics are slow to import
+
             spec = measure_quantisation(request, spec, source, run.device, progress)
     publish_index(folder, source.index_dir, index_folder(spec))
 
