@@ -42,7 +42,7 @@ NEEDS = re.compile(r"needs: .*\b(gpu|network|several machines)\b")
 RUN_BY = re.compile(r"run by: (test_\w+)")
 OPTIONS_OF_OTHERS = {
     *("--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint"),  # torchrun
-    *("--ntasks", "--num-samples", "--steps"),  # srun, recipes/downstream/train_dit.py, recipes/ablation.py
+    *("--ntasks", "--num-samples", "--steps", "--repo-type"),  # srun, train_dit.py, ablation.py, hf
 }
 MADE_EARLIER = {  # what a page may use that a reader has made before
     "out.zarr": "tcae encode-dataset ./imgs out.zarr",
