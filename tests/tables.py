@@ -35,10 +35,11 @@ def parquet(images: Sequence[bytes], labels: Sequence[int] = (), rows_per_group:
     return file.getvalue()
 
 
-def write_parquet(path: Path, columns: Mapping[str, object], rows_per_group: int = 2, **settings) -> Path:
+def write_parquet(path: Path, columns: Mapping[str, object] | pa.Table, rows_per_group: int = 2, **settings) -> Path:
     """Write a table in row groups."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(dict(columns)), path, row_group_size=rows_per_group, **settings)
+    written = columns if isinstance(columns, pa.Table) else pa.table(dict(columns))
+    pq.write_table(written, path, row_group_size=rows_per_group, **settings)
     return path
 
 

@@ -106,7 +106,7 @@ def _scan(root: str, name: str, fields: SampleFields) -> TableFile:
     columns = choose_columns(table.schema, fields, where)
     container = Container(name, groups=(Group(table.num_rows, ""),))
     sizes = None if columns.is_file_name else _sizes(table[columns.image])
-    return TableFile(container, columns, cells_in(table, columns, where), sizes)
+    return TableFile(container, columns, cells_in(table, columns, table.num_rows, where), sizes)
 
 
 def _read(path: str) -> pa.Table:
@@ -116,7 +116,7 @@ def _read(path: str) -> pa.Table:
             return pa.ipc.open_stream(file).read_all()
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise
+            raise OSError(error.errno, os.strerror(error.errno), path) from error
         reason = str(error).splitlines()[0].rstrip(".")
         raise SourceError(f"{path} is not an Arrow file, or is damaged ({reason}); copy it again") from error
 

@@ -3,7 +3,7 @@
 import os
 
 from tcae_cli.errors import ImageError
-from tcae_cli.runtime.remote import is_remote
+from tcae_cli.sources.locations import without_query
 from tcae_cli.sources.registry import Access, Located, Place
 
 
@@ -33,4 +33,4 @@ def too_short(located: Located, place: Place) -> ImageError:
 def shown_name(located: Located, place: Place) -> str:
     """Return the name of the container of an image, without the secret in the query of a signed URL."""
     name = located.containers[place.container].name
-    return os.path.basename(name.partition("?")[0] if is_remote(located.folder.uri) else name)
+    return os.path.basename(without_query(located.folder.uri, name))

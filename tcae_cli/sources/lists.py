@@ -21,7 +21,7 @@ from tcae_cli.sources.columns import (
 )
 from tcae_cli.sources.files import FileReader
 from tcae_cli.sources.listing import Entry, Listing, counted, ignore
-from tcae_cli.sources.locations import location_of, name_in, refuse_mixed, root_of, size_bytes_of
+from tcae_cli.sources.locations import location_of, name_in, refuse_mixed, root_of, size_bytes_of, without_query
 from tcae_cli.sources.metadata import parse_label, parse_text
 from tcae_cli.sources.records import RECORD_SUFFIXES, read_records
 from tcae_cli.sources.registry import Located, Reader
@@ -70,8 +70,7 @@ class ImageList:
             Entry(location[len(root) :], size_bytes_of(location), label, line.caption)
             for location, (line, label) in counted(named.items(), on_progress)
         ]
-        # The query of a signed URL holds a secret, so it is not part of the list's name.
-        shown = list_name.partition("?")[0] if is_remote(uri) else list_name
+        shown = without_query(uri, list_name)
         entries += [
             Entry(f"{shown}:{line.number}", 0, label, line.caption, problem="the line has no image")
             for line, label in labelled

@@ -36,6 +36,11 @@ def root_of(folder: str, locations: list[str]) -> str:
     return folder if all(location.startswith(folder) for location in locations) else common_root(locations)
 
 
+def without_query(root: str, name: str) -> str:
+    """Return the name of a file below a root without the query of a signed URL, which holds a secret."""
+    return name.partition("?")[0] if is_remote(root) else name
+
+
 def refuse_mixed(uri: str, locations: list[str]) -> None:
     """Raise SourceError if the names are of several protocols, or local in a remote list."""
     protocols = sorted(

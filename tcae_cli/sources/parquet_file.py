@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.sources.listing import Group
+from tcae_cli.sources.locations import without_query
 
 _BUFFER_BYTES = 1 << 20  # of a column as it is read; otherwise all of it would be in memory twice
 
@@ -28,8 +29,8 @@ class OpenParquet:
         read_ahead_bytes: as for Folder.open.
         Raises SourceError if it is not Parquet, or damaged, and OSError if it cannot be read.
         """
-        self.name = name
-        self.where = f"{folder.uri.rstrip('/')}/{name}"
+        self.name = without_query(folder.uri, name)
+        self.where = f"{folder.uri.rstrip('/')}/{self.name}"
         self._opened = ExitStack()
         weakref.finalize(self, self._opened.close)
         stream: Any = self._opened.enter_context(local.open("rb") if local else folder.open(name, read_ahead_bytes))

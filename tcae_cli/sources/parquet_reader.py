@@ -5,6 +5,7 @@ from itertools import accumulate
 from pathlib import Path
 
 from tcae_cli.errors import ImageError, SourceError
+from tcae_cli.sources.locations import without_query
 from tcae_cli.sources.parquet_file import OpenParquet
 from tcae_cli.sources.registry import Access, Located, Place
 from tcae_cli.sources.table_images import TableImages, unreadable
@@ -55,7 +56,7 @@ class GroupReader:
             self._opened = None
         container = self._located.containers[number]
         folder = self._located.folder
-        where = f"{folder.uri.rstrip('/')}/{container.name}"
+        where = f"{folder.uri.rstrip('/')}/{without_query(folder.uri, container.name)}"
         try:
             opened = OpenParquet(folder, container.name, self._local_copy(container.name))
         except OSError as error:

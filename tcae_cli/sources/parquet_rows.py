@@ -34,7 +34,9 @@ def _scan(folder: Folder, fields: SampleFields, name: str) -> TableFile:
         columns = choose_columns(opened.file.schema_arrow, fields, opened.where)
         groups = opened.groups(columns.image)
         table, problems = _small_columns(opened, columns, groups)
-    return TableFile(Container(name, groups=groups), columns, cells_in(table, columns, opened.where), problems=problems)
+    num_rows = sum(group.num_rows for group in groups)
+    cells = cells_in(table, columns, num_rows, opened.where)
+    return TableFile(Container(name, groups=groups), columns, cells, problems=problems)
 
 
 def _small_columns(opened: OpenParquet, columns: Columns, groups: Sequence[Group]) -> tuple[pa.Table, dict[int, str]]:

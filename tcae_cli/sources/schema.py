@@ -87,31 +87,33 @@ def choose_columns(schema: pa.Schema, fields: SampleFields, where: str) -> Colum
     )
 
 
-def cells_in(table: pa.Table, columns: Columns, where: str) -> Cells:
+def cells_in(table: pa.Table, columns: Columns, num_rows: int, where: str) -> Cells:
     """Return the cells of a table that has the columns.
 
+    num_rows: of the table, which does not know it where the images are its only column.
     Raises SourceError, naming `where`, for a label beyond the class names of the schema, and for a text that is not
     UTF-8.
     """
     try:
-        labels, texts = _labels_in(table, columns, where)
-        return Cells(_paths_in(table, columns), labels, texts, _captions_in(table, columns, where))
+        paths = _paths_in(table, columns) or [""] * num_rows
+        labels, texts = _labels_in(table, columns, where) if columns.label else (np.full(num_rows, -1), [])
+        captions = _captions_in(table, columns, where) or [""] * num_rows
+        return Cells(paths, labels, texts, captions)
     except UnicodeDecodeError as error:
         raise SourceError(f"{where} holds text that is not UTF-8 ({error.reason}); write it again") from error
 
 
 def _paths_in(table: pa.Table, columns: Columns) -> list[str]:
+    """Return the paths of the images; none if there is no column of them."""
     if columns.is_file_name:
         return [path or "" for path in table[columns.image].to_pylist()]
     if columns.has_paths:
         return [path or "" for path in pc.struct_field(_decoded(table[columns.image]), "path").to_pylist()]
-    return [""] * table.num_rows
+    return []
 
 
 def _labels_in(table: pa.Table, columns: Columns, where: str) -> tuple[np.ndarray, list[str]]:
-    """Return the labels and their texts as Cells has them."""
-    if columns.label is None:
-        return np.full(table.num_rows, -1), []
+    """Return the labels and their texts as Cells has them; there is a column of them."""
     cells = _decoded(table[columns.label])
     texts: list[str] = []
     if columns.is_class_name:
@@ -129,8 +131,9 @@ def _labels_in(table: pa.Table, columns: Columns, where: str) -> tuple[np.ndarra
 
 
 def _captions_in(table: pa.Table, columns: Columns, where: str) -> list[str]:
+    """Return the captions; none if there is no column of them."""
     if columns.caption is None:
-        return [""] * table.num_rows
+        return []
     return [caption_in(cell, where) for cell in table[columns.caption].to_pylist()]
 
 

@@ -9,10 +9,9 @@ from typing import NamedTuple
 import numpy as np
 
 from tcae_cli.errors import SourceError
-from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.columns import number_labels
 from tcae_cli.sources.listing import Container, Entry, Listing
-from tcae_cli.sources.locations import location_of, name_in, refuse_mixed, root_of, size_bytes_of
+from tcae_cli.sources.locations import location_of, name_in, refuse_mixed, root_of, size_bytes_of, without_query
 from tcae_cli.sources.schema import Cells, Columns
 
 NO_IMAGE = "the row has no image"
@@ -135,5 +134,4 @@ class TableRows:
         return f"{self._shown(file)}/{row:08d}"
 
     def _shown(self, file: TableFile) -> str:
-        """Return the name of a file; the query of a signed URL holds a secret, so it is not part of it."""
-        return file.container.name.partition("?")[0] if is_remote(self.root) else file.container.name
+        return without_query(self.root, file.container.name)

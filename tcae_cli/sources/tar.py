@@ -19,6 +19,7 @@ from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.compressed import Decompressed, FrontToBackReader, compression_of
 from tcae_cli.sources.files import FileReader
 from tcae_cli.sources.listing import Container, Entry, Listing, ignore, image_suffixes
+from tcae_cli.sources.locations import without_query
 from tcae_cli.sources.patterns import expand_pattern
 from tcae_cli.sources.registry import Located, Reader
 from tcae_cli.sources.tar_members import read_members
@@ -105,8 +106,7 @@ class _Scanned(NamedTuple):
 def _scan_tar(folder: Folder, image: str | None, on_image: Callable[[], None], tar: tuple[int, str]) -> _Scanned:
     """Return the rows of one tar, given as its number and name."""
     number, location = tar
-    # The query of a signed URL holds a secret, so it is not part of the tar's name.
-    name = location.partition("?")[0] if is_remote(folder.uri) else location
+    name = without_query(folder.uri, location)
     with folder.open(location) as file:
         compression = compression_of(file)
         members, loss = read_members(Decompressed(file, compression) if compression else file, name, on_image)

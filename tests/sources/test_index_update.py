@@ -10,6 +10,8 @@ from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source
 from tcae_cli.sources.source import Source
 
+from ..tables import save_arrow, with_paths, write_parquet
+
 NO_CHANGES = SourceChanges()
 
 
@@ -141,6 +143,58 @@ def test_a_tar_copied_again_in_whole_has_its_rows_back(index, make_tar, png, tmp
     mended, changes = index(tar)
     assert changes == NO_CHANGES and mended.fingerprint == broken.fingerprint
     assert mended.read(1) == png(seed=2)
+
+
+def test_files_and_row_groups_added_to_a_table_come_after_its_rows(index, tmp_path):
+    table = {"image": with_paths({"b.png": b"1", "c.png": b"2"}), "label": ["dog", "cat"]}
+    write_parquet(tmp_path / "1.parquet", table)
+    before, _ = index(tmp_path / "*.parquet")
+    grown = {"image": [*table["image"], *with_paths({"a.png": b"3"})], "label": [*table["label"], "ant"]}
+    write_parquet(tmp_path / "1.parquet", grown)
+    write_parquet(tmp_path / "0.parquet", {"image": [{"bytes": b"4", "path": None}], "label": ["dog"]})
+    after, changes = index(tmp_path / "*.parquet", append=True)
+    assert changes == SourceChanges(num_new=2, new=["0.parquet/00000000", "a.png"])
+    assert keys(after) == ["b.png", "c.png", "0.parquet/00000000", "a.png"]
+    assert [after.read(row) for row in range(4)] == [b"1", b"2", b"4", b"3"]
+    assert after.class_names == ("cat", "dog", "ant") and after.labels(0, 4).tolist() == [1, 0, 1, 2]
+    assert after.fingerprint != before.fingerprint
+
+    again, changes = index(tmp_path / "*.parquet")
+    assert changes == NO_CHANGES and again.fingerprint == after.fingerprint and keys(again) == keys(after)
+
+
+def test_a_row_group_that_changed_fails_its_rows_and_no_others(index, tmp_path):
+    images = {f"{row}.png": b"%d" % row for row in range(6)}
+    write_parquet(tmp_path / "t.parquet", {"image": with_paths(images)})
+    before, _ = index(tmp_path / "t.parquet")
+    write_parquet(tmp_path / "t.parquet", {"image": with_paths({**images, "2.png": b"another"})})
+    after, changes = index(tmp_path / "t.parquet", append=True)
+    assert changes.changed == [f"{row}.png (its row group has other sizes)" for row in (2, 3)] and changes.num_new == 0
+    found = [*after.read_many(range(6))]
+    assert [found[row] for row in (0, 1, 4, 5)] == [b"0", b"1", b"4", b"5"] and keys(after) == keys(before)
+    assert [str(found[row]) for row in (2, 3)] == ["has changed or moved in its file since it was first listed"] * 2
+
+
+def test_rows_that_vanished_from_a_table_or_moved_in_it_are_told(index, tmp_path):
+    images = {f"{row}.png": b"%d" % row for row in range(6)}
+    write_parquet(tmp_path / "t.parquet", {"image": with_paths(images)})
+    index(tmp_path / "t.parquet")
+    del images["2.png"]
+    write_parquet(tmp_path / "t.parquet", {"image": with_paths(images)})
+    after, changes = index(tmp_path / "t.parquet", append=True)
+    assert changes.vanished == ["2.png"] and changes.num_changed == 3
+    assert changes.changed[0] == "3.png (moved in its file)"
+    assert [after.read(row) for row in (0, 1)] == [b"0", b"1"]
+
+
+def test_rows_of_arrow_files_are_compared_by_size_and_place(index, tmp_path):
+    save_arrow(tmp_path / "saved", {"image": with_paths({"a.png": b"1", "b.png": b"2"})})
+    index(tmp_path / "saved")
+    save_arrow(tmp_path / "saved", {"image": with_paths({"a.png": b"1", "b.png": b"22", "c.png": b"3"})})
+    after, changes = index(tmp_path / "saved", append=True)
+    assert changes.changed == ["b.png (2 bytes, was 1)"] and changes.new == ["c.png"]
+    assert [str(found) for found in after.read_many(range(3))][1].startswith("has changed or moved")
+    assert after.read(0) == b"1" and after.read(2) == b"3"
 
 
 def test_labels_of_a_list_stay_the_numbers_they_are(index, tmp_path):
