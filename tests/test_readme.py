@@ -33,7 +33,7 @@ from tcae_cli.store.reader import LatentStore
 
 from .pictures import write_tar
 from .small_recipes import recipe
-from .tables import parquet, table
+from .tables import parquet, save_arrow, table, with_paths, write_parquet
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -96,9 +96,23 @@ def reader(photos, tmp_path_factory) -> Path:
     write_tar(folder / "photos.tar.gz", {f"{name}.jpg": data for name, data in jpegs.items()})
     masked = [(f"{name}.{end}", data) for name, data in jpegs.items() for end in ("jpg", "seg.png")]
     write_tar(folder / "masked.tar", masked)
+    _write_tables(folder, paths)
     (folder / "recipes").mkdir()
     (folder / "recipes" / "tiny.yaml").write_text(dump_recipe(recipe(steps=2)))
     return folder
+
+
+def _write_tables(folder: Path, paths: list[Path]) -> None:
+    """Write the images as Parquet and as the datasets library saves them, whole and in splits."""
+    for number in range(2):
+        mine = paths[number::2]
+        columns = {"species": [path.parent.name for path in mine], "text": [f"a {path.parent.name}" for path in mine]}
+        columns["photo"] = with_paths({path.relative_to(folder).as_posix(): path.read_bytes() for path in mine})
+        write_parquet(folder / "data" / f"train-0000{number}-of-00002.parquet", columns, rows_per_group=5)
+    images = with_paths({path.name: path.read_bytes() for path in paths[:8]})
+    for name in ("saved", "saved-splits/train", "saved-splits/test"):
+        save_arrow(folder / name, {"image": images})
+    (folder / "saved-splits" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
 
 
 @pytest.fixture

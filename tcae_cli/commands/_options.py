@@ -116,7 +116,7 @@ def sample_fields(command: Function) -> Function:
 
     added: Function = with_fields
     for name, words in (
-        ("split", "Split of a dataset on the Hugging Face Hub."),
+        ("split", "Split of a dataset on the Hugging Face Hub, or in a folder written by save_to_disk."),
         ("caption", "Column that holds the captions."),
         ("label", "Column that holds the labels."),
         (

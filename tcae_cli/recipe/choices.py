@@ -22,7 +22,7 @@ class SampleFields:
     image: str | None = None  # a column, or extensions of members of tars
     label: str | None = None  # a column
     caption: str | None = None  # a column
-    split: str | None = None  # of a dataset on the Hugging Face Hub
+    split: str | None = None  # of a dataset on the Hugging Face Hub, or saved from its library
 
 
 NO_FIELDS = SampleFields()
