@@ -87,5 +87,5 @@ def test_the_files_of_a_batch_outlive_the_worker_that_had_them(table, tmp_path, 
 def test_a_table_that_vanishes_ends_the_reading_in_a_sentence(table, tmp_path, num_workers):
     source = open_source(str(table), tmp_path / "index")
     table.unlink()
-    with pytest.raises(SourceError, match=r"photos\.parquet does not exist; put it back"):
+    with pytest.raises(SourceError, match=r"photos\.parquet no longer exists; put it back"):
         load(source, num_workers)
