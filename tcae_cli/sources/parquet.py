@@ -35,13 +35,7 @@ class ParquetFiles:
         A row group whose small columns cannot be read is so many rows with a problem.
         Raises NotFoundError if a file does not exist, SourceError if one is not Parquet or they do not fit together.
         """
-        if uri.startswith("hf://datasets/"):
-            from tcae_cli.runtime.hub import pin
-
-            found = expand_pattern(pin(uri))
-        else:
-            found = expand_pattern(uri)
-        return list_files(uri, found, fields, on_progress)
+        return list_files(uri, expand_pattern(uri), fields, on_progress)
 
 
 def is_parquet_name(name: str) -> bool:
@@ -50,7 +44,12 @@ def is_parquet_name(name: str) -> bool:
 
 
 def list_files(uri: str, files: FoundFiles, fields: SampleFields, on_progress: Callable[[int], None]) -> Listing:
-    """List the rows of Parquet files as ParquetFiles.scan does."""
+    """List the rows of Parquet files as ParquetFiles.scan does; those on the Hugging Face Hub at one commit."""
     from tcae_cli.sources.parquet_rows import list_parquet  # here, since other sources need no pyarrow
 
-    return list_parquet(uri, files.root, files.names, fields, on_progress)
+    root = files.root
+    if root.startswith("hf://datasets/"):
+        from tcae_cli.runtime.hub import pin
+
+        root = pin(root)
+    return list_parquet(uri, root, files.names, fields, on_progress)

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ class Columns:
 
     image: str
     is_file_name: bool  # the image is the path of a file, and not its bytes
-    has_paths: bool  # beside the bytes
+    has_paths: bool = field(compare=False)  # beside the bytes; files may differ in it
     label: str | None
     is_class_name: bool  # the label is a text, and not a number
     class_names: tuple[str, ...]  # of labels 0, 1, ...; () if the schema does not name them
@@ -63,7 +63,7 @@ def choose_columns(schema: pa.Schema, fields: SampleFields, where: str) -> Colum
     user named a column that is missing or of another type.
     """
     features = _features(schema)
-    kinds = {field.name: _plain(field.type) for field in schema}
+    kinds = {each.name: _plain(each.type) for each in schema}
     image = choose_image(fields.image, schema.names, _image_candidates(kinds, features), where)
     _refuse_other_type("image", image, kinds, lambda kind: _holds_images(kind) or _is_text(kind), where)
 
@@ -187,7 +187,7 @@ def _refuse_other_type(
 def _holds_images(kind: pa.DataType) -> bool:
     if not types.is_struct(kind):
         return _is_binary(kind)
-    of_fields = {field.name: field.type for field in kind}
+    of_fields = {each.name: each.type for each in kind}
     return _is_binary(of_fields.get("bytes", pa.null())) or _is_text(of_fields.get("path", pa.null()))
 
 

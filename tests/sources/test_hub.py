@@ -247,11 +247,12 @@ def test_a_source_is_read_at_its_commit_though_the_dataset_has_moved_on(hub: Hub
     assert source.read(0) == png(seed=1)
 
 
-def test_files_named_by_their_path_are_read_at_one_commit_too(hub: HubServer, png, tmp_path):
+@pytest.mark.parametrize("path", ["data/*.parquet", "data", "data/"])
+def test_files_named_by_their_path_are_read_at_one_commit_too(hub: HubServer, png, tmp_path, path):
     commit = hub.put(DATASET, {f"data/{name}.parquet": parquet([png(seed=ord(name))]) for name in "ab"})
-    source = open_source(f"{URI}/data/*.parquet", tmp_path / "index")
+    source = open_source(f"{URI}/{path}", tmp_path / "index")
     hub.put(DATASET, {"data/a.parquet": parquet([png(seed=9)])})
-    assert source.folder.uri == f"{URI}@{commit}/data" and source.uri == f"{URI}/data/*.parquet"
+    assert source.folder.uri == f"{URI}@{commit}/data" and source.uri == f"{URI}/{path}"
     assert [*source.read_many(range(2))] == [png(seed=ord("a")), png(seed=ord("b"))]
 
 

@@ -200,6 +200,20 @@ def test_labels_are_numbers_from_zero_or_names(write, opened, cells, numbers, na
     assert labels(opened()) == numbers and opened().class_names == names
 
 
+def test_files_may_differ_in_how_they_hold_the_bytes(write, opened):
+    write({"image": [b"1"]}, "0.parquet")
+    write({"image": with_paths({"a.png": b"2"})}, "1.parquet")
+    write({"image": [{"bytes": b"3"}]}, "2.parquet")
+    assert read(opened("*.parquet")) == [b"1", b"2", b"3"] and keys(opened("*.parquet"))[1] == "a.png"
+
+
+def test_a_file_without_rows_changes_nothing(write, opened):
+    write({"image": [b"1"], "label": ["cat"]}, "0.parquet")
+    write({"image": pa.array([], pa.binary()), "label": pa.array([], pa.string())}, "1.parquet")
+    write({"image": [b"2"], "label": ["ant"]}, "2.parquet")
+    assert read(opened("*.parquet")) == [b"1", b"2"] and labels(opened("*.parquet")) == [1, 0]
+
+
 def test_names_of_classes_are_numbered_over_all_files(write, opened):
     write({"image": [b"1", b"2"], "label": ["m", "z"]}, "0.parquet")
     write({"image": [b"3", b"4"], "label": ["a", "m"]}, "1.parquet")
