@@ -1,8 +1,8 @@
 """Opens Parquet files wherever they lie, and describes their row groups."""
 
 import weakref
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from tcae_cli.runtime.folder import Folder
 from tcae_cli.sources.listing import Group
 from tcae_cli.sources.locations import without_query
 
+_ROWS_OF_A_PIECE = 16
 _BUFFER_BYTES = 1 << 20  # of a column as it is read; otherwise all of it would be in memory twice
 
 
@@ -66,8 +67,20 @@ class OpenParquet:
 
     def read_group(self, number: int, columns: Sequence[str]) -> pa.Table:
         """Return columns of a row group. Raises ImageError if it is damaged, OSError if it cannot be read."""
-        try:
+        with self._reading(number):
             return self.file.read_row_group(number, columns=list(columns), use_threads=False)
+
+    def read_images(self, number: int, column: str) -> pa.ChunkedArray:
+        """Return the images of a row group; raises as read_group does."""
+        with self._reading(number):
+            # In one piece, Arrow would grow a buffer for all of them, and copy it as it grows.
+            pieces = self.file.iter_batches(_ROWS_OF_A_PIECE, row_groups=[number], columns=[column], use_threads=False)
+            return pa.chunked_array([piece.column(0) for piece in pieces])
+
+    @contextmanager
+    def _reading(self, number: int) -> Iterator[None]:
+        try:
+            yield
         except (pa.ArrowException, OSError) as error:
             raise_unless_damaged(error)
             raise ImageError("read", f"row group {number} of {self.name} is damaged ({first_line(error)})") from error

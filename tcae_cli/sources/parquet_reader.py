@@ -42,7 +42,7 @@ class GroupReader:
         self._kept = -1, -1
         opened = self._open(number)
         try:
-            self._images = TableImages(opened.read_group(group, [self._located.image_column]).column(0))
+            self._images = TableImages(opened.read_images(group, self._located.image_column))
         except (ImageError, OSError) as error:
             self._problem = str(error)
         self._kept = number, group

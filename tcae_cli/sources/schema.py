@@ -75,6 +75,11 @@ def choose_columns(schema: pa.Schema, fields: SampleFields, where: str) -> Colum
     caption = choose("caption", fields.caption, [*kinds], usual(texts, CAPTION_NAMES), where)
     _refuse_other_type("caption", caption, kinds, _holds_captions, where)
 
+    for name in (image, label, caption):
+        if schema.names.count(name) > 1:
+            raise SourceError(
+                f"{where} has {schema.names.count(name)} columns named {name}; rename them, or drop all but one"
+            )
     kind = _plain(schema.field(image).type)
     return Columns(
         image=image,

@@ -178,6 +178,12 @@ def test_columns_that_cannot_be_found_are_a_sentence(write, opened, columns, fie
         opened(**fields)
 
 
+def test_columns_of_one_name_are_refused(write, opened):
+    write(pa.table([pa.array([b"x"]), pa.array([1]), pa.array([2])], ["image", "label", "label"]))
+    with pytest.raises(SourceError, match=r"t\.parquet has 2 columns named label; rename them, or drop all but one$"):
+        opened()
+
+
 def test_the_user_chooses_columns(write, opened):
     columns = {"a": [b"x", b"y"], "b": [b"X", b"Y"], "label": [1, 2], "kind": ["p", "q"], "text": ["t"] * 2}
     write({**columns, "alt": ["u", "v"]})
@@ -347,11 +353,11 @@ def test_a_row_group_is_read_once_for_all_its_rows_and_one_is_kept(write, opened
     images = [np.random.default_rng(row).bytes(1 << 20) for row in range(16)]
     write({"image": images}, rows_per_group=4)
     groups: list[int] = []
-    read_group = OpenParquet.read_group
+    read_images = OpenParquet.read_images
     monkeypatch.setattr(
         OpenParquet,
-        "read_group",
-        lambda file, number, columns: groups.append(number) or read_group(file, number, columns),
+        "read_images",
+        lambda file, number, column: groups.append(number) or read_images(file, number, column),
     )
     source = opened()
     groups.clear()
@@ -378,11 +384,11 @@ def test_a_damaged_row_group_fails_its_rows_and_is_tried_once(write, opened, mon
     damage(path, column=0)
     source = opened()
     groups: list[int] = []
-    read_group = OpenParquet.read_group
+    read_images = OpenParquet.read_images
     monkeypatch.setattr(
         OpenParquet,
-        "read_group",
-        lambda file, number, columns: groups.append(number) or read_group(file, number, columns),
+        "read_images",
+        lambda file, number, column: groups.append(number) or read_images(file, number, column),
     )
     found = read(source)
     assert [found[row] for row in (0, 1, 4)] == [b"one", b"two", b"five"] and groups == [0, 1, 2]
