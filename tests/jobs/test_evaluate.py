@@ -26,7 +26,9 @@ from tcae_cli.reports.evaluation import EvalReport, EvalRequest
 from tcae_cli.reports.progress import Silent
 
 from ..conftest import save_small_model
+from ..pictures import write_tar
 from ..seeded_networks import SeededInception
+from ..tables import parquet
 
 SIZE = 64
 SEEDED_TCAE = Path(__file__).parents[1] / "seeded_networks.py"
@@ -90,6 +92,20 @@ def test_psnr_and_ssim_are_scikit_images_means_over_images_after_a_uint8_round_t
     assert found["psnr"] == pytest.approx(np.mean([peak_signal_noise_ratio(a, b) for a, b in pairs]), abs=1e-4)
     similarities = [structural_similarity(a, b, channel_axis=2, data_range=255, **gaussian) for a, b in pairs]
     assert found["ssim"] == pytest.approx(np.mean(similarities), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["parquet", "tar.gz"])
+def test_tables_and_compressed_tars_give_the_figures_of_their_folder(photos, small_checkpoint, tmp_path, kind):
+    pictures = {f"{path.parent.name}-{path.name}": path.read_bytes() for path in sorted(photos.rglob("*.jpg"))}
+    source = tmp_path / f"photos.{kind}"
+    if kind == "parquet":
+        source.write_bytes(parquet(list(pictures.values()), rows_per_group=5))
+    else:
+        write_tar(source, pictures)
+    expected = values(measured("psnr", "ssim", data=photos, models=(str(small_checkpoint),)))
+    for num_workers in (0, 2):
+        found = measured("psnr", "ssim", data=source, models=(str(small_checkpoint),), num_workers=num_workers)
+        assert values(found) == pytest.approx(expected, rel=1e-6)
 
 
 def test_rfid_is_between_the_crops_and_their_reconstructions(photos, small_checkpoint, inception):
