@@ -116,7 +116,7 @@ def _find(folder: Folder, uri: str) -> Iterator[_File]:
     if uri.startswith(("http://", "https://")):
         raise SourceError(
             f"{uri} is a folder, and folders cannot be listed over http; "
-            f"give its tars as a pattern ending in .tar, or an image list ending in .txt, .csv, .tsv or .jsonl"
+            f"give its tars or Parquet files as a pattern, or an image list ending in .txt, .csv, .tsv or .jsonl"
         )
     is_empty = True
     for name, size_bytes in folder.sizes().items():
@@ -125,7 +125,7 @@ def _find(folder: Folder, uri: str) -> Iterator[_File]:
             yield _File(name, size_bytes)
     if is_empty:
         raise NotFoundError(
-            f"{uri} does not exist, or holds nothing; give a folder that holds images, tar shards or an image list"
+            f"{uri} does not exist, or holds nothing; give a folder that holds images, tars or Parquet files"
         )
 
 

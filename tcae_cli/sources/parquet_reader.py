@@ -3,6 +3,7 @@
 from bisect import bisect
 from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 
 from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.sources.locations import without_query
@@ -24,8 +25,15 @@ class GroupReader:
         self._kept = -1, -1  # the numbers of a file and of its row group that was read last
         self._images: TableImages | None = None  # of that row group
         self._problem = ""  # why that row group cannot be read; "": it can
+        self._lock = Lock()
 
     def read(self, place: Place) -> bytes:
+        with (
+            self._lock
+        ):  # reconstructions are read by several threads, and a thread that reads ahead may not have ended
+            return self._read(place)
+
+    def _read(self, place: Place) -> bytes:
         ends = self._ends[place.container]
         group = bisect(ends, place.offset)
         if self._kept != (place.container, group):

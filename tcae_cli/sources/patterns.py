@@ -10,7 +10,7 @@ from braceexpand import braceexpand
 
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
 from tcae_cli.runtime.folder import common_root, open_to_read
-from tcae_cli.runtime.remote import is_remote
+from tcae_cli.runtime.remote import is_remote, suffix_of
 
 _LOCAL_WILDCARD = re.compile(r"[*?\[]")
 _REMOTE_WILDCARD = re.compile(r"\*")  # a query begins with "?", and names of objects may hold "["
@@ -39,16 +39,21 @@ def expand_pattern(uri: str) -> FoundFiles:
     try:
         patterns = [uri] if Path(uri).exists() else list(braceexpand(uri))
     except ValueError as error:
-        raise UsageError(f"{uri} is not a pattern of tars ({error}); write it as shards/{{000..127}}.tar") from error
+        raise UsageError(f"{uri} is not a pattern ({error}); write it as {_example(uri)}") from error
     if not is_remote(uri):
         patterns = [os.path.abspath(pattern) for pattern in patterns]
     root = common_root([_before_wildcards(pattern) for pattern in patterns])
     locations = [location for pattern in patterns for location in _matching(pattern)]
     missing = [] if is_remote(uri) else [path for path in locations if not os.path.isfile(path)]
     if missing:
-        of_them = f"; {len(missing)} of its {len(locations)} tars do not exist" if len(locations) > 1 else ""
+        of_them = f"; {len(missing)} of its {len(locations)} files do not exist" if len(locations) > 1 else ""
         raise NotFoundError(f"{missing[0]} does not exist{of_them}; correct {uri}")
     return FoundFiles(root, [location.removeprefix(root) for location in locations])
+
+
+def _example(uri: str) -> str:
+    """Return a pattern of files of the same kind, for a message."""
+    return f"shards/{{000..127}}{suffix_of(uri)}"
 
 
 def _wildcard_in(pattern: str) -> re.Match[str] | None:
@@ -79,7 +84,7 @@ def _matching(pattern: str) -> list[str]:
 def _matching_remote(pattern: str) -> list[str]:
     if pattern.startswith(("http://", "https://")):
         raise SourceError(
-            f"{pattern} is a glob, and folders cannot be listed over http; write it as shards/{{000..127}}.tar"
+            f"{pattern} is a glob, and folders cannot be listed over http; write it as {_example(pattern)}"
         )
     root = common_root([_before_wildcards(pattern)])
     pieces = re.split(r"(\*\*/|\*)", pattern.removeprefix(root))

@@ -3,7 +3,7 @@
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +16,7 @@ from tcae_cli.sources.schema import Cells, Columns
 
 NO_IMAGE = "the row has no image"
 
-_DIFFERING = {
+_DIFFERING = {  # what all files have to have in common, by its name in Columns, with the words for a message
     "image": "image column",
     "is_file_name": "type of image column",
     "label": "label column",
@@ -48,12 +48,11 @@ class TableRows:
     def add(self, file: TableFile) -> None:
         """Add the rows of a file. Raises SourceError if its columns are not those of the files before it."""
         first = self.files[0] if self.files else file
-        for each in fields(Columns):
-            if each.compare and getattr(file.columns, each.name) != getattr(first.columns, each.name):
+        for name, words in _DIFFERING.items():
+            if getattr(file.columns, name) != getattr(first.columns, name):
                 raise SourceError(
-                    f"{self.uri}: {self._shown(file)} and {self._shown(first)} differ in their "
-                    f"{_DIFFERING[each.name]}; encode them separately, or choose columns that both have with --image, "
-                    f"--label and --caption"
+                    f"{self.uri}: {self._shown(file)} and {self._shown(first)} differ in their {words}; encode them "
+                    f"separately, or choose columns that both have with --image, --label and --caption"
                 )
         self.files.append(file)
         self.num_rows += len(file.cells.paths)

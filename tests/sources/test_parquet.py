@@ -4,7 +4,9 @@ import errno
 import io
 import json
 import os
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -301,6 +303,12 @@ def test_files_that_do_not_go_together_are_named(write, opened, other, words):
         opened("*.parquet")
 
 
+def test_files_with_and_without_paths_beside_the_bytes_go_together(write, opened):
+    write({"image": with_paths({"x.png": b"1"})}, "a.parquet")
+    write({"image": [b"2"]}, "b.parquet")
+    assert keys(opened("*.parquet")) == ["x.png", "b.parquet/00000000"] and read(opened("*.parquet")) == [b"1", b"2"]
+
+
 def test_images_may_be_files_beside_the_table(write, opened, tmp_path, png):
     for number, name in enumerate(("data/images/a.png", "data/b.png", "c.png")):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -368,6 +376,22 @@ def test_a_row_group_is_read_once_for_all_its_rows_and_one_is_kept(write, opened
     assert list(source.read_many([15, 0, 14, 1])) == [images[row] for row in (15, 0, 14, 1)]
     assert groups == [0, 1, 2, 3, 0, 3]
     assert [[*rows] for rows in source.groups()][:2] == [[0, 1, 2, 3], [4, 5, 6, 7]]
+
+
+def test_threads_that_ask_for_rows_of_several_groups_get_their_own(write, opened, monkeypatch):
+    images = [b"%d" % row for row in range(20)]
+    write({"image": images})
+    source = opened()
+    read_group = OpenParquet.read_group
+
+    def read_slowly(file: OpenParquet, number: int, columns: list[str]) -> pa.Table:
+        time.sleep(0.001)
+        return read_group(file, number, columns)
+
+    monkeypatch.setattr(OpenParquet, "read_group", read_slowly)
+    rows = np.random.default_rng(0).integers(len(images), size=200).tolist()
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(source.read, rows)) == [images[row] for row in rows]
 
 
 def damage(path: Path, column: int, group: int = 1) -> None:
@@ -470,6 +494,11 @@ def test_rows_are_counted_file_by_file(write, tmp_path):
 def test_files_that_do_not_exist_are_named(opened, name):
     with pytest.raises(NotFoundError, match=r"gone.*\.parquet (does not exist|matches no file); "):
         opened(name)
+
+
+def test_a_pattern_that_is_none_is_explained_by_one_of_the_same_kind(opened):
+    with pytest.raises(UsageError, match=r"is not a pattern \(.*\); write it as shards/\{000\.\.127\}\.parquet"):
+        opened("t-{0..2.parquet")
 
 
 @pytest.fixture

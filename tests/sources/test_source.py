@@ -176,7 +176,7 @@ def test_the_fingerprint_sees_another_name_and_another_size(make_folder: MakeFol
         (
             "http://host/photos/",
             SourceError,
-            "folders cannot be listed over http; give its tars as a pattern ending in",
+            "folders cannot be listed over http; give its tars or Parquet files as a pattern, or an image list",
         ),
         ("pipe:cat 0.tar", SourceError, "pipe:cat 0.tar is a command, and images are read by position; give its tars"),
         (

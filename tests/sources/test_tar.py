@@ -143,14 +143,14 @@ def test_a_tar_named_twice_is_refused(make_tar, png, tmp_path):
 
 def test_missing_tars_are_counted(make_tar, png, tmp_path):
     make_tar("s-1.tar", {"a.png": png()})
-    with pytest.raises(NotFoundError, match=r"s-0\.tar does not exist; 2 of its 3 tars do not exist; correct"):
+    with pytest.raises(NotFoundError, match=r"s-0\.tar does not exist; 2 of its 3 files do not exist; correct"):
         opened(tmp_path, "s-{0..2}.tar")
     with pytest.raises(NotFoundError, match=r"s-7\.tar does not exist; correct"):
         opened(tmp_path, "s-7.tar")
 
 
 def test_a_pattern_that_is_none_is_explained(tmp_path):
-    with pytest.raises(UsageError, match=r"is not a pattern of tars .*; write it as shards/\{000\.\.127\}\.tar"):
+    with pytest.raises(UsageError, match=r"is not a pattern \(.*\); write it as shards/\{000\.\.127\}\.tar"):
         opened(tmp_path, "s-{0..2.tar")
 
 
