@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from tcae_cli.autoencoders.families import ModelCard
 from tcae_cli.errors import CheckpointError, NotFoundError
+from tcae_cli.runtime.hub_models import fetch_model_file
 
 _PREFIX = "diffusers:"
 _CONFIG, _WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
@@ -197,7 +197,7 @@ def _find_file(name: str, *files: str) -> tuple[str, Path] | None:
     unreachable = None
     for file in files:
         try:
-            return file, Path(hf_hub_download(repository, file, revision=revision or None))
+            return file, fetch_model_file(repository, file, revision or None)
         except LocalEntryNotFoundError as error:  # not in the cache, and the Hub cannot be asked
             unreachable = error
         except EntryNotFoundError:

@@ -14,6 +14,7 @@ from tcae_cli.model.identity import ENCODER_PARTS
 from tcae_cli.model.layers import PositionEmbedding
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import ModelSpec
+from tcae_cli.runtime.hub_models import fetch_model_file
 
 BUILTIN = Path(__file__).parents[1] / "builtin"
 
@@ -115,7 +116,7 @@ def _fetch(name: str) -> Path:
     """Return where the Hub's client keeps the model's file, fetched if need be."""
     repository, _, revision = name.removeprefix("hf://").partition("@")
     try:
-        return Path(huggingface_hub.hf_hub_download(repository, MODEL_FILE, revision=revision or None))
+        return fetch_model_file(repository, MODEL_FILE, revision or None)
     except (huggingface_hub.errors.HfHubHTTPError, huggingface_hub.errors.HFValidationError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise NotFoundError(

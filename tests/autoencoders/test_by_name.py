@@ -186,9 +186,9 @@ def test_a_revision_is_asked_for(saved, monkeypatch):
         asked.append((repository, file, revision))
         if not (saved / "kl" / file).is_file():
             raise LocalEntryNotFoundError(file)
-        return str(saved / "kl" / file)
+        return saved / "kl" / file
 
-    monkeypatch.setattr("tcae_cli.autoencoders.diffusers.hf_hub_download", fetch)
+    monkeypatch.setattr("tcae_cli.autoencoders.diffusers.fetch_model_file", fetch)
     read_card("diffusers:someone/something@v2")
     assert asked == [
         ("someone/something", "vae/config.json", "v2"),
@@ -230,9 +230,9 @@ def test_a_repository_with_bin_weights_alone_is_refused(copy, monkeypatch):
     def fetch(repository, file, revision):
         if file != "config.json":
             raise huggingface_hub.errors.EntryNotFoundError(file)
-        return str(copy / file)
+        return copy / file
 
-    monkeypatch.setattr("tcae_cli.autoencoders.diffusers.hf_hub_download", fetch)
+    monkeypatch.setattr("tcae_cli.autoencoders.diffusers.fetch_model_file", fetch)
     with pytest.raises(CheckpointError, match=f"someone/something holds no {WEIGHTS}; .* unpickling"):
         read_card("diffusers:someone/something")
 

@@ -69,6 +69,22 @@ def test_a_model_on_the_hub_that_cannot_be_fetched_says_so(monkeypatch):
         read_header("hf://nobody/nothing@v1")
 
 
+def test_a_hub_that_does_not_answer_is_a_sentence_and_is_asked_once(monkeypatch):
+    asked = []
+
+    def ask(url, timeout):
+        asked.append(timeout)
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", ask)
+    monkeypatch.setattr("tcae_cli.runtime.hub_models._silent_until", 0.0)
+    for _ in range(2):
+        with pytest.raises(NotFoundError, match=r"fetched \(the Hub does not answer, and the file is not in the cache"):
+            read_header("hf://nobody/nothing")
+    assert len(asked) == 1 and asked[0] < 10
+
+
 def spec_of(name, **changes) -> ModelSpec:
     return ModelSpec.model_validate(read_header(str(name)).spec.model_dump() | changes)
 
