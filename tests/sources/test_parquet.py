@@ -383,12 +383,16 @@ def test_threads_that_ask_for_rows_of_several_groups_get_their_own(write, opened
     write({"image": images})
     source = opened()
     read_group = OpenParquet.read_group
+    reading: list[int] = []
 
-    def read_slowly(file: OpenParquet, number: int, columns: list[str]) -> pa.Table:
+    def alone(file: OpenParquet, number: int, columns: list[str]) -> pa.Table:
+        reading.append(number)
         time.sleep(0.001)
+        assert reading == [number]
+        reading.clear()
         return read_group(file, number, columns)
 
-    monkeypatch.setattr(OpenParquet, "read_group", read_slowly)
+    monkeypatch.setattr(OpenParquet, "read_group", alone)
     rows = np.random.default_rng(0).integers(len(images), size=200).tolist()
     with ThreadPoolExecutor(8) as threads:
         assert list(threads.map(source.read, rows)) == [images[row] for row in rows]
