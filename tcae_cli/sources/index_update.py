@@ -59,7 +59,8 @@ def index_source(
 ) -> SourceChanges:
     """Scan a source, write its index into `index_dir`, and return how it differs from its previous index.
 
-    Rows of the previous index keep their numbers, by key, size and place in a tar or table. With append, new ones come
+    Rows of the previous index keep their numbers, by key, size and place in a tar or table, and their labels and
+    captions, some of which may have been stored; a remark says how many are others now. With append, new ones come
     after them, new classes too, and a sample that changed or vanished keeps its old entry; without, a source that
     differs gets the index of the plain scan. Without a previous index nothing counts as new.
     fields, on_progress: as scan's.
@@ -161,6 +162,7 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
     entries: list[Entry] = []
     changed: list[str] = []
     vanished: list[str] = []
+    described_anew: list[str] = []
     for row, old in enumerate(previous.entries()):
         now = found.pop(old.key, None)
         if now is None:
@@ -170,7 +172,10 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
             changed.append(f"{_shown(now.key)} ({_how_changed(old, now)})")
             entries.append(_out_of_reach(old, _CHANGED))
         else:
-            entries.append(now)
+            kept = now if row in retried else _as_first_listed(old, now)
+            if kept != now:
+                described_anew.append(_shown(now.key))
+            entries.append(kept)
     changes = SourceChanges(
         num_new=len(found),
         num_changed=len(changed),
@@ -179,7 +184,8 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
         changed=changed[:_NAMES_SHOWN],
         vanished=vanished[:_NAMES_SHOWN],
     )
-    return replace(listing, entries=[*entries, *found.values()]), changes
+    remarks = (*listing.remarks, *_remarks(listing.uri, described_anew))
+    return replace(listing, entries=[*entries, *found.values()], remarks=remarks), changes
 
 
 def _refuse_other_labels(previous: Source, listing: Listing) -> None:
@@ -194,6 +200,22 @@ def _refuse_other_labels(previous: Source, listing: Listing) -> None:
             f"{listing.uri}: labels were class {before} when it was first listed, and are {now} now; "
             f"put them back, choose the column with --label, or encode into another store"
         )
+
+
+def _as_first_listed(old: Entry, now: Entry) -> Entry:
+    """Return an entry with the label and the caption that its row has had, unless the row had a problem."""
+    is_same = now.label == old.label and now.caption.encode(errors="replace") == old.caption.encode()  # as in an index
+    return now if is_same or old.problem else now._replace(label=old.label, caption=old.caption)
+
+
+def _remarks(uri: str, described_anew: Sequence[str]) -> list[str]:
+    """Return a sentence on the rows that have another label or caption now; none if there are none."""
+    if not described_anew:
+        return []
+    return [
+        f"{uri}: {len(described_anew):,} images have another label or caption than when they were first listed, the "
+        f"first of them {described_anew[0]}; their rows keep those; encode into another store to have the new ones"
+    ]
 
 
 def _places(containers: Sequence[Container]) -> Callable[[Entry], tuple[int, int, str]]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import pairwise
 from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 
@@ -141,15 +142,18 @@ class Source:
 
     def groups(self) -> list[range]:
         """Return runs of rows that are best read together and in order: row groups of a table, the rows of a tar."""
-        ends = [np.cumsum([group.num_rows for group in container.groups]) for container in self.containers]
-        numbers = np.array(self._containers, np.int64)
-        within = np.array(self._offsets)
-        of_group = np.zeros(len(self), np.int64)
-        for container, bounds in enumerate(ends):
-            chosen = numbers == container
-            of_group[chosen] = np.searchsorted(bounds, within[chosen], side="right") if len(bounds) else 0
-        starts = np.flatnonzero(np.diff(numbers, prepend=-2) | np.diff(of_group, prepend=-1)).tolist()
-        return [range(start, stop) for start, stop in zip(starts, [*starts[1:], len(self)], strict=True)]
+        changes = np.flatnonzero(np.diff(self._containers)) + 1
+        found = []
+        for start, stop in pairwise([0, *changes.tolist(), len(self)]):  # the rows of a container
+            number = self._containers[start]
+            groups = self.containers[number].groups if number >= 0 else ()
+            ends = np.cumsum([group.num_rows for group in groups])
+            of_group = (
+                np.searchsorted(ends, self._offsets[start:stop], side="right") if groups else np.zeros(stop - start)
+            )
+            bounds = [start, *(np.flatnonzero(np.diff(of_group)) + start + 1).tolist(), stop]
+            found += [range(*bound) for bound in pairwise(bounds)]
+        return found
 
     def read(self, row: int) -> bytes:
         """Read the bytes of a sample's file as they are now.

@@ -205,6 +205,26 @@ def test_labels_of_a_list_stay_the_numbers_they_are(index, tmp_path):
     assert keys(source) == ["b.png", "a.png"] and source.labels(0, 2).tolist() == [4, 2] and changes.num_new == 1
 
 
+@pytest.mark.parametrize("append", [False, True])
+def test_rows_keep_the_labels_and_captions_that_they_were_first_listed_with(index, tmp_path, append):
+    table = tmp_path / "list.csv"
+    table.write_text("image,label,text\na.png,1,one\nb.png,2,two\nc.png,,\n")
+    index(table)
+    table.write_text("image,label,text\na.png,1,one\nb.png,3,two\nc.png,4,three\n" + "d.png,5,four\n" * append)
+    source, changes = index(table, append)
+    assert source.labels(0, 4).tolist() == [1, 2, -1, 5][: len(source)] and changes.num_changed == 0
+    assert [source.caption(row) for row in range(3)] == ["one", "two", ""]
+    [remark] = source.remarks
+    assert remark.startswith(f"{table}: 2 images have another label or caption than when they were first listed, the ")
+    assert "first of them b.png; their rows keep those; encode into another store" in remark
+
+
+def test_a_row_whose_label_could_not_be_used_has_it_once_that_is_put_right(index, make_tar, png):
+    index(make_tar("t.tar", {"a.png": png(), "a.cls": b"x"}))
+    source, changes = index(make_tar("t.tar", {"a.png": png(), "a.cls": b"3"}))
+    assert source.label(0) == 3 and source.remarks == () and changes == NO_CHANGES
+
+
 def test_names_of_no_encoding_are_told_escaped(index, make_folder):
     folder = make_folder({"a.png": b""})
     index(folder)
