@@ -21,6 +21,7 @@ from tcae_cli.store.codecs.registry import CODECS
             "Encode tar shards on 8 GPUs, with the mirrored images too",
             'tcae encode-dataset "shards/{000..127}.tar" latents.zarr --model runs/mine --gpus 8 --flip',
         ),
+        ("Encode a dataset of the Hugging Face Hub", 'tcae encode-dataset "hf://datasets/org/name#train" latents.zarr'),
         ("Add the images that are new since then", "tcae encode-dataset photos latents.zarr --append"),
     ],
 )
@@ -107,7 +108,8 @@ from tcae_cli.store.codecs.registry import CODECS
 def encode_dataset(gpus: Gpus, as_json: bool, **options: Any) -> int:
     """Encode SOURCE into the Zarr store STORE; repeat the command to resume where it stopped.
 
-    SOURCE is a folder of images, tar shards like "shards/{000..127}.tar", or a text file with an image on each line;
+    SOURCE is a folder of images, tar shards like "shards/{000..127}.tar", Parquet files, a list (.txt, .csv, .tsv,
+    .jsonl), a folder written by save_to_disk, or a dataset of the Hugging Face Hub like "hf://datasets/org/name#train";
     it may be local, or at s3://, gs://, hf:// or https://. STORE is a local path, or at s3:// or gs://.
     """
     request = EncodeRequest(**options)
