@@ -18,10 +18,9 @@ from tcae_cli.store.codecs.registry import CODECS
     examples=[
         ("Encode a folder of images with the built-in model", "tcae encode-dataset photos latents.zarr"),
         (
-            "Encode tar shards on 8 GPUs, with the mirrored images too",
-            'tcae encode-dataset "shards/{000..127}.tar" latents.zarr --model runs/mine --gpus 8 --flip',
+            "Encode a dataset of the Hugging Face Hub on 8 GPUs, with the mirrored images too",
+            'tcae encode-dataset "hf://datasets/org/name#train" latents.zarr --model runs/mine --gpus 8 --flip',
         ),
-        ("Encode a dataset of the Hugging Face Hub", 'tcae encode-dataset "hf://datasets/org/name#train" latents.zarr'),
         ("Add the images that are new since then", "tcae encode-dataset photos latents.zarr --append"),
     ],
 )
