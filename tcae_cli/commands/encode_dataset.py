@@ -18,7 +18,7 @@ from tcae_cli.store.codecs.registry import CODECS
     examples=[
         ("Encode a folder of images with the built-in model", "tcae encode-dataset photos latents.zarr"),
         (
-            "Encode a dataset of the Hugging Face Hub on 8 GPUs, with the mirrored images too",
+            "Encode a dataset of the Hugging Face Hub on 8 GPUs, mirrored too",
             'tcae encode-dataset "hf://datasets/org/name#train" latents.zarr --model runs/mine --gpus 8 --flip',
         ),
         ("Add the images that are new since then", "tcae encode-dataset photos latents.zarr --append"),
