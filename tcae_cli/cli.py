@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import traceback
 from importlib import import_module
 from typing import Any
@@ -65,7 +66,15 @@ def tcae(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong use, 3 too many failed samples, 130 interrupted."""
-    sys.exit(_run(sys.argv[1:]))
+    exit_code = _run(sys.argv[1:])
+    others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+    if exit_code and not all(thread.daemon for thread in others):
+        # A thread is in the middle of a read that nobody wants any more, and Python would wait for it: a file of the
+        # Hugging Face Hub takes minutes to fetch.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+    sys.exit(exit_code)
 
 
 def _run(arguments: list[str]) -> int:

@@ -173,6 +173,25 @@ def test_debug_shows_the_traceback_wherever_it_stands(tcae, tmp_path):
         assert code == 2 and "Traceback" in stderr and "NotFoundError" in stderr
 
 
+@pytest.mark.parametrize(("error", "exit_code"), [("KeyboardInterrupt", 130), ("SourceError('gone')", 1)])
+def test_a_command_that_stops_does_not_wait_for_what_is_read_ahead(error, exit_code):
+    script = f"""
+import time
+from tcae_cli import cli
+from tcae_cli.errors import SourceError
+from tcae_cli.runtime.threads import in_threads
+
+def stop(*_, **__):
+    for _ in in_threads(lambda seconds: time.sleep(seconds), [0, 600, 600], most=2, num_threads=1):
+        raise {error}
+
+cli.tcae.main = stop
+cli.main()
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert run.returncode == exit_code and len(run.stderr.strip().splitlines()) == 1
+
+
 def test_a_store_may_be_named_by_json(tcae, photos, tmp_path, small_checkpoint):
     options = ["--model", small_checkpoint, "--device", "cpu", "--workers", 0, "--json"]
     code, stdout, _ = tcae("encode-dataset", photos, tmp_path / "out.zarr", *options)

@@ -22,6 +22,7 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, naming_the_batch_size
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.process_group import process_group
+from tcae_cli.sources.registry import refuse_other_fields
 from tcae_cli.sources.source import Source, find_kind, open_source
 from tcae_cli.tracking.log import MetricsLog, draw_curves
 from tcae_cli.training.collapse import CollapseWatch
@@ -151,8 +152,10 @@ def _prepare_folder(request: TrainRequest, progress: Progress) -> None:
                 f"{request.data} has {len(source)} images, fewer than train.batch_size "
                 f"{request.recipe.train.batch_size}; use more images, or --set train.batch_size={len(source)}"
             )
-    elif request.val is None:
-        raise UsageError(f"{request.data} is a stream, which cannot serve for validation; give images with --val")
+    else:
+        refuse_other_fields(request.data, "a stream", request.fields, frozenset())
+        if request.val is None:
+            raise UsageError(f"{request.data} is a stream, which cannot serve for validation; give images with --val")
     if request.val is not None:
         with _advising(request.val_advice):
             open_source(request.val, run / "index-val", _fields_of_val(request, request.val), progress)

@@ -81,9 +81,10 @@ class _MetadataFile:
                 continue
             where = f"{self.where}, line {line}"
             texts = (caption_in(cells.get(column), where) for column in captions)
-            found.captions[name] = next(filter(None, texts), "")
+            # An empty cell leaves what another file has said.
+            found.captions[name] = next(filter(None, texts), found.captions.get(name, ""))
             if label is not None:
-                found.labels[name] = label_in(cells.get(label), where)
+                found.labels[name] = label_in(cells.get(label), where) or found.labels.get(name, "")
         if strays:
             found.remarks.append(
                 f"{self.where}: {len(strays):,} of {num_lines:,} lines name no image here, the first in line "

@@ -172,6 +172,8 @@ def _label_candidates(kinds: Mapping[str, pa.DataType], features: Features) -> l
     tiers = (
         [name for name in numbers if features.get(name, {}).get("_type") == "ClassLabel"],
         usual(numbers, LABEL_NAMES),
+        # pandas writes whole numbers as floating-point ones where cells are empty.
+        usual((name for name, kind in kinds.items() if types.is_floating(kind)), LABEL_NAMES),
         usual((name for name, kind in kinds.items() if _is_text(kind)), LABEL_NAMES),
     )
     return next(filter(None, tiers), [])

@@ -14,6 +14,7 @@ from tcae_cli.autoencoders.tcae import read_header
 from tcae_cli.errors import CheckpointError, NotFoundError, UsageError, WeightsError
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.jobs.train import train
+from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.train import TrainRequest
@@ -221,6 +222,9 @@ def test_a_piped_stream_needs_images_to_measure_on(photos, tmp_path, make_tar_of
     pipe = f"pipe:cat {make_tar_of(photos, tmp_path / '0.tar')}"
     with pytest.raises(UsageError, match="cannot serve for validation; give images with --val"):
         train(request(pipe, tmp_path / "run", recipe()), Silent())
+
+    with pytest.raises(UsageError, match="--image: pipe:.* is a stream, which has nothing to choose by it; omit it"):
+        train(request(pipe, tmp_path / "run", recipe(), val=str(photos), fields=SampleFields(image="jpg")), Silent())
 
     train(request(pipe, tmp_path / "piped", recipe(steps=2, data={"shuffle_buffer": 8}), val=str(photos)), Silent())
     assert read_header(str(tmp_path / "piped")).step == 2

@@ -192,6 +192,13 @@ def test_without_class_folders_labels_are_those_of_metadata(make_folder, png, fo
     assert source.class_names == ("cat", "dog") and source.labels(0, 3).tolist() == [1, 0, -1]
 
 
+def test_empty_cells_leave_what_another_metadata_file_has_said(make_folder, png):
+    first = metadata("csv", ["file_name", "text", "label"], ["0.png", "zero", 4], ["1.png", "", 5])
+    second = metadata("jsonl", ["file_name", "text", "label"], ["0.png", None, None], ["1.png", "one", None])
+    source = opened(make_folder({"0.png": png(), "1.png": png(seed=1), **first, **second}))
+    assert [source.caption(row) for row in range(2)] == ["zero", "one"] and source.labels(0, 2).tolist() == [4, 5]
+
+
 def test_labels_in_metadata_may_be_numbers(make_folder, png):
     text = metadata("csv", ["file_name", "label"], ["0.png", 4], ["1.png", ""])
     source = opened(make_folder({"0.png": png(), "1.png": png(), **text}))

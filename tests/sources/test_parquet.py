@@ -201,6 +201,7 @@ def test_the_user_chooses_columns(write, opened):
         (["dog", "cat", None, "", "dog"], [1, 0, -1, -1, 1], ("cat", "dog")),
         (pa.array(["dog", "cat", None, "ant", "dog"]).dictionary_encode(), [2, 1, -1, 0, 2], ("ant", "cat", "dog")),
         (["2", "1", None, "-1", "2"], [2, 1, -1, -1, 2], ()),
+        ([2.0, 1.0, None, float("nan"), 0.0], [2, 1, -1, -1, 0], ()),
     ],
 )
 def test_labels_are_numbers_from_zero_or_names(write, opened, cells, numbers, names):

@@ -55,7 +55,10 @@ def expand_tars(uri: str) -> tuple[str, ...]:
         except ValueError as error:
             raise UsageError(f"{uri} is not a pattern ({error}); write it as pipe:cat {{000..127}}.tar") from error
     if not TarShards().recognises(uri):
-        raise SourceError(f"{uri} is not a tar, and data.shuffle_buffer is for tars; omit it from the recipe")
+        raise SourceError(
+            f"{uri} has its images in files of their own, and data.shuffle_buffer is for images that lie together, as "
+            f"in tars; omit it from the recipe"
+        )
     return tuple(expand_pattern(uri).locations)
 
 

@@ -119,7 +119,10 @@ def test_folders_and_lists_are_no_tars(make_folder, tmp_path):
     for uri in (str(make_folder({"a.png": b"a"})), str(tmp_path / "list.txt"), "s3://bucket/photos"):
         with pytest.raises(SourceError) as raised:
             expand_tars(uri)
-        assert str(raised.value) == f"{uri} is not a tar, and data.shuffle_buffer is for tars; omit it from the recipe"
+        assert str(raised.value) == (
+            f"{uri} has its images in files of their own, and data.shuffle_buffer is for images that lie together, as "
+            f"in tars; omit it from the recipe"
+        )
 
 
 def test_a_pattern_of_commands_that_is_none_is_explained():
