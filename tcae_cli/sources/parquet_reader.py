@@ -28,9 +28,7 @@ class GroupReader:
         self._lock = Lock()
 
     def read(self, place: Place) -> bytes:
-        with (
-            self._lock
-        ):  # reconstructions are read by several threads, and a thread that reads ahead may not have ended
+        with self._lock:  # evaluation reads reconstructions in threads, and one that reads ahead may not have ended
             return self._read(place)
 
     def _read(self, place: Place) -> bytes:
@@ -49,8 +47,13 @@ class GroupReader:
         self._images = None  # first, so that there is one group in memory and not two
         self._kept = -1, -1
         opened = self._open(number)
+        column = self._located.image_column
         try:
-            self._images = TableImages(opened.read_images(group, self._located.image_column))
+            try:
+                self._images = TableImages(opened.read_images(group, column))
+            except OSError:
+                # A connection may break in the hours that a source takes, and all rows of the group would fail.
+                self._images = TableImages(opened.read_images(group, column))
         except (ImageError, OSError) as error:
             self._problem = str(error)
         self._kept = number, group

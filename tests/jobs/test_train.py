@@ -223,7 +223,7 @@ def test_a_piped_stream_needs_images_to_measure_on(photos, tmp_path, make_tar_of
     with pytest.raises(UsageError, match="cannot serve for validation; give images with --val"):
         train(request(pipe, tmp_path / "run", recipe()), Silent())
 
-    with pytest.raises(UsageError, match="--image: pipe:.* is a stream, which has nothing to choose by it; omit it"):
+    with pytest.raises(UsageError, match=r"--image: pipe:.* is a stream, which has nothing to choose by it; omit it"):
         train(request(pipe, tmp_path / "run", recipe(), val=str(photos), fields=SampleFields(image="jpg")), Silent())
 
     train(request(pipe, tmp_path / "piped", recipe(steps=2, data={"shuffle_buffer": 8}), val=str(photos)), Silent())

@@ -427,6 +427,24 @@ def test_a_damaged_row_group_fails_its_rows_and_is_tried_once(write, opened, mon
     assert raised.value.stage == "read"
 
 
+@pytest.mark.parametrize(
+    ("num_failures", "found"), [(1, [b"one", b"two", b"three"]), (2, ["[Errno 5] cut"] * 2 + [b"three"])]
+)
+def test_a_row_group_is_read_once_more_after_a_read_that_fails(write, opened, monkeypatch, num_failures, found):
+    write({"image": IMAGES[:3]})
+    source = opened()
+    read_images = OpenParquet.read_images
+    failures = iter([OSError(errno.EIO, "cut")] * num_failures)
+
+    def read_or_fail(file: OpenParquet, number: int, column: str) -> pa.ChunkedArray:
+        for failure in failures:
+            raise failure
+        return read_images(file, number, column)
+
+    monkeypatch.setattr(OpenParquet, "read_images", read_or_fail)
+    assert read(source) == found
+
+
 def test_rows_whose_labels_are_damaged_are_rows_with_a_problem(write, opened, problems):
     damage(write({"image": IMAGES, "label": [0, 1, 2, 3, 4]}), column=1)
     source = opened()
