@@ -1,7 +1,9 @@
 """Lists the samples of a folder of images: class folders give labels, sidecar files captions."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -60,11 +62,11 @@ class ImageFolder:
         tars = [] if images else [file.name for file in files if is_tar_name(file.name)]
         if tars:
             refuse_other_fields(uri, "a folder of tars", fields, frozenset({"image"}))
-            return list_tars(uri, root, tars, fields.image, on_progress)
+            return _with_others(list_tars(uri, root, tars, fields.image, on_progress), files, tars)
         tables = [] if images else [file.name for file in files if is_parquet_name(file.name)]
         if tables:
             refuse_other_fields(uri, "a folder of Parquet files", fields, ParquetFiles.fields)
-            return list_files(uri, FoundFiles(root, tables), fields, on_progress)
+            return _with_others(list_files(uri, FoundFiles(root, tables), fields, on_progress), files, tables)
         if not images:
             raise SourceError(_no_images(uri, files))
         refuse_other_fields(uri, self.words, fields, frozenset({"label", "caption"}))
@@ -80,6 +82,13 @@ class ImageFolder:
         others = (name for name in names if not is_image_name(name) and not _belongs_to_images(name, texts))
         passed_over = count_suffixes(others)
         return Listing(uri, root, entries, class_names, passed_over=passed_over, remarks=tuple(metadata.remarks))
+
+
+def _with_others(listing: Listing, files: list[_File], used: list[str]) -> Listing:
+    """Return a listing that counts the files of the folder that it does not use among those passed over."""
+    is_used = set(used)
+    others = count_suffixes(file.name for file in files if file.name not in is_used)
+    return replace(listing, passed_over=dict((Counter(listing.passed_over) + Counter(others)).most_common()))
 
 
 def _labels(images: list[_File], given: dict[str, str]) -> tuple[list[int], tuple[str, ...]]:

@@ -12,7 +12,7 @@ from tcae_cli.runtime.hub import HubDataset, check_access, read_dataset
 from tcae_cli.runtime.hub_name import HubName, parse_name
 from tcae_cli.sources.listing import Listing, count_suffixes, ignore, is_image_name
 from tcae_cli.sources.parquet import ParquetFiles
-from tcae_cli.sources.patterns import FoundFiles
+from tcae_cli.sources.patterns import FoundFiles, regex_of_glob
 from tcae_cli.sources.registry import Located, Reader
 
 CONVERTED = "refs/convert/parquet"  # the revision at which the Hub keeps its own conversion
@@ -110,7 +110,7 @@ def _listed_splits(configuration: Mapping[str, Any], names: Sequence[str]) -> Sp
                 found.setdefault(split, []).extend(inside[name] for name in named)
         return found
     for split, patterns in _patterns(configuration["data_files"]):
-        matching = [re.compile(_expression(pattern)) for pattern in patterns]
+        matching = [regex_of_glob(pattern.removeprefix("./")) for pattern in patterns]
         matched = [name for short, name in inside.items() if any(each.fullmatch(short) for each in matching)]
         if matched:
             found.setdefault(split, []).extend(matched)
@@ -129,15 +129,6 @@ def _patterns(data_files: Any) -> list[tuple[str, list[str]]]:
     return [
         (str(split), [str(path) for path in ([paths] if isinstance(paths, str) else paths)]) for split, paths in pairs
     ]
-
-
-def _expression(pattern: str) -> str:
-    """Return a regular expression for a pattern of paths: * and ? stay within a folder, ** does not."""
-    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern.removeprefix("./"))
-    meanings = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return "".join(
-        meanings.get(part, part.replace("[!", "[^") if part.startswith("[") else re.escape(part)) for part in parts
-    )
 
 
 def _named_configurations(names: Iterable[str]) -> dict[str, Splits]:

@@ -14,7 +14,9 @@ from tcae_cli.runtime.remote import is_remote, suffix_of
 
 _LOCAL_WILDCARD = re.compile(r"[*?\[]")
 _REMOTE_WILDCARD = re.compile(r"\*")  # a query begins with "?", and names of objects may hold "["
-_AS_REGEX = {"**/": "(?:.*/)?", "*": "[^/]*"}
+_PATH_WILDCARDS = r"\*\*/|\*\*|\*|\?|\[[^\]]+\]"
+_URL_WILDCARDS = r"\*\*/|\*"
+_AS_REGEX = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
 class FoundFiles(NamedTuple):
@@ -49,6 +51,15 @@ def expand_pattern(uri: str) -> FoundFiles:
         of_them = f"; {len(missing)} of its {len(locations)} files do not exist" if len(locations) > 1 else ""
         raise NotFoundError(f"{missing[0]} does not exist{of_them}; correct {uri}")
     return FoundFiles(root, [location.removeprefix(root) for location in locations])
+
+
+def regex_of_glob(pattern: str, wildcards: str = _PATH_WILDCARDS) -> re.Pattern[str]:
+    """Return a regular expression for a glob of paths: * and ? stay within a folder, ** does not."""
+    pieces = iter(re.split(f"({wildcards})", pattern))
+    expression = re.escape(next(pieces))
+    for wildcard, text in zip(pieces, pieces, strict=True):
+        expression += _AS_REGEX.get(wildcard, wildcard.replace("[!", "[^")) + re.escape(text)
+    return re.compile(expression)
 
 
 def _example(uri: str) -> str:
@@ -87,7 +98,6 @@ def _matching_remote(pattern: str) -> list[str]:
             f"{pattern} is a glob, and folders cannot be listed over http; write it as {_example(pattern)}"
         )
     root = common_root([_before_wildcards(pattern)])
-    pieces = re.split(r"(\*\*/|\*)", pattern.removeprefix(root))
-    wanted = re.compile("".join(_AS_REGEX.get(piece) or re.escape(piece) for piece in pieces))
+    wanted = regex_of_glob(pattern.removeprefix(root), _URL_WILDCARDS)
     names = [name for name in open_to_read(root).sizes() if wanted.fullmatch(name)]
     return [root + name for name in names if not any(part.startswith(".") for part in name.split("/"))]

@@ -266,6 +266,7 @@ def test_rows_come_by_file_name_and_row_from_a_folder_a_glob_and_braces(write, o
         write({"image": [b"%d" % number, b"x"]}, f"data/{name}")
     (tmp_path / "data/README.md").write_text("about")
     assert keys(opened("data")) == [f"{name}.parquet/0000000{row}" for name in ("a", "b", "deep/c") for row in (0, 1)]
+    assert opened("data").passed_over == {".md": 1}
     assert read(opened("data"))[::2] == [b"1", b"0", b"2"]
     assert keys(opened("data/?.parquet")) == keys(opened("data"))[:4]
     assert keys(opened("data/{b,a}.parquet"))[0] == "b.parquet/00000000"

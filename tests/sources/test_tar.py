@@ -181,6 +181,7 @@ def test_a_folder_that_holds_tars_and_no_images_is_its_tars(make_folder, make_ta
         make_tar(f"photos/{name}", {"a.png": png(), "a.cls": b"4"})
     source = opened(tmp_path, "photos")
     assert keys(source) == ["a.tgz/a.png", "b/0.tar/a.png"] and source.labels(0, 2).tolist() == [4, 4]
+    assert source.passed_over == {".md": 1}
     assert keys(opened(tmp_path, "photos", image="png")) == keys(source)
     make_folder({"b/1.png": png()})
     assert keys(opened(tmp_path, "photos")) == ["b/1.png"]
