@@ -124,7 +124,7 @@ def sample_fields(command: Function) -> Function:
             'Column of the images, or their extensions in tars ("jpg", "jpg,seg.png", "*"), where there are several.',
         ),
     ):
-        default = "train of the Hub" if name == "split" else "by type and name"
+        default = "train, on the Hub" if name == "split" else "by type and name"
         added = option(f"--{name}", metavar="NAME", group=IMAGES, show_default=default, help=words)(added)
     return added
 
