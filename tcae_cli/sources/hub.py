@@ -11,7 +11,7 @@ from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.runtime.hub import HubDataset, check_access, read_dataset
 from tcae_cli.runtime.hub_name import HubName, parse_name
 from tcae_cli.sources.listing import Listing, count_suffixes, ignore, is_image_name
-from tcae_cli.sources.parquet import ParquetFiles
+from tcae_cli.sources.parquet import ParquetFiles, list_files
 from tcae_cli.sources.patterns import FoundFiles, regex_of_glob
 from tcae_cli.sources.registry import Located, Reader
 
@@ -52,11 +52,9 @@ class HubSplit:
         uri: hf://datasets/ORG/NAME[@REVISION][#SPLIT], and CONFIGURATION/SPLIT where the dataset has several.
         Raises what find_files and ParquetFiles.scan raise.
         """
-        from tcae_cli.sources.parquet_rows import list_parquet  # here, since other sources need no pyarrow
-
         found = find_files(uri, fields)
         check_access(found.locations[0])
-        return list_parquet(uri, found.root, found.names, fields, on_progress)
+        return list_files(uri, found, fields, on_progress)
 
 
 def find_files(uri: str, fields: SampleFields) -> FoundFiles:
