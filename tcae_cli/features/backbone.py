@@ -1,10 +1,11 @@
 """Frozen pretrained networks by name, as lists of feature maps, for perceptual losses and discriminators."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import torch
-import torchmetrics
 import torchvision
 from torch import Tensor, nn
 
@@ -57,18 +58,12 @@ def load_feature_network(
     Raises WeightsError, naming the file, the option and the advice `instead`, if the weights can neither be found nor
     fetched, or do not fit.
     """
-    network = NETWORKS[name]
-    model = load_pretrained(
-        lambda: getattr(torchvision.models, network.architecture)(weights=None),
-        name,
-        weights,
-        instead,
-    )
-    # In-place activations would overwrite the feature maps handed out before them.
-    for module in model.modules():
-        if isinstance(module, nn.ReLU):
-            module.inplace = False
-    return FeatureNetwork(model.features, network.taps, _channel_weights(network))
+    return _feature_network(name, load_pretrained(lambda: _architecture(name), name, weights, instead))
+
+
+def unfilled_feature_network(name: str) -> FeatureNetwork:
+    """Return a network of NETWORKS without its pretrained weights, to count what it costs."""
+    return _feature_network(name, _architecture(name))
 
 
 def load_discriminator_features(name: str, weights: Path | None = None) -> tuple[nn.Module, list[int]]:
@@ -80,13 +75,38 @@ def load_discriminator_features(name: str, weights: Path | None = None) -> tuple
     if name in dino.NETWORKS:
         return dino.load_dino(name, weights), [dino.DINO_WIDTH] * dino.NUM_MAPS
     instead = "set loss.adversarial.discriminator to patchgan in the recipe"
-    network = load_feature_network(name, weights, instead)
+    return _with_channels(load_feature_network(name, weights, instead))
+
+
+def unfilled_discriminator_features(name: str) -> tuple[nn.Module, list[int]]:
+    """Return what load_discriminator_features does, without pretrained weights, to count what it costs."""
+    if name in dino.NETWORKS:
+        return dino.DinoFeatures(dino.transformer(name)), [dino.DINO_WIDTH] * dino.NUM_MAPS
+    return _with_channels(unfilled_feature_network(name))
+
+
+def _with_channels(network: FeatureNetwork) -> tuple[nn.Module, list[int]]:
     return network, [feature_map.shape[1] for feature_map in network(torch.zeros(1, 3, 64, 64))]
+
+
+def _architecture(name: str) -> Any:
+    return getattr(torchvision.models, NETWORKS[name].architecture)(weights=None)
+
+
+def _feature_network(name: str, model: Any) -> FeatureNetwork:
+    # In-place activations would overwrite the feature maps handed out before them.
+    for module in model.modules():
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    network = NETWORKS[name]
+    return FeatureNetwork(model.features, network.taps, _channel_weights(network))
 
 
 def _channel_weights(network: _Network) -> list[Tensor] | None:
     if network.channel_weights is None:
         return None
-    folder = Path(torchmetrics.__file__).parent / "functional" / "image" / "lpips_models"
+    package = find_spec("torchmetrics")  # importing it would take seconds
+    assert package is not None and package.origin is not None
+    folder = Path(package.origin).parent / "functional" / "image" / "lpips_models"
     learnt = torch.load(folder / network.channel_weights, map_location="cpu", weights_only=True)
     return [learnt[f"lin{tap}.model.1.weight"] for tap in range(len(network.taps))]

@@ -50,10 +50,10 @@ def load_dino(name: str, weights: Path | None = None) -> DinoFeatures:
 
     Raises WeightsError, naming the file and the option, if the weights can neither be found nor fetched, or do not fit.
     """
-    transformer = load_pretrained(
-        lambda: timm.create_model(NETWORKS[name], pretrained=False, num_classes=0),
-        name,
-        weights,
-        "set loss.adversarial.discriminator to patchgan in the recipe",
-    )
-    return DinoFeatures(transformer)
+    instead = "set loss.adversarial.discriminator to patchgan in the recipe"
+    return DinoFeatures(load_pretrained(lambda: transformer(name), name, weights, instead))
+
+
+def transformer(name: str) -> Any:
+    """Return the transformer of a network of NETWORKS, without its pretrained weights."""
+    return timm.create_model(NETWORKS[name], pretrained=False, num_classes=0)

@@ -85,6 +85,13 @@ def tree_bytes(folder: Path) -> int:
     return total
 
 
+def free_bytes(path: Path) -> int:
+    """Return the bytes that this user can still write where `path` is, or where it would be made."""
+    existing = next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
+    status = os.statvfs(existing)
+    return status.f_bavail * status.f_frsize
+
+
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
     """Turn the errors of a full, read-only or vanished disk into a DiskError about `path`."""

@@ -10,7 +10,7 @@ from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import Recipe, SelfDistillationSpec
 from tcae_cli.runtime.device import peak_flops
 
-_FORWARD_AND_BACKWARD = 3  # times a forward: the backward pass makes two products of each
+FORWARD_AND_BACKWARD = 3  # times a forward: the backward pass makes two products of each
 
 
 def peak_images_per_s(recipe: Recipe, device: torch.device) -> float | None:
@@ -28,7 +28,7 @@ def training_flops(recipe: Recipe) -> float:
     """
     with torch.device("meta"):
         model = TCAE(recipe.model)
-    flops = _FORWARD_AND_BACKWARD * _forward_flops(model, _image(recipe.model.image_size))
+    flops = FORWARD_AND_BACKWARD * forward_flops(model, image_of(recipe.model.image_size))
     if (spec := recipe.loss.self_distillation) is not None:
         flops += _distillation_flops(model, spec)
     return flops
@@ -37,24 +37,25 @@ def training_flops(recipe: Recipe) -> float:
 def _distillation_flops(model: TCAE, spec: SelfDistillationSpec) -> float:
     with torch.device("meta"):
         head = ProjectionHead(model.spec.width, spec)
-    token = _forward_flops(head, torch.empty(1, model.spec.width, device="meta"))
-    global_crops = 2 * _forward_flops(model.encoder, _image(spec.global_size))
-    local_crops = spec.num_local_crops * _forward_flops(model.encoder, _image(spec.local_size))
+    token = forward_flops(head, torch.empty(1, model.spec.width, device="meta"))
+    global_crops = 2 * forward_flops(model.encoder, image_of(spec.global_size))
+    local_crops = spec.num_local_crops * forward_flops(model.encoder, image_of(spec.local_size))
 
     # The teacher's head reads every patch token of the global crops, the student's those that are masked.
     patches = 2 * (spec.global_size * model.spec.coarse_grid // model.spec.image_size) ** 2
     masked = patches * spec.mask_share * sum(spec.mask_ratio) / 2  # on average
     student = global_crops + local_crops + (2 + spec.num_local_crops + masked) * token
     teacher = global_crops + (2 + patches) * token
-    return _FORWARD_AND_BACKWARD * student + teacher
+    return FORWARD_AND_BACKWARD * student + teacher
 
 
-def _image(size: int) -> Tensor:
+def image_of(size: int) -> Tensor:
+    """Return an image [1, 3, size, size] on the meta device."""
     return torch.empty(1, 3, size, size, device="meta")
 
 
-def _forward_flops(module: nn.Module, example: Tensor) -> float:
-    """Count operations of a module on the meta device, where nothing is computed; attention as matrix products."""
+def forward_flops(module: nn.Module, example: Tensor) -> float:
+    """Return the operations of a module on the meta device, where nothing is computed; attention as matrix products."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         module(example)
     return counter.get_total_flops()

@@ -75,7 +75,7 @@ def start(request: TrainRequest, images: Source, device: torch.device, progress:
         fresh = kind.build(adversarial.discriminator, lambda name: load_discriminator_features(name, weights.get(name)))
         discriminator = fresh.to(device).eval()
     autoencoder, parent, kept = _autoencoder(request, images, progress)
-    state = _state(recipe, autoencoder.to(device), discriminator, device)
+    state = new_state(recipe, autoencoder.to(device), discriminator, device)
     source = request.data if is_stream(request.data) else images.fingerprint
     identity = {**recipe.model_dump(mode="json", exclude={"train": _FREE, "data": {"train", "val"}}), "source": source}
     identity |= {"parent": parent.model_dump() if parent else None, "freeze_encoder": request.freeze_encoder}
@@ -102,7 +102,7 @@ def _autoencoder(
     return model, None, {}
 
 
-def _state(recipe: Recipe, autoencoder: TCAE, discriminator: nn.Module | None, device: torch.device) -> TrainingState:
+def new_state(recipe: Recipe, autoencoder: TCAE, discriminator: nn.Module | None, device: torch.device) -> TrainingState:
     """Return the state before the first step: the same weights on every rank, copied or sharded, and optimisers."""
     spec, adversarial = recipe.loss.self_distillation, recipe.loss.adversarial
     model = JointModel(autoencoder, spec).to(device)

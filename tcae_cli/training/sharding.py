@@ -29,8 +29,13 @@ def prepare_blocks(module: nn.Module, recipe: Recipe) -> None:
 
 def is_sharded(recipe: Recipe) -> bool:
     """Return whether parameters are sharded over the ranks; False for a single process."""
+    return dist.is_initialized() and shards_over_ranks(recipe)
+
+
+def shards_over_ranks(recipe: Recipe) -> bool:
+    """Return whether parameters are to be sharded where there are several ranks."""
     wanted = recipe.train.sharded
-    return dist.is_initialized() and (recipe.model.width >= _SHARDED_FROM_WIDTH if wanted is None else wanted)
+    return recipe.model.width >= _SHARDED_FROM_WIDTH if wanted is None else wanted
 
 
 def shard(module: nn.Module, *methods: str) -> None:

@@ -58,7 +58,7 @@ def training_step(trainer: Trainer, state: TrainingState, batch: TrainingBatch, 
     computed = []
     for number, part in enumerate(parts):
         with gradients_stay_here(state.forward, here=number + 1 < len(parts)):
-            computed.append(_backward(trainer, state, part, compare=compare))
+            computed.append(backward(trainer, state, part, compare=compare))
     terms = {name: torch.stack([part[name] for part, _ in computed]).mean() for name in computed[0][0]}
 
     # At first the prototypes stay fixed, so that the features settle on them.
@@ -72,12 +72,12 @@ def training_step(trainer: Trainer, state: TrainingState, batch: TrainingBatch, 
     if teacher_sums:
         terms["feature_spread"] = follow_student(state, teacher_sums, recipe)
     if _plays(recipe, state.step, "discriminator_start"):
-        terms |= _train_discriminator(trainer, state, parts)
+        terms |= train_discriminator(trainer, state, parts)
     state.step += 1
     return terms
 
 
-def _backward(
+def backward(
     trainer: Trainer, state: TrainingState, batch: TrainingBatch, *, compare: bool
 ) -> tuple[Terms, TeacherSums | None]:
     """Add the gradient of one micro-batch; return its terms and, for self-distillation, the teacher's sums."""
@@ -155,7 +155,7 @@ def _gradient_cosine(state: TrainingState, decoded: Tensor, gradient: Tensor, ob
     return F.cosine_similarity(one, other, dim=0)
 
 
-def _train_discriminator(trainer: Trainer, state: TrainingState, parts: list[TrainingBatch]) -> Terms:
+def train_discriminator(trainer: Trainer, state: TrainingState, parts: list[TrainingBatch]) -> Terms:
     """Train the discriminator on the updated model's reconstructions of the same images; return its terms."""
     recipe = trainer.recipe
     adversarial = recipe.loss.adversarial

@@ -4,12 +4,9 @@ Axes: b batch, h w pixels, c latent channels, f pixels a latent position covers 
 """
 
 import copy
-import ctypes
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,10 +21,10 @@ from tcae_cli.autoencoders.families import Autoencoder, ModelCard
 from tcae_cli.autoencoders.runner import Runner
 from tcae_cli.evaluation.metrics.figure import Figure, in_bytes, in_thousands
 from tcae_cli.evaluation.metrics.metric import MODEL, Metric
+from tcae_cli.runtime.memory import peak_bytes
 
 _ENOUGH_S = 0.3
 _ENOUGH_TIMES = 3
-_PROCESS = Path("/proc/self")
 
 Run = Callable[[], Tensor]
 
@@ -81,7 +78,7 @@ def cost_figures(runner: Runner, card: ModelCard, size: int, batch_size: int) ->
     with runner.computing(batch_size):
         for name, run in (("encode", lambda: model.encode(images)), ("decode", lambda: model.decode(latents))):
             run()
-            if (peak := _peak_bytes(run, device)) is not None:
+            if (peak := peak_bytes(run, device)) is not None:
                 figures[f"{name}-peak-bytes"] = peak
             figures[f"{name}-images-per-s"] = batch_size / _seconds(run, device)
     return figures
@@ -150,31 +147,3 @@ def _seconds(run: Run, device: torch.device) -> float:
         wait()
         times.append(time.perf_counter() - started)
     return median(times)
-
-
-def _peak_bytes(run: Run, device: torch.device) -> int | None:
-    """Return the most bytes that a run takes at once; None where that cannot be measured."""
-    if device.type == "cuda":
-        held = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-        run()
-        return torch.cuda.max_memory_allocated(device) - held
-    return _peak_bytes_of_process(run) if sys.platform == "linux" else None
-
-
-def _peak_bytes_of_process(run: Run) -> int | None:
-    """Return None where the system does not let a process reset its peak, as in some containers."""
-    try:
-        # The allocator would serve the run from memory that is free but still held, which no figure would show.
-        ctypes.CDLL(None).malloc_trim(0)
-        (_PROCESS / "clear_refs").write_text("5")
-        held = _memory_bytes("VmRSS")
-        run()
-        return max(0, _memory_bytes("VmHWM") - held)
-    except OSError:
-        return None
-
-
-def _memory_bytes(name: str) -> int:
-    lines = (line.split() for line in (_PROCESS / "status").read_text().splitlines())
-    return next(int(words[1]) * 1024 for words in lines if words[0] == f"{name}:")
