@@ -109,6 +109,11 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
         return {name: file.get_tensor(name) for name in names}, header
 
 
+def read_text(path: Path) -> str:
+    """Return the header of a file made by write_tensors alone. Raises CheckpointError as read_tensors."""
+    return _open(path)[1]
+
+
 def _open(path: Path) -> tuple[list[str], str]:
     """Return the names of the tensors, and the header."""
     try:

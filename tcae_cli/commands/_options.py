@@ -47,6 +47,9 @@ gpus = option(
     group=PROCESSES,
     help="Start N processes, each on a GPU of this machine, or one for each GPU there is.",
 )
+dry_run = option(
+    "--dry-run", is_flag=True, help="Estimate work, time, memory and disk from a few batches, and write nothing."
+)
 as_json = option("--json", "as_json", is_flag=True, help="Print the report as JSON on stdout.")
 
 

@@ -63,6 +63,21 @@ def run_job_on_gpus(
     return run_job(launched, request, as_json=as_json)
 
 
+def num_ranks(gpus: Gpus, device: str | None) -> int:
+    """Return how many ranks a command would have, whether this machine has as many GPUs or not.
+
+    Raises UsageError as run_job_on_gpus does, but not for more GPUs than are visible.
+    """
+    from tcae_cli.runtime import distributed
+    from tcae_cli.runtime.device import num_visible_gpus
+    from tcae_cli.runtime.launch import refuse_gpus
+
+    if gpus is None:
+        return distributed.world_size()
+    refuse_gpus(device)
+    return max(1, num_visible_gpus()) if gpus == "all" else gpus
+
+
 def _this_command(gpus: int) -> str:
     """Return the command line as it was typed, for so many GPUs; 0: without GPUs."""
     line = shlex.join(["tcae", *sys.argv[1:]])

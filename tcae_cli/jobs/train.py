@@ -3,17 +3,16 @@
 import math
 import os
 import time
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from collections.abc import Generator
+from contextlib import closing
 
 import torch
 import torch.distributed as dist
 
 from tcae_cli.autoencoders.checkpoint import MODEL_FILE
-from tcae_cli.errors import NotFoundError, SourceError, TcaeError, UsageError
+from tcae_cli.errors import TcaeError
 from tcae_cli.features.inception import find_inception, load_inception
-from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
+from tcae_cli.jobs.train_sources import check_batch_size, index_sources, refuse_other_runs
 from tcae_cli.recipe.load import dump_recipe
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.reports.progress import Progress, Silent
@@ -22,8 +21,7 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, naming_the_batch_size
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.process_group import process_group
-from tcae_cli.sources.registry import refuse_other_fields
-from tcae_cli.sources.source import Source, find_kind, open_source
+from tcae_cli.sources.source import Source
 from tcae_cli.tracking.log import MetricsLog, draw_curves
 from tcae_cli.training.collapse import CollapseWatch
 from tcae_cli.training.cost import peak_images_per_s
@@ -35,7 +33,7 @@ from tcae_cli.training.validation import Validation
 from tcae_cli.training.views.batches import TrainingViews, load_training_batches
 from tcae_cli.training.views.crops import TrainingBatch
 from tcae_cli.training.views.group_stream import RowGroups
-from tcae_cli.training.views.stream import DEFAULT_BUFFER, Files, TrainingStream, stream_training_batches
+from tcae_cli.training.views.stream import Files, TrainingStream, stream_training_batches
 from tcae_cli.training.views.tar_stream import Tars, expand_tars, is_stream
 
 
@@ -53,9 +51,11 @@ def train(request: TrainRequest, progress: Progress) -> TrainReport:
 def _train(request: TrainRequest, device: torch.device, progress: Progress) -> TrainReport:
     recipe, run_folder = request.recipe, request.out
     is_first_rank = distributed.rank() == 0
-    _check_batch_size(recipe)
+    check_batch_size(recipe, distributed.world_size())
     if is_first_rank:
-        _prepare_folder(request, progress)
+        refuse_other_runs(request)
+        make_folder(run_folder)
+        index_sources(request, run_folder, progress)
     if dist.is_initialized():
         dist.barrier()  # until the first rank has written the index
 
@@ -117,66 +117,6 @@ def _train(request: TrainRequest, device: torch.device, progress: Progress) -> T
         elapsed_s=time.perf_counter() - started_at,
         figures=figures,
     )
-
-
-def _check_batch_size(recipe: Recipe) -> None:
-    ranks = distributed.world_size()
-    batch_size, accumulate = recipe.train.batch_size, recipe.train.accumulate
-    if batch_size % (ranks * accumulate):
-        raise UsageError(
-            f"train.batch_size {batch_size} cannot be shared among {ranks} ranks"
-            + (f" in {accumulate} micro-batches each" if accumulate > 1 else "")
-            + f"; use a multiple of {ranks * accumulate}"
-        )
-
-
-def _prepare_folder(request: TrainRequest, progress: Progress) -> None:
-    """Make the run folder, and index the training and the validation images in it; one rank does it for all."""
-    run = request.out
-    if run.exists() and not run.is_dir():
-        raise UsageError(f"{run} is a file; give --out a folder")
-    if not request.resume and run.exists() and any(run.iterdir()):
-        raise UsageError(f"{run} exists; continue it with --resume, or give another --out")
-    make_folder(run)
-
-    if not is_stream(request.data):
-        with _advising(request.data_advice):
-            source = open_source(request.data, run / "index", request.fields, progress)
-        if source.access != "row" and request.recipe.data.shuffle_buffer is None:
-            progress.say(
-                f"{request.data} is read in order, so its images are shuffled in a buffer of {DEFAULT_BUFFER:,}; "
-                f"change it with --set data.shuffle_buffer=N"
-            )
-        if len(source) < request.recipe.train.batch_size:
-            raise SourceError(
-                f"{request.data} has {len(source)} images, fewer than train.batch_size "
-                f"{request.recipe.train.batch_size}; use more images, or --set train.batch_size={len(source)}"
-            )
-    else:
-        refuse_other_fields(request.data, "a stream", request.fields, frozenset())
-        if request.val is None:
-            raise UsageError(f"{request.data} is a stream, which cannot serve for validation; give images with --val")
-    if request.val is not None:
-        with _advising(request.val_advice):
-            open_source(request.val, run / "index-val", _fields_of_val(request, request.val), progress)
-
-
-def _fields_of_val(request: TrainRequest, val: str) -> SampleFields:
-    """Return the fields of the images for validation: those of the data, if both are of one kind."""
-    if is_stream(request.data) or type(find_kind(val)) is not type(find_kind(request.data)):
-        return NO_FIELDS
-    return replace(request.fields, split=None)
-
-
-@contextmanager
-def _advising(advice: str) -> Iterator[None]:
-    """Let the sentence that says why a source cannot be used end with how to name another one, where that is known."""
-    try:
-        yield
-    except (SourceError, NotFoundError) as error:
-        if not advice:
-            raise
-        raise type(error)(f"{error}; or {advice}") from error
 
 
 def _load_sources(request: TrainRequest) -> tuple[Source, Source]:

@@ -8,6 +8,7 @@ from typing import Any, Self
 from tcae_cli.errors import UsageError
 
 DONE = 0
+FAILED = 1
 TOO_MANY_FAILED = 3
 
 
@@ -28,6 +29,15 @@ class Report:
         """Return every field, in types that JSON can express."""
         fields = asdict(self)  # type: ignore[call-overload]
         return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
+
+
+@dataclass(frozen=True)
+class Span:
+    """A measured quantity, with its spread."""
+
+    lowest: float
+    median: float
+    highest: float
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,13 @@ def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
     return device
 
 
+def device_words(device: torch.device) -> str:
+    """Return the name of a GPU, or "the CPU" with its number of threads."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"the CPU, {torch.get_num_threads()} threads"
+
+
 @contextmanager
 def threads_for_whole_batches(device: torch.device) -> Iterator[int]:
     """Yield how many threads should each compute batches of their own.

@@ -32,11 +32,16 @@ def on_gpus(
 
     Raises UsageError if the processes were started already, and for another device.
     """
+    refuse_gpus(device)
+    return lambda request, progress: merge(run_ranks(job, request, progress, gpus))
+
+
+def refuse_gpus(device: str | None) -> None:
+    """Raise UsageError if --gpus cannot be used: the processes were started already, or on another device."""
     if distributed.in_a_launch():
         raise UsageError("--gpus starts processes, but torchrun or Slurm has started them already; omit --gpus")
     if device is not None and device != "cuda":
         raise UsageError(f"--gpus and --device {device} exclude each other; omit one")
-    return lambda request, progress: merge(run_ranks(job, request, progress, gpus))
 
 
 def run_ranks(job: Job[Request, Result], request: Request, progress: Progress, num_ranks: int) -> list[Result]:

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tcae_cli.reports.store import InfoReport, VerifyReport
+from tcae_cli.terminal.words import data_size
 
 _CLASSES_SHOWN = 4
 
@@ -81,10 +82,10 @@ def _scaling(spec: dict[str, Any]) -> str:
 
 
 def _figures(report: InfoReport) -> list[tuple[str, str]]:
-    size = f"{_bytes(report.bytes_on_disk)} on disk"
+    size = f"{data_size(report.bytes_on_disk)} on disk"
     if report.bytes_per_image is not None and report.share_of_pixels and report.share_of_raw_latents:
         size += (
-            f", {_bytes(report.bytes_per_image)} an image: {report.share_of_pixels:.1%} of 8-bit pixels; "
+            f", {data_size(report.bytes_per_image)} an image: {report.share_of_pixels:.1%} of 8-bit pixels; "
             f"latents are {report.share_of_raw_latents:.1%} of raw {report.dtype}"
         )
     lines = [("size", size)]
@@ -115,7 +116,7 @@ def show_verification(console: Console, report: VerifyReport) -> None:
     """Print the extent of a verification and the problems found."""
     console.print(
         f"{report.num_shards_checked:,} of {report.num_shards:,} shards checked: {report.num_files:,} files, "
-        f"{_bytes(report.num_bytes)}; {report.num_ok:,} rows ok, {report.num_failed:,} failed"
+        f"{data_size(report.num_bytes)}; {report.num_ok:,} rows ok, {report.num_failed:,} failed"
     )
     if report.source:
         console.print(f"{report.num_compared:,} images of {report.source} read and compared by content")
@@ -150,10 +151,3 @@ def _verdict(report: VerifyReport) -> str:
 
 def _some(names: list[str], count: int) -> str:
     return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
-
-
-def _bytes(count: float) -> str:
-    for size, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if count >= size:
-            return f"{count / size:,.1f} {unit}"
-    return f"{count:,.0f} bytes"

@@ -1,7 +1,9 @@
 """The cost of one image in a step of training, against which model FLOPs utilisation (MFU) is measured."""
 
+from collections.abc import Callable
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -54,7 +56,7 @@ def image_of(size: int) -> Tensor:
     return torch.empty(1, 3, size, size, device="meta")
 
 
-def forward_flops(module: nn.Module, example: Tensor) -> float:
+def forward_flops(module: Callable[[Tensor], object], example: Tensor) -> float:
     """Return the operations of a module on the meta device, where nothing is computed; attention as matrix products."""
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
         module(example)

@@ -70,7 +70,9 @@ def footprint(
     num_trained = sum(p.numel() for p in (*trained, *judges) if p.requires_grad)
 
     with counting(spec.mask_share * sum(spec.mask_ratio) / 2 if spec else 1.0) as counted:
-        kept += sum(_compute_one_block_of_each_stack(module, counted) for module in (state.model, state.teacher) if module)
+        kept += sum(
+            _compute_one_block_of_each_stack(module, counted) for module in (state.model, state.teacher) if module
+        )
         batch = blank_batch(recipe, num_images)
         run.allocate()
         if recipe.train.accumulate > 1:  # gradients of earlier micro-batches
@@ -127,7 +129,7 @@ class _Holding(torch.autograd.Function):
         return tokens.view_as(tokens)
 
     @staticmethod
-    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return gradient, None
 
 

@@ -9,6 +9,7 @@ import torch
 
 from tcae_cli.model.layers import Block
 from tcae_cli.recipe.schema import Recipe
+from tcae_cli.reports.report import Span
 from tcae_cli.runtime.device import autocast
 from tcae_cli.runtime.memory import total_bytes
 from tcae_cli.training.blank import BlankRun, blank_batch
@@ -25,12 +26,10 @@ _SAFE_SHARE = 0.7  # of a device's memory
 
 @dataclass(frozen=True)
 class Pace:
-    """Operations a second, lowest, median and highest of those measured."""
+    """The speed of training, and what it was measured on."""
 
-    lowest: float
-    median: float
-    highest: float
-    basis: str  # what was measured, in words
+    flops_per_s: Span
+    basis: str  # in words
 
 
 def measure_pace(
@@ -38,7 +37,7 @@ def measure_pace(
 ) -> Pace:
     """Return the speed at which a rank trains in micro-batches of so many images."""
     of_block = _pace_of_block(recipe, device)
-    image_s = work.flops / of_block.median
+    image_s = work.flops / of_block.flops_per_s.median
     affordable = int(_STEPS_S / (_TIMES + 1) / image_s)
     fitting = int(num_images * _SAFE_SHARE * total_bytes(device) / work.peak_bytes)
     images = min(num_images, affordable, fitting)
@@ -63,7 +62,7 @@ def _pace_of_block(recipe: Recipe, device: torch.device) -> Pace:
         computed.backward(torch.ones_like(computed))
 
     times = _timed(run, device, _BLOCKS_S)
-    return _pace(flops, times, f"{len(times)} passes through one of its transformer blocks, {tokens:,} tokens an image")
+    return _pace(flops, times, f"one of its transformer blocks, {tokens:,} tokens an image, {len(times)} times")
 
 
 def _pace_of_steps(
@@ -81,7 +80,7 @@ def _pace_of_steps(
 
     times = _timed(step, device, _STEPS_S)
     flops = work.flops * num_images
-    return _pace(flops, times, f"{len(times)} steps of {num_images:,} black images each")
+    return _pace(flops, times, f"steps of {num_images:,} black images, {len(times)} times")
 
 
 def _timed(run: Callable[[], None], device: torch.device, enough_s: float) -> list[float]:
@@ -101,4 +100,4 @@ def _timed(run: Callable[[], None], device: torch.device, enough_s: float) -> li
 
 
 def _pace(flops: float, times: list[float], basis: str) -> Pace:
-    return Pace(flops / max(times), flops / median(times), flops / min(times), basis)
+    return Pace(Span(flops / max(times), flops / median(times), flops / min(times)), basis)

@@ -102,7 +102,9 @@ def _autoencoder(
     return model, None, {}
 
 
-def new_state(recipe: Recipe, autoencoder: TCAE, discriminator: nn.Module | None, device: torch.device) -> TrainingState:
+def new_state(
+    recipe: Recipe, autoencoder: TCAE, discriminator: nn.Module | None, device: torch.device
+) -> TrainingState:
     """Return the state before the first step: the same weights on every rank, copied or sharded, and optimisers."""
     spec, adversarial = recipe.loss.self_distillation, recipe.loss.adversarial
     model = JointModel(autoencoder, spec).to(device)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from tcae_cli.autoencoders.checkpoint import read_tensors, write_tensors
+from tcae_cli.autoencoders.checkpoint import read_tensors, read_text, write_tensors
 from tcae_cli.errors import CheckpointError, NotFoundError
 from tcae_cli.model.joint import JointModel, Teacher
 from tcae_cli.model.tcae import TCAE
@@ -74,16 +74,19 @@ def save_state(run: Path, state: RunState, identity: dict[str, object]) -> None:
         write_tensors(run / STATE_FILE, gathered, json.dumps(header))
 
 
+def saved_step(run: Path) -> int:
+    """Return the number of steps that a run has saved. Raises NotFoundError if it has no state yet."""
+    step: int = json.loads(read_text(_state_file(run)))["step"]
+    return step
+
+
 def restore_state(run: Path, state: RunState, identity: dict[str, object]) -> None:
     """Fill a fresh state from the run folder, which any number of ranks may have written.
 
     identity: the values that must not have changed since save_state wrote them.
     Raises NotFoundError if the run has no state yet, and CheckpointError naming the first difference.
     """
-    path = run / STATE_FILE
-    if not path.is_file():
-        raise NotFoundError(f"{run} has no {STATE_FILE} to resume from; start it without --resume")
-    tensors, header = read_tensors(path)
+    tensors, header = read_tensors(_state_file(run))
     saved = json.loads(header)
     if changed := _first_difference(saved["identity"], identity):
         raise CheckpointError(f"{run} was begun otherwise: {changed}; resume it as it was, or begin another run")
@@ -102,6 +105,13 @@ def restore_state(run: Path, state: RunState, identity: dict[str, object]) -> No
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     state.step = saved["step"]
     state.first_unit = saved["first_unit"]
+
+
+def _state_file(run: Path) -> Path:
+    path = run / STATE_FILE
+    if not path.is_file():
+        raise NotFoundError(f"{run} has no {STATE_FILE} to resume from; start it without --resume")
+    return path
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
