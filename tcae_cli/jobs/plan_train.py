@@ -8,14 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-
 from tcae_cli.errors import TcaeError
 from tcae_cli.features.published import FILES
 from tcae_cli.features.weights import find_cached
 from tcae_cli.jobs.train_sources import check_batch_size, index_sources, refuse_other_runs
-from tcae_cli.model.tcae import TCAE
-from tcae_cli.recipe.schema import ModelSpec, Recipe
+from tcae_cli.recipe.schema import Recipe
 from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.report import Span
 from tcae_cli.reports.train import TrainRequest
@@ -25,7 +22,6 @@ from tcae_cli.runtime.device import choose_device, device_words
 from tcae_cli.runtime.files import free_bytes, tree_bytes
 from tcae_cli.runtime.memory import total_bytes
 from tcae_cli.sources.source import Source
-from tcae_cli.training.cost import forward_flops, image_of
 from tcae_cli.training.footprint import footprint
 from tcae_cli.training.pace import measure_pace
 from tcae_cli.training.state import saved_step
@@ -62,7 +58,6 @@ def plan_training(plan: TrainPlanRequest, progress: Progress) -> TrainPlan:
     seconds = _seconds(work.run_flops(recipe, first) / plan.num_ranks, pace.flops_per_s, left, recipe, reading)
 
     checkpoint = work.model_bytes + work.state_bytes
-    encode_macs, decode_macs = _macs(recipe.model)
     result = TrainPlan(
         rank=distributed.rank(),
         run=request.out,
@@ -78,8 +73,8 @@ def plan_training(plan: TrainPlanRequest, progress: Progress) -> TrainPlan:
         epochs=recipe.train.steps * recipe.train.batch_size / num_images if num_images else None,
         parameters=work.parameters,
         trained_parameters=work.trained,
-        encode_macs=encode_macs,
-        decode_macs=decode_macs,
+        encode_macs=work.encode_flops / 2,
+        decode_macs=work.decode_flops / 2,
         step_macs=work.flops / 2,
         game_macs=work.game_flops / 2,
         memory_bytes=work.peak_bytes,
@@ -134,15 +129,6 @@ def _seconds(flops: float, pace: Span, steps: int, recipe: Recipe, reading: floa
     """Return the time of so many steps: as long as computing them takes, or reading, whichever is longer."""
     reading_s = steps * recipe.train.batch_size / reading if reading else 0.0
     return Span(*(max(flops / speed, reading_s) for speed in (pace.highest, pace.median, pace.lowest)))
-
-
-def _macs(spec: ModelSpec) -> tuple[float, float]:
-    """Return the multiply-accumulates of encoding an image, and of decoding one."""
-    with torch.device("meta"):
-        model = TCAE(spec)
-    side = spec.image_size // spec.downsampling
-    latents = torch.empty(1, spec.latent_channels, side, side, device="meta")
-    return forward_flops(model.encode, image_of(spec.image_size)) / 2, forward_flops(model.decode, latents) / 2
 
 
 def _missing_weights(request: TrainRequest) -> list[str]:

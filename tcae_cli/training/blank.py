@@ -34,14 +34,16 @@ class BlankRun:
         self.judged: list[nn.Module] = []  # which moves between devices with its discriminator
         with _META:
             loss = ReconstructionLoss(recipe.loss, self._for_loss)
-            discriminator = None
-            if (adversarial := recipe.loss.adversarial) is not None:
-                kind = DISCRIMINATORS[adversarial.discriminator]
-                discriminator = kind.build(adversarial.discriminator, self._for_discriminator).eval()
             autoencoder = TCAE(recipe.model)
-            for name, parameter in autoencoder.named_parameters():
-                if freeze_encoder and name.startswith(ENCODER_PARTS):
-                    parameter.requires_grad_(False)
+        discriminator = None
+        if (adversarial := recipe.loss.adversarial) is not None:
+            kind = DISCRIMINATORS[adversarial.discriminator]
+            # Its spectral norms begin with a few products, which take longer on the meta device than in memory.
+            discriminator = kind.build(adversarial.discriminator, self._for_discriminator).eval().to(_META)
+        for name, parameter in autoencoder.named_parameters():
+            if freeze_encoder and name.startswith(ENCODER_PARTS):
+                parameter.requires_grad_(False)
+        with _META:
             self.state = new_state(self.recipe, autoencoder, discriminator, _META)
         self.trainer = Trainer(self.recipe, device, loss)
 
@@ -50,7 +52,8 @@ class BlankRun:
         return self.loss_networks[-1]
 
     def _for_discriminator(self, name: str) -> tuple[nn.Module, list[int]]:
-        network, channels = unfilled_discriminator_features(name)
+        with _META:
+            network, channels = unfilled_discriminator_features(name)
         self.judged.append(network)
         return network, channels
 

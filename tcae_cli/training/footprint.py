@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from tcae_cli.model.layers import Blocks
+from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.runtime.memory import CountedRun, counting
 from tcae_cli.training.blank import BlankRun, blank_batch, bytes_of
@@ -25,6 +26,8 @@ class Footprint:
     model_bytes: int  # of the file that ships
     state_bytes: int  # of the file to resume from
     peak_bytes: int  # the most that the tensors of a rank take at once
+    encode_flops: float  # an image
+    decode_flops: float  # an image
     flops: float  # an image, of forward and backward with frozen networks, before a discriminator plays
     game_flops: float  # an image, of what its judgement adds to that
     discriminator_flops: float  # an image, of the discriminator's own update
@@ -63,7 +66,8 @@ def footprint(
     flops = training_flops(recipe) + FORWARD_AND_BACKWARD * sum(
         forward_flops(network, image_of(recipe.model.image_size)) for network in run.loss_networks
     )
-    game_flops, discriminator_flops = _game_flops(run)
+    encode_flops, decode_flops = _model_flops(state.average)
+    game_flops, discriminator_flops = _game_flops(run, encode_flops, decode_flops)
     if (adversarial := recipe.loss.adversarial) is not None:
         state.step = math.ceil(adversarial.generator_start * recipe.train.steps)
     judges = state.discriminator.parameters() if state.discriminator else ()
@@ -87,6 +91,8 @@ def footprint(
         state_bytes=sum(sizes.values()) + moments,
         # At the end of a backward pass all gradients are alive, and no activations.
         peak_bytes=kept + max(counted.peak_bytes, sizes["model"] + sizes.get("teacher", 0) + bytes_of(trained)),
+        encode_flops=encode_flops,
+        decode_flops=decode_flops,
         flops=flops,
         game_flops=game_flops,
         discriminator_flops=discriminator_flops,
@@ -144,16 +150,24 @@ def _compute_one_block_of_each_stack(module: nn.Module, counted: CountedRun) -> 
     return omitted
 
 
-def _game_flops(run: BlankRun) -> tuple[float, float]:
+def _model_flops(model: TCAE) -> tuple[float, float]:
+    """Return the operations of encoding an image, and of decoding one."""
+    spec = model.spec
+    side = spec.image_size // spec.downsampling
+    latents = torch.empty(1, spec.latent_channels, side, side, device="meta")
+    return forward_flops(model.encode, image_of(spec.image_size)), forward_flops(model.decode, latents)
+
+
+def _game_flops(run: BlankRun, encode_flops: float, decode_flops: float) -> tuple[float, float]:
     """Return the operations an image of the discriminator's judgement with its gradient, and of its own update."""
-    discriminator, autoencoder, adversarial = run.state.discriminator, run.state.average, run.recipe.loss.adversarial
+    discriminator, adversarial = run.state.discriminator, run.recipe.loss.adversarial
     if discriminator is None or adversarial is None:
         return 0.0, 0.0
     image = image_of(run.recipe.model.image_size)
-    judgement, reconstruction = forward_flops(discriminator, image), forward_flops(autoencoder, image)
+    judgement = forward_flops(discriminator, image)
     learnt = judgement - sum(forward_flops(network, image) for network in run.judged)
-    # The decoder is half of the autoencoder, which is symmetric; the gradient at the images takes one product of each
-    # that the judgement makes. The update judges an original and a reconstruction, and its gradient ends at the heads.
-    again = FORWARD_AND_BACKWARD * reconstruction / 2 if adversarial.scope == "decoder" else 0.0
+    # The gradient at the images takes one product of each that the judgement makes. The update judges an original and
+    # a reconstruction, and its gradient ends at the layers that learn.
+    again = FORWARD_AND_BACKWARD * decode_flops if adversarial.scope == "decoder" else 0.0
     update = 2 * judgement + 2 * (FORWARD_AND_BACKWARD - 1) * learnt
-    return 2 * judgement + again, reconstruction + update
+    return 2 * judgement + again, encode_flops + decode_flops + update

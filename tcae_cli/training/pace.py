@@ -18,7 +18,7 @@ from tcae_cli.training.footprint import Footprint
 from tcae_cli.training.step import training_step
 
 _TIMES = 3
-_BLOCKS_S = 1.0  # to spend on a block
+_BLOCKS_S = 0.5  # to spend on a block
 _STEPS_S = 2.5  # to spend on steps, the first of which warms up
 _TOKENS = {"cpu": 1024, "cuda": 2**16}  # at a time through a block; more keep a GPU busier
 _SAFE_SHARE = 0.7  # of a device's memory
