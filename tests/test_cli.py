@@ -13,9 +13,12 @@ import torch
 import zarr
 
 from tcae_cli.cli import tcae as click_commands
+from tcae_cli.recipe.load import dump_recipe
 from tcae_cli.reports.train import TrainReport
 from tcae_cli.terminal.progress import ConsoleProgress
 from tcae_cli.terminal.show import show_report
+
+from .small_recipes import recipe as small_recipe
 
 COMMANDS = click_commands.list_commands(click.Context(click_commands))
 
@@ -140,6 +143,33 @@ def test_all_gpus_where_there_is_none_are_the_cpu(tcae, tmp_path, photos, small_
     command = ["encode-dataset", photos, tmp_path / "out.zarr", "--model", small_checkpoint, "--workers", 0]
     code, stdout, _ = tcae(*command, "--gpus", "all")
     assert code == 0 and "24 rows ok" in stdout
+
+
+def test_a_dry_run_writes_nothing_and_shares_the_work_among_gpus_that_are_not_here(
+    tcae, tmp_path, photos, small_checkpoint, monkeypatch
+):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    monkeypatch.chdir(tmp_path)
+    encode = ["encode-dataset", photos, "out.zarr", "--model", small_checkpoint, "--workers", 0, "--dry-run"]
+    code, stdout, stderr = tcae(*encode, "--gpus", 8)
+    assert code == 0, stderr
+    assert stdout.startswith("out.zarr: a dry run, nothing is written\n")
+    for words in ("24; 2 shards of 16 rows", ", one rank's divided by 8", "slowest: ", "files; ", " free"):
+        assert words in stdout, words
+    assert json.loads(tcae(*encode, "--json")[1])["num_rows_left"] == 24
+
+    (tmp_path / "mine.yaml").write_text(dump_recipe(small_recipe()))
+    train = ["train", "mine.yaml", "--data", photos, "--dry-run"]
+    code, stdout, stderr = tcae(*train, "--gpus", 2)
+    assert code == 0, stderr
+    assert stdout.startswith("runs/mine: a dry run, nothing is written\n")
+    for words in ("24 images of ", "2 at a time on each of 2 ranks", "MACs", "a checkpoint", "divided by 2"):
+        assert words in stdout, words
+    code, _, stderr = tcae(*train, "--gpus", 3)
+    assert code == 2 and "train.batch_size 4 cannot be shared among 3 ranks" in stderr
+    code, _, stderr = tcae(*train, "--gpus", 2, "--device", "cpu")
+    assert code == 2 and "--gpus and --device cpu exclude each other" in stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.yaml"]
 
 
 def test_contents_that_cannot_work_are_one_sentence_and_exit_code_1(tcae, tmp_path, photos, small_checkpoint):

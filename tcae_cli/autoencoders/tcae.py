@@ -76,8 +76,12 @@ def load_parent(name: str, spec: ModelSpec, *, freeze_encoder: bool) -> tuple[TC
     for key, parameter in model.named_parameters():
         if key in kept:
             parameter.requires_grad_(False)
-    parent = Parent(name=header.name, encoder_hash=header.encoder_hash, decoder_hash=header.decoder_hash)
-    return model, parent, kept
+    return model, parent_of(header), kept
+
+
+def parent_of(header: CheckpointHeader) -> Parent:
+    """Return a model as the parent of those that are finetuned from it."""
+    return Parent(name=header.name, encoder_hash=header.encoder_hash, decoder_hash=header.decoder_hash)
 
 
 def fill_autoencoder(model: TCAE, tensors: Mapping[str, Tensor], misfit: str) -> None:

@@ -7,9 +7,10 @@ import click
 from tcae_cli.commands import _options
 from tcae_cli.commands._command import NameIn, command, option
 from tcae_cli.commands._options import IMAGES, MODEL, PROCESSES, STORE, Gpus
-from tcae_cli.commands._run import run_job_on_gpus
+from tcae_cli.commands._run import num_ranks, run_job, run_job_on_gpus
 from tcae_cli.recipe.choices import Decode, LatentDtype, Resize
 from tcae_cli.reports.encode import EncodeRequest
+from tcae_cli.reports.encode_plan import EncodePlanRequest
 from tcae_cli.store.codecs.registry import CODECS
 
 
@@ -103,8 +104,9 @@ from tcae_cli.store.codecs.registry import CODECS
     group=PROCESSES,
     help="Number of this part, counted from 0.",
 )
+@_options.dry_run
 @_options.as_json
-def encode_dataset(gpus: Gpus, as_json: bool, **options: Any) -> int:
+def encode_dataset(gpus: Gpus, dry_run: bool, as_json: bool, **options: Any) -> int:
     """Encode SOURCE into the Zarr store STORE; repeat the command to resume where it stopped.
 
     SOURCE is a folder of images, tar shards like "shards/{000..127}.tar", Parquet files, a list (.txt, .csv, .tsv,
@@ -112,6 +114,11 @@ def encode_dataset(gpus: Gpus, as_json: bool, **options: Any) -> int:
     it may be local, or at s3://, gs://, hf:// or https://. STORE is a local path, or at s3:// or gs://.
     """
     request = EncodeRequest(**options)
+    if dry_run:
+        from tcae_cli.jobs.plan_encode import plan_encoding
+
+        plan = EncodePlanRequest(encode=request, num_ranks=num_ranks(gpus, request.device))
+        return run_job(plan_encoding, plan, as_json=as_json)
     from tcae_cli.jobs.encode import encode_dataset as job
 
     return run_job_on_gpus(job, request, gpus, as_json=as_json)

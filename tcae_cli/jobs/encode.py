@@ -54,7 +54,7 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
     """
     card = read_card(request.model)
     device = choose_device(request.device, distributed.local_rank())
-    settings = _settings(request, card, device)
+    settings = settings_of(request, card, device)
     run = EncodeRun(request, device, progress)
     folder, place = open_folder(request.store), _place(request)
     find_store(folder)  # anything else in the folder is refused before anything is written
@@ -67,7 +67,7 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
         else:
             lease.wait_for_leader()
             store = StoreHandle(folder)
-            _refuse_differences(store, settings)
+            refuse_differences(store, settings)
         was_complete = store.is_complete
 
         source = Source(folder.fetch(index_folder(store.spec), Path(scratch)))
@@ -89,7 +89,7 @@ def _place(request: EncodeRequest) -> Place:
     return Place(f"parts-{request.num_parts}", f"{request.part}-{rank}", f"{request.part}-0", world_size > 1)
 
 
-def _settings(request: EncodeRequest, card: ModelCard, device: torch.device) -> StoreSettings:
+def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -> StoreSettings:
     """Return how this run encodes. Raises UsageError for a size that latents do not fit into."""
     sizes = list(dict.fromkeys(request.sizes or (card.image_size,)))
     for size in sizes:
@@ -119,7 +119,7 @@ def _make_ready(run: EncodeRun, settings: StoreSettings, folder: Folder, scratch
     request, progress = run.request, run.progress
     found = find_store(folder)
     if found:  # refused before the source is scanned
-        _refuse_differences(found, settings)
+        refuse_differences(found, settings)
     source = open_store_source(request, found, scratch, progress)
     identity = SourceIdentity(
         uri=source.uri, count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
@@ -138,7 +138,7 @@ def _make_ready(run: EncodeRun, settings: StoreSettings, folder: Folder, scratch
     store = found or create_store(folder, spec)
     if not found:
         _refuse_another_source(store, {identity.fingerprint})
-        _refuse_differences(store, settings)
+        refuse_differences(store, settings)
     else:
         known = {identity.fingerprint, store.spec.source.fingerprint}
         store.refresh()
@@ -170,7 +170,8 @@ def _refuse_another_source(store: StoreHandle, fingerprints: set[str]) -> None:
         )
 
 
-def _refuse_differences(store: StoreHandle, settings: StoreSettings) -> None:
+def refuse_differences(store: StoreHandle, settings: StoreSettings) -> None:
+    """Raise StoreError if a store was made with settings other than these."""
     if differing := settings.differences(store.spec):
         raise StoreError(
             f"{store.folder.uri} cannot be continued: it was made with {differing}; "

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from tcae_cli.autoencoders.tcae import parent_of, read_header
 from tcae_cli.errors import TcaeError
 from tcae_cli.features.published import FILES
 from tcae_cli.features.weights import find_cached
@@ -24,6 +25,7 @@ from tcae_cli.runtime.memory import total_bytes
 from tcae_cli.sources.source import Source
 from tcae_cli.training.footprint import footprint
 from tcae_cli.training.pace import measure_pace
+from tcae_cli.training.run import identity_of, source_identity
 from tcae_cli.training.state import saved_step
 from tcae_cli.training.views.batches import TrainingViews
 
@@ -42,7 +44,6 @@ def plan_training(plan: TrainPlanRequest, progress: Progress) -> TrainPlan:
     device = choose_device(request.device, distributed.local_rank())
     check_batch_size(recipe, plan.num_ranks)
     refuse_other_runs(request)
-    first = saved_step(request.out) if request.resume else 0
 
     micro_batch = recipe.train.batch_size // (plan.num_ranks * recipe.train.accumulate)
     with TemporaryDirectory() as scratch, ThreadPoolExecutor(1) as aside:
@@ -52,6 +53,7 @@ def plan_training(plan: TrainPlanRequest, progress: Progress) -> TrainPlan:
         source, missing = finding.result()
         index_bytes = tree_bytes(Path(scratch))
         reading = None if source is None else _images_read_per_s(source, request, plan.num_ranks)
+        first = _steps_done(request, source) if request.resume else 0
     num_images = None if source is None else len(source)
     pace = measure_pace(recipe, work, device, micro_batch, freeze_encoder=request.freeze_encoder)
     left = recipe.train.steps - first
@@ -103,6 +105,15 @@ def _find_images(plan: TrainPlanRequest, scratch: Path, progress: Progress) -> t
         if not request.data_advice:  # named on the command line
             raise
         return None, [str(error)]
+
+
+def _steps_done(request: TrainRequest, source: Source | None) -> int:
+    """Return the steps of the run to resume. Raises CheckpointError if it was begun otherwise."""
+    parent = None if request.parent is None else parent_of(read_header(request.parent))
+    identity = identity_of(request, parent)
+    if source is not None:
+        identity["source"] = source_identity(request, source)
+    return saved_step(request.out, identity)
 
 
 def _images_read_per_s(source: Source, request: TrainRequest, num_ranks: int) -> float | None:

@@ -15,7 +15,7 @@ from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.layout import PRIVATE_FOLDER
 from tcae_cli.store.spec import StoreSpec
 
-_RECORDS_FOLDER = f"{PRIVATE_FOLDER}/commits"
+RECORDS_FOLDER = f"{PRIVATE_FOLDER}/commits"
 
 
 class _Part(BaseModel):
@@ -58,7 +58,7 @@ class ShardRecord(_Part):
 
 def record_name(shard: int) -> str:
     """Return the name of the file of a shard's record."""
-    return f"{_RECORDS_FOLDER}/{shard:06d}.json"
+    return f"{RECORDS_FOLDER}/{shard:06d}.json"
 
 
 def record_file(record: ShardRecord) -> dict[str, bytes]:

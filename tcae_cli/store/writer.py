@@ -11,6 +11,7 @@ import numpy as np
 
 from tcae_cli.errors import StoreError
 from tcae_cli.reports.failure import Failure
+from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import shard_file
@@ -19,7 +20,7 @@ from tcae_cli.store.record import FileRecord, ShardRecord, read_records, record_
 from tcae_cli.store.shard_file import ShardFileWriter, crc32c_of
 from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.side_chunks import SideChunks
-from tcae_cli.store.spec import FAILED, OK, PENDING
+from tcae_cli.store.spec import FAILED, OK, PENDING, StoreSpec
 from tcae_cli.store.statistics import LatentMoments, Moments
 
 
@@ -49,6 +50,20 @@ class EncodedRows:
     num_clipped: Mapping[str, int] | None = None  # of each int8 view
 
 
+def plan_shards(folder: Folder, spec: StoreSpec, shards: Sequence[int]) -> list[ShardPlan]:
+    """Return a plan for each of these shards of a store that still needs work; only reads."""
+    plans = []
+    for shard, record in read_records(folder, shards, folder.sizes()):
+        rows = spec.rows_of_shard(shard)
+        if record is None:
+            plans.append(ShardPlan(shard, rows, rows, None))
+        elif not record.is_committed(spec):
+            again = [failure.row for failure in record.failures] if record.reopened else []
+            appended = range(rows.start + record.num_rows, rows.stop)
+            plans.append(ShardPlan(shard, rows, [*again, *appended], record))
+    return plans
+
+
 class StoreWriter:
     """Writes shards of an open store.
 
@@ -64,16 +79,7 @@ class StoreWriter:
 
     def plan(self, shards: Sequence[int]) -> list[ShardPlan]:
         """Return a plan for each of these shards that still needs work."""
-        plans = []
-        for shard, record in read_records(self.folder, shards, self.folder.sizes()):
-            rows = self.spec.rows_of_shard(shard)
-            if record is None:
-                plans.append(ShardPlan(shard, rows, rows, None))
-            elif not record.is_committed(self.spec):
-                again = [failure.row for failure in record.failures] if record.reopened else []
-                appended = range(rows.start + record.num_rows, rows.stop)
-                plans.append(ShardPlan(shard, rows, [*again, *appended], record))
-        return plans
+        return plan_shards(self.folder, self.spec, shards)
 
     def begin(
         self, plan: ShardPlan, *, keys: Sequence[str], labels: np.ndarray, captions: Sequence[str] | None

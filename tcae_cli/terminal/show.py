@@ -8,6 +8,7 @@ from rich.console import Console
 
 from tcae_cli.reports.decode import DecodeReport
 from tcae_cli.reports.encode import EncodeReport
+from tcae_cli.reports.encode_plan import EncodePlan
 from tcae_cli.reports.evaluation import EvalReport
 from tcae_cli.reports.export import ExportReport
 from tcae_cli.reports.report import Report
@@ -16,7 +17,7 @@ from tcae_cli.reports.train import TrainReport
 from tcae_cli.reports.train_plan import TrainPlan
 from tcae_cli.reports.weights import WeightsReport
 from tcae_cli.terminal.evaluation_tables import show_evaluation
-from tcae_cli.terminal.plan_tables import show_training_plan
+from tcae_cli.terminal.plan_tables import show_encoding_plan, show_training_plan
 from tcae_cli.terminal.store_tables import show_info, show_verification
 from tcae_cli.terminal.summaries import show_decoding, show_encoding, show_export, show_training
 from tcae_cli.terminal.weights_table import show_weights
@@ -31,6 +32,7 @@ _SHOW: dict[type[Report], Callable[[Console, Any], None]] = {
     VerifyReport: show_verification,
     TrainReport: show_training,
     TrainPlan: show_training_plan,
+    EncodePlan: show_encoding_plan,
     EvalReport: show_evaluation,
     WeightsReport: show_weights,
 }
@@ -38,7 +40,7 @@ _SHOW: dict[type[Report], Callable[[Console, Any], None]] = {
 
 def show_report(report: Report, as_json: bool) -> None:
     """Print what a job did; of a launch, only the first rank prints its report of all but encoding."""
-    if isinstance(report, TrainReport | EvalReport | TrainPlan) and report.rank:
+    if isinstance(report, TrainReport | EvalReport | TrainPlan | EncodePlan) and report.rank:
         return
     if as_json:
         print(json.dumps(report.as_dict(), ensure_ascii=False))

@@ -76,15 +76,24 @@ def start(request: TrainRequest, images: Source, device: torch.device, progress:
         discriminator = fresh.to(device).eval()
     autoencoder, parent, kept = _autoencoder(request, images, progress)
     state = new_state(recipe, autoencoder.to(device), discriminator, device)
-    source = request.data if is_stream(request.data) else images.fingerprint
-    identity = {**recipe.model_dump(mode="json", exclude={"train": _FREE, "data": {"train", "val"}}), "source": source}
-    identity |= {"parent": parent.model_dump() if parent else None, "freeze_encoder": request.freeze_encoder}
+    identity = identity_of(request, parent) | {"source": source_identity(request, images)}
     if request.resume:
         restore_state(request.out, state, identity)
         progress.say(f"resuming {request.out} after step {state.step}")
         if state.first_unit is not None:
             progress.say(f"the stream resumes at its unit {state.first_unit:,}; units in progress are read again")
     return Run(request, images, trainer, state, identity, parent, kept)
+
+
+def identity_of(request: TrainRequest, parent: Parent | None) -> dict[str, object]:
+    """Return what a resumed run must have in common with the one that it continues, the source aside."""
+    recipe = request.recipe.model_dump(mode="json", exclude={"train": _FREE, "data": {"train", "val"}})
+    return {**recipe, "parent": parent.model_dump() if parent else None, "freeze_encoder": request.freeze_encoder}
+
+
+def source_identity(request: TrainRequest, images: Source) -> str:
+    """Return what must stay the same about the images of a resumed run."""
+    return request.data if is_stream(request.data) else images.fingerprint
 
 
 def _autoencoder(

@@ -74,9 +74,14 @@ def save_state(run: Path, state: RunState, identity: dict[str, object]) -> None:
         write_tensors(run / STATE_FILE, gathered, json.dumps(header))
 
 
-def saved_step(run: Path) -> int:
-    """Return the number of steps that a run has saved. Raises NotFoundError if it has no state yet."""
-    step: int = json.loads(read_text(_state_file(run)))["step"]
+def saved_step(run: Path, identity: dict[str, object]) -> int:
+    """Return the number of steps that a run has saved.
+
+    identity: as restore_state takes it, or some of it. Raises as restore_state does.
+    """
+    saved = json.loads(read_text(_state_file(run)))
+    _refuse_other_beginning(run, {key: saved["identity"].get(key) for key in identity}, identity)
+    step: int = saved["step"]
     return step
 
 
@@ -88,8 +93,7 @@ def restore_state(run: Path, state: RunState, identity: dict[str, object]) -> No
     """
     tensors, header = read_tensors(_state_file(run))
     saved = json.loads(header)
-    if changed := _first_difference(saved["identity"], identity):
-        raise CheckpointError(f"{run} was begun otherwise: {changed}; resume it as it was, or begin another run")
+    _refuse_other_beginning(run, saved["identity"], identity)
 
     for name, part in state.modules():
         fill(part, _part(tensors, f"{name}."))
@@ -112,6 +116,11 @@ def _state_file(run: Path) -> Path:
     if not path.is_file():
         raise NotFoundError(f"{run} has no {STATE_FILE} to resume from; start it without --resume")
     return path
+
+
+def _refuse_other_beginning(run: Path, saved: dict[str, object], identity: dict[str, object]) -> None:
+    if changed := _first_difference(saved, identity):
+        raise CheckpointError(f"{run} was begun otherwise: {changed}; resume it as it was, or begin another run")
 
 
 def _part(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from tcae_cli.errors import UsageError
+from tcae_cli.autoencoders.tcae import read_header
+from tcae_cli.errors import CheckpointError, NotFoundError, UsageError
 from tcae_cli.evaluation.metrics.cost import counted_cost
 from tcae_cli.jobs import plan_train
 from tcae_cli.jobs.plan_train import plan_training
@@ -20,8 +21,9 @@ from tcae_cli.reports.train import TrainRequest
 from tcae_cli.reports.train_plan import TrainPlan, TrainPlanRequest
 from tcae_cli.training import pace
 from tcae_cli.training.cost import training_flops
-from tests.evaluation.metrics.test_cost import card
-from tests.small_recipes import FULL, recipe
+
+from ..evaluation.metrics.test_cost import card
+from ..small_recipes import FULL, recipe
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 SMALL = next(path for path in RECIPES if path.stem == "imagenet256-small")
@@ -130,6 +132,8 @@ def test_what_training_refuses_a_dry_run_refuses(quick, photos, tmp_path):
 
     with pytest.raises(UsageError, match="run exists; continue it with --resume, or give another --out"):
         plan(tmp_path / "run")
+    with pytest.raises(NotFoundError, match=r"run has no state\.safetensors to resume from"):
+        plan(tmp_path / "run", resume=True)
     with pytest.raises(UsageError, match=r"train\.batch_size 4 cannot be shared among 3 ranks"):
         plan(tmp_path / "other", num_ranks=3)
     with pytest.raises(UsageError, match="nowhere does not exist"):
@@ -150,3 +154,29 @@ def test_a_small_model_is_timed_on_whole_steps(tmp_path):
 
     assert found.pace_basis.startswith("steps of 4 black images")
     assert 0 < found.seconds_per_step.lowest <= found.seconds_per_step.highest
+
+
+def test_a_frozen_encoder_learns_nothing_and_takes_less_memory(quick, small_checkpoint, tmp_path):
+    spec = read_header(str(small_checkpoint)).spec
+    whole = recipe(model=spec.model_dump(mode="json"))
+
+    free, frozen = (
+        plan(tmp_path / "run", whole, parent=str(small_checkpoint), freeze_encoder=freeze) for freeze in (False, True)
+    )
+
+    assert free.trained_parameters == free.parameters
+    assert 0 < frozen.trained_parameters < free.trained_parameters
+    assert frozen.memory_bytes < free.memory_bytes
+
+
+def test_a_run_that_resumes_has_no_more_steps_than_are_left_and_must_be_the_same(photos, quick, tmp_path):
+    request = TrainRequest(recipe=recipe(), data=str(photos), out=tmp_path / "run", device="cpu", num_workers=0)
+    train(request, Silent())
+    before = {path: path.stat().st_mtime_ns for path in request.out.rglob("*")}
+
+    found = plan(request.out, recipe(), str(photos), resume=True)
+
+    assert (found.first_step, found.steps, found.seconds.highest) == (6, 6, 0.0)
+    with pytest.raises(CheckpointError, match=r"was begun otherwise: train\.steps was 6, is 12"):
+        plan(request.out, recipe(steps=12), str(photos), resume=True)
+    assert {path: path.stat().st_mtime_ns for path in request.out.rglob("*")} == before
