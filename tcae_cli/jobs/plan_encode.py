@@ -36,7 +36,7 @@ from tcae_cli.store.handle import StoreHandle, create_store, find_store
 from tcae_cli.store.layout import ROOT
 from tcae_cli.store.quantise import channel_scales
 from tcae_cli.store.record import RECORDS_FOLDER
-from tcae_cli.store.spec import Quantisation, SourceIdentity, StoreSpec
+from tcae_cli.store.spec import Quantisation, SourceIdentity, StoreSettings, StoreSpec
 from tcae_cli.store.writer import StoreWriter, plan_shards
 
 _BATCHES = 3  # of each thread that encodes
@@ -62,13 +62,7 @@ def plan_encoding(plan: EncodePlanRequest, progress: Progress) -> EncodePlan:
 
     with TemporaryDirectory() as scratch:
         source = open_store_source(request, found, Path(scratch), progress)
-        identity = SourceIdentity(
-            uri=source.uri, count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
-        )
-        if found:
-            spec = found.spec.model_copy(update={"source": identity})
-        else:
-            spec = settings.new_store(identity, source.has_captions)
+        spec = _spec(found, settings, source)
         runner = load_runner(request.model, device, spec.compute.dtype)
         costs = [counted_cost(runner.model, card, view.size) for view in spec.views.values()]
         sample = _sample_spec(spec, source, runner)
@@ -106,6 +100,16 @@ def plan_encoding(plan: EncodePlanRequest, progress: Progress) -> EncodePlan:
         missing=[],
     )
     return replace(result, missing=_missing(result))
+
+
+def _spec(store: StoreHandle | None, settings: StoreSettings, source: Source) -> StoreSpec:
+    """Return the spec of the store once it holds all of the source."""
+    identity = SourceIdentity(
+        uri=source.uri, count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
+    )
+    if store:
+        return store.spec.model_copy(update={"source": identity})
+    return settings.new_store(identity, source.has_captions)
 
 
 def _rows_left(request: EncodeRequest, store: StoreHandle, spec: StoreSpec, shards: range) -> int:
