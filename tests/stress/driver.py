@@ -128,7 +128,7 @@ def _encode(task: dict[str, Any], said_in: int, take_token: Any) -> int:
     torch.set_num_threads(1)
     tempfile.tempdir = task["scratch"]
     if not task["indexes_apart"]:
-        encode_source.index_source_apart = lambda *args, on_progress: index_source(*args)
+        encode_source.index_source_apart = lambda *args: index_source(*args)
     rank = int(os.environ.get("RANK", "0"))
     if task["kill"] and task["kill"]["rank"] in (None, rank):
         set_trap(Kill(**task["kill"]), Path(task["request"]["store"]), take_token)
