@@ -1,7 +1,6 @@
 """A Folder of a dataset on the Hugging Face Hub: files in its client's cache are read there, others by range."""
 
 import errno
-import io
 import os
 import time
 from collections.abc import Iterator
@@ -17,8 +16,8 @@ from tcae_cli.runtime.hub import find_cached, get, locate, read_dataset
 from tcae_cli.runtime.hub_errors import ask_again, reason_of, sentence_of
 from tcae_cli.runtime.hub_name import HubName, parse_name
 from tcae_cli.runtime.local_folder import LocalFolder
-from tcae_cli.runtime.remote import RemoteFile, read_error, remote_errors
-from tcae_cli.runtime.remote_folder import READ_AHEAD_BYTES, RemoteFolder
+from tcae_cli.runtime.remote import read_error, remote_errors
+from tcae_cli.runtime.remote_folder import RemoteFolder
 
 _PLACE_HOLDS_S = 600.0  # the signature of a URL holds for an hour
 
@@ -62,10 +61,7 @@ class HubFolder(RemoteFolder):
             with cached.open("rb") as file:
                 yield file
             return
-        with self._reading(name):
-            size_bytes = self._size_bytes(name)
-        whole = RemoteFile(partial(self.read_range, name), size_bytes)
-        with io.BufferedReader(whole, read_ahead_bytes or READ_AHEAD_BYTES) as reader:
+        with super().open(name, read_ahead_bytes) as reader:
             yield reader
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
