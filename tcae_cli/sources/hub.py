@@ -14,6 +14,7 @@ from tcae_cli.sources.listing import Listing, count_suffixes, ignore, is_image_n
 from tcae_cli.sources.parquet import ParquetFiles, list_files
 from tcae_cli.sources.patterns import FoundFiles, regex_of_glob
 from tcae_cli.sources.registry import Located, Reader
+from tcae_cli.sources.tar import is_tar_name
 
 CONVERTED = "refs/convert/parquet"  # the revision at which the Hub keeps its own conversion
 
@@ -220,7 +221,7 @@ def _no_parquet(name: HubName, dataset: HubDataset) -> str:
     counts = count_suffixes(dataset.files)
     found = ", ".join(f"{count:,} with {suffix}" for suffix, count in list(counts.items())[:3])
     sentence = f"{name} holds no Parquet files ({found})"
-    tars = [file for file in dataset.files if file.endswith((".tar", ".tar.gz", ".tgz", ".tar.zst"))]
+    tars = list(filter(is_tar_name, dataset.files))
     if tars:
         return f"{sentence}; name its tars, as in {name}/{min(tars)}"
     image = next((file for file in dataset.files if is_image_name(file)), "")
