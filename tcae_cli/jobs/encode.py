@@ -37,6 +37,7 @@ from tcae_cli.store.spec import (
     LatentShape,
     SourceIdentity,
     StoreSettings,
+    StoreSpec,
     TransformSpec,
     make_views,
 )
@@ -121,17 +122,12 @@ def _make_ready(run: EncodeRun, settings: StoreSettings, folder: Folder, scratch
     if found:  # refused before the source is scanned
         refuse_differences(found, settings)
     source = open_store_source(request, found, scratch, progress)
-    identity = SourceIdentity(
-        uri=source.uri, count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
-    )
-    if found:
-        spec = found.spec.model_copy(update={"source": identity})
-    else:
-        spec = settings.new_store(identity, source.has_captions)
-        if request.dtype == "int8":
-            from tcae_cli.jobs.quantisation import measure_quantisation  # here, since its metrics are slow to import
+    spec = spec_with(source, found, settings)
+    identity = spec.source
+    if not found and request.dtype == "int8":
+        from tcae_cli.jobs.quantisation import measure_quantisation  # here, since its metrics are slow to import
 
-            spec = measure_quantisation(request, spec, source, run.device, progress)
+        spec = measure_quantisation(request, spec, source, run.device, progress)
     publish_index(folder, source.index_dir, index_folder(spec))
 
     # Other parts may have made the store, or given it rows, while this one looked through the source.
@@ -155,6 +151,16 @@ def _make_ready(run: EncodeRun, settings: StoreSettings, folder: Folder, scratch
     if request.retry_failed and found and (count := reopen_failed(store, _shards(request, store))):
         progress.say(f"{count:,} failed rows are tried again")
     return store
+
+
+def spec_with(source: Source, store: StoreHandle | None, settings: StoreSettings) -> StoreSpec:
+    """Return the spec of the store, or else of a new one, once it holds all of a source; int8 may lack its scales."""
+    identity = SourceIdentity(
+        uri=source.uri, count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
+    )
+    if store:
+        return store.spec.model_copy(update={"source": identity})
+    return settings.new_store(identity, source.has_captions)
 
 
 def _shards(request: EncodeRequest, store: StoreHandle) -> range:

@@ -17,7 +17,7 @@ from tcae_cli.evaluation.metrics.cost import counted_cost
 from tcae_cli.images.loader import load_readable
 from tcae_cli.images.partition import shards_of_part
 from tcae_cli.images.transform import Transform
-from tcae_cli.jobs.encode import refuse_differences, settings_of
+from tcae_cli.jobs.encode import refuse_differences, settings_of, spec_with
 from tcae_cli.jobs.encode_shards import EncodeRun, ShardsReport, encode_shards
 from tcae_cli.jobs.encode_source import open_store_source
 from tcae_cli.reports.encode import EncodeRequest
@@ -36,7 +36,7 @@ from tcae_cli.store.handle import StoreHandle, create_store, find_store
 from tcae_cli.store.layout import ROOT
 from tcae_cli.store.quantise import channel_scales
 from tcae_cli.store.record import RECORDS_FOLDER
-from tcae_cli.store.spec import Quantisation, SourceIdentity, StoreSettings, StoreSpec
+from tcae_cli.store.spec import Quantisation, StoreSpec
 from tcae_cli.store.writer import StoreWriter, plan_shards
 
 _BATCHES = 3  # of each thread that encodes
@@ -62,7 +62,7 @@ def plan_encoding(plan: EncodePlanRequest, progress: Progress) -> EncodePlan:
 
     with TemporaryDirectory() as scratch:
         source = open_store_source(request, found, Path(scratch), progress)
-        spec = _spec(found, settings, source)
+        spec = spec_with(source, found, settings)
         runner = load_runner(request.model, device, spec.compute.dtype)
         costs = [counted_cost(runner.model, card, view.size) for view in spec.views.values()]
         sample = _sample_spec(spec, source, runner)
@@ -100,16 +100,6 @@ def plan_encoding(plan: EncodePlanRequest, progress: Progress) -> EncodePlan:
         missing=[],
     )
     return replace(result, missing=_missing(result))
-
-
-def _spec(store: StoreHandle | None, settings: StoreSettings, source: Source) -> StoreSpec:
-    """Return the spec of the store once it holds all of the source."""
-    identity = SourceIdentity(
-        uri=source.uri, count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
-    )
-    if store:
-        return store.spec.model_copy(update={"source": identity})
-    return settings.new_store(identity, source.has_captions)
 
 
 def _rows_left(request: EncodeRequest, store: StoreHandle, spec: StoreSpec, shards: range) -> int:
