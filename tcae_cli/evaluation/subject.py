@@ -109,7 +109,7 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
     if request.data is None:
         source = Source(store.folder.fetch(index_folder(store.spec), scratch))
     else:
-        source = open_source(request.data, scratch / "index", request.fields, progress)
+        source, _ = _open_data(request, scratch, progress)
     rows, store_rows = _rows_in_common(source, store)
     found = []
     if len(store.ok_rows) < len(store):
@@ -155,7 +155,7 @@ def _open_samples(request: EvalRequest, uri: str, scratch: Path, progress: Progr
     samples = Originals(uri, source, np.arange(len(source)), "torch", as_they_are=True)
     real = None
     if request.data is not None:
-        real = _all_of(open_source(request.data, scratch / "index", request.fields, progress), request.data, request)
+        real = _all_of(*_open_data(request, scratch, progress), request)
     return Subject(_size_of(source, 0), samples, [SamplesCandidate(uri)], [], [], is_generated=True, real=real)
 
 
