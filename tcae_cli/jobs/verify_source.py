@@ -14,7 +14,8 @@ from tcae_cli.jobs.encode_source import fetch_index
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.jobs.verification import Verification
 from tcae_cli.sources.announce import found_so_far, say_found
-from tcae_cli.sources.index_update import PreviousIndex, index_source_apart
+from tcae_cli.sources.index_apart import index_source_apart
+from tcae_cli.sources.index_update import PreviousIndex
 from tcae_cli.sources.source import Source
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder

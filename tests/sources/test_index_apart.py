@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from tcae_cli.errors import NotFoundError, SourceError
-from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source, index_source_apart
+from tcae_cli.sources.index_apart import index_source_apart
+from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source
 from tcae_cli.sources.source import Source
 
 
@@ -81,7 +82,7 @@ def test_a_process_that_is_killed_is_told_of(endless, tmp_path):
 
 RUN = """
 import sys
-from tcae_cli.sources.index_update import index_source_apart
+from tcae_cli.sources.index_apart import index_source_apart
 if __name__ == "__main__":
     print("started", flush=True)
     try:
