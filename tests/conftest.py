@@ -30,7 +30,7 @@ from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import ModelSpec
 from tcae_cli.reports.encode import EncodeReport, EncodeRequest
-from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.progress import Silent, listening
 from tcae_cli.reports.report import Tolerance
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.registry import Registry
@@ -162,6 +162,19 @@ def bucket(object_store: str) -> str:
     name = f"bucket-{uuid4().hex}"
     s3fs.S3FileSystem().mkdir(name)
     return f"s3://{name}"
+
+
+@pytest.fixture
+def aside() -> Iterator[list[str]]:
+    """The sentences said aside."""
+    sentences: list[str] = []
+
+    class Listener(Silent):
+        def say(self, sentence: str) -> None:
+            sentences.append(sentence)
+
+    with listening(Listener()):
+        yield sentences
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """What is in a store: its arrays as a plain Zarr reader finds them, its attributes and its files."""
 
+import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -102,3 +103,11 @@ def committed_rows(store: Path, whole: Path) -> np.ndarray:
     for name in ("latents", *SIDE_ARRAYS):
         assert np.array_equal(group[name][:][rows], right[name][:][rows]), name
     return rows
+
+
+def wait_for_commits(store: Path, count: int) -> None:
+    """Wait until a process has committed so many shards."""
+    patience_ends_at = time.monotonic() + 60
+    while len(list(store.glob(".tcae/commits/*.json"))) < count:
+        assert time.monotonic() < patience_ends_at
+        time.sleep(0.002)

@@ -22,7 +22,6 @@ from tcae_cli.features import fetch
 from tcae_cli.features.backbone import load_feature_network
 from tcae_cli.features.published import FILES
 from tcae_cli.features.weights import load_pretrained, weights_path
-from tcae_cli.reports.progress import Silent, listening
 
 from .. import weights_server as program
 from ..weights_server import Cut, WeightsServer
@@ -35,19 +34,6 @@ VGG, ALEX = "vgg16-397923af.pth", "alexnet-owt-7be5be79.pth"
 def folder(tmp_path) -> Path:
     """What weights are fetched to, which no test makes."""
     return tmp_path / "torch" / "hub" / "checkpoints"
-
-
-@pytest.fixture
-def aside() -> Iterator[list[str]]:
-    """The sentences said."""
-    sentences: list[str] = []
-
-    class Listener(Silent):
-        def say(self, sentence: str) -> None:
-            sentences.append(sentence)
-
-    with listening(Listener()):
-        yield sentences
 
 
 def found(name: str = "lpips-vgg") -> Path:

@@ -4,7 +4,6 @@ import json
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store.reader import LatentStore
 
-from ..store_contents import assert_same_store
+from ..store_contents import assert_same_store, wait_for_commits
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 
@@ -31,13 +30,6 @@ def broken_copy(photos: Path, target: Path, *names: str) -> Path:
     for name in names:
         (target / name).write_bytes((photos / name).read_bytes()[:700])
     return target
-
-
-def wait_for_commits(store: Path, count: int) -> None:
-    patience_ends_at = time.monotonic() + 60
-    while len(list(store.glob(".tcae/commits/*.json"))) < count:
-        assert time.monotonic() < patience_ends_at
-        time.sleep(0.002)
 
 
 def test_a_store_holds_the_latents_the_labels_and_the_names_of_its_images(photos, tmp_path, encode, small_checkpoint):

@@ -2,7 +2,6 @@
 
 import gzip
 import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from ..pictures import write_tar
-from ..store_contents import assert_same_store
+from ..store_contents import assert_same_store, wait_for_commits
 
 ROWS_PER_GROUP = 40  # a shard has 16: some lie in two groups
 
@@ -72,10 +71,3 @@ def test_a_killed_run_resumes_and_equals_one_that_was_not_stopped(
     assert all(path.stat().st_mtime_ns == written_at for path, written_at in committed.items())
     encode(source, tmp_path / "whole.zarr", batch_size=2)
     assert_same_store(killed, tmp_path / "whole.zarr")
-
-
-def wait_for_commits(store: Path, count: int) -> None:
-    patience_ends_at = time.monotonic() + 60
-    while len(list(store.glob(".tcae/commits/*.json"))) < count:
-        assert time.monotonic() < patience_ends_at
-        time.sleep(0.002)

@@ -4,7 +4,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -16,7 +15,7 @@ from tcae_cli.sources.source import Source
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.reader import LatentStore
 
-from ..store_contents import assert_same_arrays, assert_same_store
+from ..store_contents import assert_same_arrays, assert_same_store, wait_for_commits
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +42,6 @@ def finish(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str]
     spoken = [process.communicate(timeout=120) for process in processes]
     codes = [process.returncode for process in processes]
     return codes, [printed for printed, _ in spoken], "".join(said for _, said in spoken)
-
-
-def wait_for_commits(store: Path, count: int) -> None:
-    patience_ends_at = time.monotonic() + 60
-    while len(list(store.glob(".tcae/commits/*.json"))) < count:
-        assert time.monotonic() < patience_ends_at
-        time.sleep(0.002)
 
 
 def committed(store: Path) -> dict[Path, int]:

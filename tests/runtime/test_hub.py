@@ -9,7 +9,6 @@ import huggingface_hub
 import pytest
 
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
-from tcae_cli.reports.progress import Silent, listening
 from tcae_cli.runtime import hub as hub_module
 from tcae_cli.runtime import hub_errors
 from tcae_cli.runtime.folder import open_to_read
@@ -30,19 +29,6 @@ def offline(monkeypatch) -> None:
 def impatient(monkeypatch) -> None:
     """Neither the client nor we wait between two attempts."""
     monkeypatch.setattr(time, "sleep", lambda _: None)
-
-
-@pytest.fixture
-def aside():
-    """The sentences said aside."""
-    sentences: list[str] = []
-
-    class Listener(Silent):
-        def say(self, sentence: str) -> None:
-            sentences.append(sentence)
-
-    with listening(Listener()):
-        yield sentences
 
 
 def located(commit: str, file: str = "data/a.parquet") -> str:

@@ -359,16 +359,22 @@ def test_indexing_reads_no_images(write, opened, monkeypatch, tmp_path):
     assert len(source.entries) == 40 and 0 < num_bytes < path.stat().st_size / 2
 
 
-def test_a_row_group_is_read_once_for_all_its_rows_and_one_is_kept(write, opened, monkeypatch):
-    images = [np.random.default_rng(row).bytes(1 << 20) for row in range(16)]
-    write({"image": images}, rows_per_group=4)
-    groups: list[int] = []
+@pytest.fixture
+def groups(monkeypatch) -> list[int]:
+    """The row groups whose images are read, in order."""
+    numbers: list[int] = []
     read_images = OpenParquet.read_images
     monkeypatch.setattr(
         OpenParquet,
         "read_images",
-        lambda file, number, column: groups.append(number) or read_images(file, number, column),
+        lambda file, number, column: numbers.append(number) or read_images(file, number, column),
     )
+    return numbers
+
+
+def test_a_row_group_is_read_once_for_all_its_rows_and_one_is_kept(write, opened, groups):
+    images = [np.random.default_rng(row).bytes(1 << 20) for row in range(16)]
+    write({"image": images}, rows_per_group=4)
     source = opened()
     groups.clear()
     before = pa.total_allocated_bytes()
@@ -409,17 +415,10 @@ def damage(path: Path, column: int, group: int = 1) -> None:
     path.write_bytes(data)
 
 
-def test_a_damaged_row_group_fails_its_rows_and_is_tried_once(write, opened, monkeypatch):
+def test_a_damaged_row_group_fails_its_rows_and_is_tried_once(write, opened, groups):
     path = write({"image": IMAGES, "label": [0, 1, 2, 3, 4]})
     damage(path, column=0)
     source = opened()
-    groups: list[int] = []
-    read_images = OpenParquet.read_images
-    monkeypatch.setattr(
-        OpenParquet,
-        "read_images",
-        lambda file, number, column: groups.append(number) or read_images(file, number, column),
-    )
     found = read(source)
     assert [found[row] for row in (0, 1, 4)] == [b"one", b"two", b"five"] and groups == [0, 1, 2]
     assert found[2] == found[3] and found[2].startswith("row group 1 of t.parquet is damaged (")
