@@ -20,13 +20,15 @@ _ROWS_OF_A_GROUP = 100  # as datasets writes images
 _MILLION = 1_000_000
 
 _INDEX = """
-import json, resource, sys, time
+import json, re, sys, time
 from pathlib import Path
 from tcae_cli.sources.index_update import index_source
 started = time.perf_counter()
 index_source(sys.argv[1], Path(sys.argv[2]))
 seconds = time.perf_counter() - started
-print(json.dumps({"seconds": seconds, "kib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+# Not ru_maxrss, which a new process has from the one that started it.
+kib = int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+print(json.dumps({"seconds": seconds, "kib": kib}))
 """
 
 
