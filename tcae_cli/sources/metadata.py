@@ -5,10 +5,17 @@ from typing import Any
 
 from tcae_cli.errors import SourceError
 
+_BYTE_ORDER_MARK = "\ufeff"
+
 
 def parse_label(text: str, where: str) -> int:
-    """Return the class number in `text`; raises SourceError, naming `where`, if it is not a whole number from 0."""
-    digits = text.strip()
+    """Return the class number in `text`, or -1, which means none.
+
+    Raises SourceError, naming `where`, if it is neither -1 nor a whole number from 0.
+    """
+    digits = text.removeprefix(_BYTE_ORDER_MARK).strip()
+    if digits == "-1":
+        return -1
     if not digits.isdecimal() or len(digits) > 18:  # int64
         raise SourceError(f"{where}: the label should be a whole number from 0, found {digits[:40]!r}; correct it")
     return int(digits)
@@ -20,9 +27,9 @@ def parse_text(data: bytes, where: str) -> str:
 
 
 def decode_text(data: bytes, where: str) -> str:
-    """Return a text; raises SourceError, naming `where`, if it is not UTF-8."""
+    """Return a text without its byte order mark; raises SourceError, naming `where`, if it is not UTF-8."""
     try:
-        text = data.decode()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SourceError(f"{where} is not UTF-8 text ({error.reason}); convert or remove it") from error
     if "\0" in text:

@@ -24,9 +24,9 @@ def opened(tmp_path):
 
 def test_lines_are_paths_relative_to_the_list_with_perhaps_a_label(opened, make_folder, png):
     make_folder({"b.png": png(seed=1), "a b.jpg": png(seed=2), "c.png": png(seed=3)})
-    source = opened("photos/c.png\r\n\nphotos/b.png\t4\n./photos/a b.jpg\t0\n")
-    assert source.keys(range(3)) == ["photos/a b.jpg", "photos/b.png", "photos/c.png"]
-    assert source.labels(0, 3).tolist() == [0, 4, -1]
+    source = opened("photos/c.png\r\n\nphotos/b.png\t4\n./photos/a b.jpg\t0\nphotos/d.png\t-1\n")
+    assert source.keys(range(4)) == ["photos/a b.jpg", "photos/b.png", "photos/c.png", "photos/d.png"]
+    assert source.labels(0, 4).tolist() == [0, 4, -1, -1]
     assert source.read(0) == png(seed=2)
     assert source.class_names == ()
 
@@ -123,6 +123,7 @@ def test_spreadsheets_write_a_byte_order_mark_and_carriage_returns(opened):
     assert captions(source) == ["one", ""]
     source = opened('\ufeff{"image": "a.png", "caption": "one"}\r\n'.encode(), suffix="jsonl")
     assert captions(source) == ["one"]
+    assert opened("\ufeffa.png\t3\r\n".encode()).key(0) == "a.png"
 
 
 def test_objects_may_lack_keys_and_hold_null_and_several_captions(opened):

@@ -49,6 +49,14 @@ def test_labels_and_captions_share_the_name_of_the_image(make_tar, png, tmp_path
     assert [source.caption(row) for row in range(3)] == ["text first", "from json", ""]
 
 
+def test_sidecars_may_begin_with_a_byte_order_mark_and_a_label_may_be_none(make_tar, png, tmp_path):
+    members = {"a.png": png(), "a.cls": b"\xef\xbb\xbf7\r\n", "a.txt": b"\xef\xbb\xbfone", "b.png": png()}
+    members |= {"b.cls": b"-1\n", "b.json": b'\xef\xbb\xbf{"caption": "two"}'}
+    source = opened(tmp_path, make_tar("s.tar", members).name)
+    assert source.labels(0, 2).tolist() == [7, -1]
+    assert [source.caption(row) for row in (0, 1)] == ["one", "two"]
+
+
 def test_long_names_and_names_that_point_outside_are_only_names(make_tar, png, tmp_path):
     names = ["../../up.png", "/root.png", f"{'long/' * 60}x.png", "猫\n.png"]
     source = opened(tmp_path, make_tar("s.tar", {name: png() for name in names}).name)
