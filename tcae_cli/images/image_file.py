@@ -11,12 +11,16 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageCms, UnidentifiedImageError
+from PIL import Image, ImageCms, PngImagePlugin, UnidentifiedImageError
 
 from tcae_cli.errors import ImageError
+from tcae_cli.images.png_chunks import without_large_texts
 from tcae_cli.recipe.choices import ImageFormat
 
 OVERSAMPLING = 2  # pixels on each side that a scaled image keeps for each one that is asked for
+
+# Of a compressed text or colour profile in a PNG file: a profile made of tables may have more than Pillow's 1 MiB.
+PngImagePlugin.MAX_TEXT_CHUNK = 4 << 20
 
 LeastSide = Callable[[int, int], int]  # from the height and width of a file's image: its least short side when decoded
 
@@ -68,8 +72,10 @@ def decode_image(data: bytes) -> np.ndarray:
     """Decode an image file in full to the picture that a viewer shows, [h, w, 3], uint8, sRGB.
 
     Turned as its EXIF says, transparent parts on white, 16 bits scaled to 8, colours converted when a profile says
-    they are not sRGB, the first frame of an animation. Raises ImageError("decode") if it is not an image, is damaged
-    or truncated, or has more pixels than Pillow's limit against decompression bombs (179 million).
+    they are not sRGB, the first frame of an animation. Texts in a PNG file may have any size; a colour profile of more
+    than 4 MiB in one is not applied.
+    Raises ImageError("decode") if it is not an image, is damaged or truncated, or has more pixels than Pillow's limit
+    against decompression bombs (179 million).
     """
     return decode_scaled(data, least_side=min).pixels
 
@@ -85,7 +91,8 @@ def decode_scaled(data: bytes, least_side: LeastSide) -> Picture:
         with warnings.catch_warnings():
             # Pillow warns of images near its limit and of odd headers, but decodes them all the same.
             warnings.simplefilter("ignore")
-            with Image.open(BytesIO(data), formats=_FORMATS) as image:
+            readable = without_large_texts(data, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY)
+            with Image.open(BytesIO(readable), formats=_FORMATS) as image:
                 height, width = image.height, image.width
                 least = least_side(height, width)
                 scaled = image.draft(None, (least, least))  # of a JPEG: sets the scale, which may be 1

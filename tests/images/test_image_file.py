@@ -1,10 +1,14 @@
 """Every file a data set may hold becomes the picture a viewer shows, or fails in one sentence."""
 
 import io
+import struct
+import tracemalloc
+import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from tcae_cli.errors import ImageError
 from tcae_cli.images.image_file import decode_image, draw_grid, encode_image
@@ -192,6 +196,64 @@ def test_an_srgb_profile_changes_nothing():
 @pytest.mark.parametrize("profile", [b"no profile at all", profile_of("LAB")], ids=["unreadable", "of another space"])
 def test_a_profile_that_cannot_apply_is_taken_as_srgb(profile: bytes):
     assert_all(decode_image(file_of(solid("RGB", (9, 8, 7)), icc_profile=profile)), (9, 8, 7))
+
+
+def with_chunk(data: bytes, kind: bytes, contents: bytes, after_pixels: bool = False) -> bytes:
+    """A PNG file with one more chunk, before or after its pixels."""
+    place = data.index(b"IEND" if after_pixels else b"IDAT") - 4
+    chunk = struct.pack(">I", len(contents)) + kind + contents + struct.pack(">I", zlib.crc32(kind + contents))
+    return data[:place] + chunk + data[place:]
+
+
+LONG_TEXT = b"a" * (5 << 20)
+
+
+@pytest.mark.parametrize("after_pixels", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "contents"),
+    [
+        (b"zTXt", b"parameters\0\0" + zlib.compress(LONG_TEXT)),
+        (b"iTXt", b"XML:com.adobe.xmp\0\1\0\0\0" + zlib.compress(LONG_TEXT)),
+        (b"iTXt", b"scene\0\0\0de\0Szene\0" + LONG_TEXT * 13),
+        (b"tEXt", b"history\0" + LONG_TEXT * 13),
+        (b"iCCP", b"a profile\0\0" + zlib.compress(LONG_TEXT)),
+    ],
+    ids=["zTXt", "compressed iTXt", "iTXt", "tEXt", "iCCP"],
+)
+def test_a_text_of_any_size_costs_a_png_nothing(kind: bytes, contents: bytes, after_pixels: bool):
+    data = with_chunk(encode_image(PICTURE, "png"), kind, contents, after_pixels)
+    assert np.array_equal(decode_image(data), PICTURE)
+
+
+def test_many_texts_that_are_large_together_cost_a_png_nothing():
+    texts = PngInfo()
+    for number in range(17):
+        texts.add_text(f"layer {number}", "b" * (4 << 20), zip=number % 2 == 0)
+    assert np.array_equal(decode_image(file_of(Image.fromarray(PICTURE), pnginfo=texts)), PICTURE)
+
+
+def test_a_text_that_expands_a_thousandfold_is_not_expanded():
+    bomb = with_chunk(encode_image(PICTURE, "png"), b"zTXt", b"k\0\0" + zlib.compress(bytes(64 << 20), 9))
+    tracemalloc.start()
+    assert np.array_equal(decode_image(bomb), PICTURE)
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 16 << 20
+
+
+def test_a_profile_of_tables_counts_although_it_is_large():
+    profile = swapped_profile() + bytes(2 << 20)
+    profile = struct.pack(">I", len(profile)) + profile[4:]
+    assert_all(decode_image(file_of(solid("RGB", (255, 0, 0)), icc_profile=profile)), (0, 255, 0), tolerance=2)
+
+
+def test_what_is_damaged_beside_a_large_text_is_damaged():
+    data = with_chunk(encode_image(PICTURE, "png"), b"zTXt", b"k\0\0" + zlib.compress(LONG_TEXT))
+    with pytest.raises(ImageError, match="truncated"):
+        decode_image(data[:-40])
+    cut_inside_text = data[: data.index(b"zTXt") + 90]
+    with pytest.raises(ImageError, match="damaged"):
+        decode_image(cut_inside_text)
 
 
 def test_one_pixel():
