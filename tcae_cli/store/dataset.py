@@ -17,7 +17,7 @@ from torch.utils.data import Dataset, get_worker_info
 from tcae_cli.errors import UsageError
 from tcae_cli.runtime.shared_memory import shared_tensor
 from tcae_cli.store.quantise import scale_of
-from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.reader import LatentStore, whole_numbers
 from tcae_cli.store.spec import MAIN_VIEW
 
 Normalise = Literal["channel", "position", "none"]
@@ -106,6 +106,14 @@ class LatentDataset(Dataset[dict[str, Any]]):
         """Return the number of named classes or, where classes have no names, one more than the largest label."""
         return len(self.class_names) or int(self._labels.max(initial=-1)) + 1
 
+    @property
+    def labels(self) -> Tensor:
+        """Return the label of every sample, [len], int64, -1 where there is none: `labels[i]` is that of `dataset[i]`.
+
+        A sampler that draws each class equally often weighs samples by `1 / labels.bincount()[labels]`.
+        """
+        return torch.from_numpy(self._labels)
+
     def __len__(self) -> int:
         """Return the number of samples, which is the number of ok rows."""
         return len(self.rows)
@@ -116,14 +124,14 @@ class LatentDataset(Dataset[dict[str, Any]]):
         DataLoader(dataset, sampler=BatchSampler(...), batch_size=None) reads such batches. Raises IndexError if an
         index is out of range, UsageError if it is not a whole number (a mask, for example), StoreError on damage.
         """
-        indices = _whole_numbers(index)
+        indices = whole_numbers(index)
         memory = _batch_memory if indices.ndim else _own_memory
         batch = self._read(indices.reshape(-1), self._draw_views(indices.size), memory)
         return batch if indices.ndim else {name: values[0] for name, values in batch.items()}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return samples that were read together, as DataLoader(dataset, batch_size=...) asks for them."""
-        batch = self._read(_whole_numbers(indices), self._draw_views(len(indices)), _own_memory)
+        batch = self._read(whole_numbers(indices), self._draw_views(len(indices)), _own_memory)
         columns = [values.unbind() if isinstance(values, Tensor) else values for values in batch.values()]
         return [dict(zip(batch, sample, strict=True)) for sample in zip(*columns, strict=True)]
 
@@ -143,7 +151,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         try:
             for indices in batches:
                 views = self._draw_views(len(indices))  # here: in threads they would depend on which is the first
-                ahead.append(threads.submit(self._read, _whole_numbers(indices), views))
+                ahead.append(threads.submit(self._read, whole_numbers(indices), views))
                 if len(ahead) > prefetch:
                     yield ahead.popleft().result()
             while ahead:
@@ -233,10 +241,3 @@ def _refuse_unknown(normalise: str, fields: Sequence[str]) -> None:
         raise UsageError(f"normalise is {normalise!r}; use one of {', '.join(get_args(Normalise))}")
     if unknown := [name for name in fields if name not in FIELDS]:
         raise UsageError(f"there is no field {unknown[0]!r}; use some of {', '.join(FIELDS)}")
-
-
-def _whole_numbers(index: int | Sequence[int]) -> np.ndarray:
-    indices = np.asarray(index)
-    if indices.ndim > 1 or (indices.size and indices.dtype.kind not in "iu"):
-        raise UsageError(f"an index is a whole number or a list of them, not {index!r:.60}")
-    return indices.astype(np.int64, copy=False)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import numpy as np
 
@@ -19,11 +19,19 @@ from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.spec import MAIN_VIEW, OK, PENDING
 from tcae_cli.store.statistics import Moments, normalisation
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Latents = TypeVar("Latents", np.ndarray, "Tensor")
+
 _ROWS_TOGETHER = 256  # read at a time where all are
 
 
 class LatentStore:
     """LatentStore reads a store of latents, whose rows are 0 to len - 1; the `ok_rows` among them hold latents.
+
+    What takes rows takes whole numbers in any order, or one, whose values then come without the first axis. It raises
+    IndexError for a row out of range, UsageError for anything that is no row.
 
     `path` is a folder or an s3:// or gs:// address. `view` is the array to read, one of `spec.views`. A store may be
     forked and pickled. A warning is shown if it is not complete. Raises StoreError if there is no store at the path,
@@ -66,49 +74,46 @@ class LatentStore:
             raise UsageError(f"{self.folder.uri} has no view {self.view}_flip; encode with --flip")
         return twin
 
-    def latents(self, rows: Sequence[int]) -> np.ndarray:
-        """Return the raw latents of rows, in any order, [k, c, h, w]; they are NaN where a row is not ok.
+    def latents(self, rows: int | Sequence[int]) -> np.ndarray:
+        """Return the raw latents of rows, [k, c, h, w]; they are NaN where a row is not ok.
 
         They have the store's dtype; an int8 store returns float32, the stored values times the scale of their channel.
-        Raises IndexError for a row out of range, StoreError for damage.
+        Raises StoreError for damage.
         """
         values = self.stored(rows)
         if self.spec.quantisation is None:
             return values
         return np.where(values == FILL_VALUE, np.float32(np.nan), as_float(values, self.spec, self.view))
 
-    def stored(self, rows: Sequence[int]) -> np.ndarray:
+    def stored(self, rows: int | Sequence[int]) -> np.ndarray:
         """Return the latents of rows as they are stored, [k, c, h, w], in the store's dtype, which may be int8.
 
-        A row that is not ok has the fill value, NaN or -128 for int8. Raises IndexError for a row out of range,
-        StoreError for damage.
+        A row that is not ok has the fill value, NaN or -128 for int8. Raises StoreError for damage.
         """
-        numbers = np.asarray(rows, np.int64)
-        if (wrong := numbers[(numbers < 0) | (numbers >= len(self))]).size:
-            raise IndexError(f"row {wrong[0]} of {len(self)}")
-        out = np.empty((len(rows), *self.sample_shape), self.spec.dtype)
-        for place in self._reader.read(numbers, out):
-            row = rows[place]
+        numbers = self._row_numbers(rows)
+        out = np.empty((numbers.size, *self.sample_shape), self.spec.dtype)
+        for place in self._reader.read(numbers.reshape(-1), out):
+            row = int(numbers.reshape(-1)[place])
             if np.searchsorted(self.ok_rows, row, "right") > np.searchsorted(self.ok_rows, row):
                 raise self.lost(row)
             out[place] = FILL_VALUE if out.dtype == np.int8 else np.nan
-        return out
+        return out if numbers.ndim else out[0]
 
-    def normalise(self, latents: np.ndarray) -> np.ndarray:
+    def normalise(self, latents: Latents) -> Latents:
         """Return raw latents [..., c, h, w] scaled to mean 0 and deviation 1 in each channel over the store, float32.
 
-        Raises StoreError while the store is not complete.
+        An array gives an array, and a tensor a tensor on its device. Raises StoreError while the store is not complete.
         """
-        mean, std = self.channel_normalisation
-        return (latents.astype(np.float32) - mean) / std
+        values, mean, std = self._with_normalisation(latents)
+        return (values - mean) / std
 
-    def denormalise(self, latents: np.ndarray) -> np.ndarray:
+    def denormalise(self, latents: Latents) -> Latents:
         """Return the raw latents, as `decode` takes them, of normalised ones: [..., c, h, w], float32.
 
-        Raises StoreError while the store is not complete.
+        An array gives an array, and a tensor a tensor on its device. Raises StoreError while the store is not complete.
         """
-        mean, std = self.channel_normalisation
-        return latents.astype(np.float32) * std + mean
+        values, mean, std = self._with_normalisation(latents)
+        return values * std + mean
 
     @cached_property
     def channel_normalisation(self) -> tuple[np.ndarray, np.ndarray]:
@@ -159,24 +164,52 @@ class LatentStore:
         """Return the class number of every row, [n], int64; -1 where there is none."""
         return read_array(self.folder, "labels")
 
-    def keys(self, rows: Sequence[int]) -> list[str]:
-        """Return the key of each of these rows, in their order."""
-        return _strings(self._keys, rows)
+    @overload
+    def keys(self, rows: int) -> str: ...
 
-    def captions(self, rows: Sequence[int]) -> list[str]:
-        """Return the caption of each of these rows, in their order; "" where there is none."""
-        if not self.spec.has_captions:
-            return [""] * len(rows)
-        return _strings(read_array(self.folder, "captions"), rows)
+    @overload
+    def keys(self, rows: Sequence[int]) -> list[str]: ...
 
-    def content_hash(self, rows: Sequence[int] | None = None) -> np.ndarray:
+    def keys(self, rows: int | Sequence[int]) -> str | list[str]:
+        """Return the key of each of these rows, in their order; of one row, given as an int, its key."""
+        return _strings(self._keys, self._row_numbers(rows))
+
+    @overload
+    def captions(self, rows: int) -> str: ...
+
+    @overload
+    def captions(self, rows: Sequence[int]) -> list[str]: ...
+
+    def captions(self, rows: int | Sequence[int]) -> str | list[str]:
+        """Return the caption of each of these rows, in their order, "" where there is none; of one row, its caption."""
+        numbers = self._row_numbers(rows)
+        if self.spec.has_captions:
+            return _strings(read_array(self.folder, "captions"), numbers)
+        return [""] * len(numbers) if numbers.ndim else ""
+
+    def content_hash(self, rows: int | Sequence[int] | None = None) -> np.ndarray:
         """Return the BLAKE2b hash of the image bytes that each row was encoded from, [k], uint64; by default of all."""
         hashes = read_array(self.folder, "content_hash")
-        return hashes if rows is None else hashes[np.asarray(rows, np.int64)]
+        return hashes if rows is None else hashes[self._row_numbers(rows)]
 
     def failures(self) -> list[dict[str, Any]]:
         """Return a dict of row, path, stage and error for each failed row; none until the store is complete."""
         return [asdict(failure) for failure in read_failures(self.folder)] if self.complete else []
+
+    def _row_numbers(self, rows: int | Sequence[int]) -> np.ndarray:
+        numbers = whole_numbers(rows)
+        if (wrong := numbers[(numbers < 0) | (numbers >= len(self))]).size:
+            raise IndexError(f"row {wrong[0]} of {len(self)}")
+        return numbers
+
+    def _with_normalisation(self, latents: Any) -> tuple[Any, Any, Any]:
+        """Return latents as float32, and the mean and the deviation of each channel, all arrays or all tensors."""
+        mean, std = self.channel_normalisation
+        if isinstance(latents, np.ndarray):
+            return latents.astype(np.float32), mean, std
+        import torch  # here: whoever reads arrays need not wait for it
+
+        return latents.float(), *(torch.from_numpy(values).to(latents.device) for values in (mean, std))
 
     def _refuse_without_statistics(self) -> None:
         if self.view not in self.summaries:
@@ -187,5 +220,17 @@ class LatentStore:
         return read_array(self.folder, "keys")
 
 
-def _strings(values: np.ndarray, rows: Sequence[int]) -> list[str]:
-    return [str(value) for value in values[np.asarray(rows, np.int64)]]
+def whole_numbers(index: int | Sequence[int]) -> np.ndarray:
+    """Return an index or a list of them as an array of no or one axis, int64.
+
+    Raises UsageError if they are not whole numbers: a mask, for example.
+    """
+    indices = np.asarray(index)
+    if indices.ndim > 1 or (indices.size and indices.dtype.kind not in "iu"):
+        raise UsageError(f"an index is a whole number or a list of them, not {index!r:.60}")
+    return indices.astype(np.int64, copy=False)
+
+
+def _strings(values: np.ndarray, rows: np.ndarray) -> str | list[str]:
+    found = values[rows]
+    return [str(value) for value in found] if rows.ndim else str(found)

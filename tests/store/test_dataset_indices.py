@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import WeightedRandomSampler
 
 from tcae_cli import LatentDataset
 from tcae_cli.errors import UsageError
@@ -46,3 +47,14 @@ def test_no_indices_give_an_empty_batch(make_store):
     batch = LatentDataset(make_store())[[]]
 
     assert batch["latents"].shape == (0, 4, 2, 3) and batch["label"].shape == (0,)
+
+
+def test_labels_are_those_of_the_samples_so_that_a_sampler_draws_classes_equally_often(make_store):
+    failed = {row for row in range(10, 40) if row % 2}
+    dataset = LatentDataset(make_store(failed=failed), fields=["label"])
+
+    assert dataset.labels.dtype == torch.int64 and len(dataset.labels) == len(dataset) == 25
+    assert torch.equal(dataset.labels, torch.stack([dataset[index]["label"] for index in range(25)]))
+    weights = 1 / dataset.labels.bincount()[dataset.labels]
+    sampler = WeightedRandomSampler(weights, 2000, generator=torch.Generator().manual_seed(0))
+    assert dataset[list(sampler)]["label"].float().mean() == pytest.approx(0.5, abs=0.05)

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import tensorstore
+import torch
 import zarr
 
 from tcae_cli.errors import StoreError, UsageError
@@ -46,6 +47,30 @@ def test_rows_are_read_in_the_order_asked_for(make_store):
     assert store.keys([39, 3]) == ["a/39.jpg", "a/3.jpg"]
     with pytest.raises(IndexError, match="row 40 of 40"):
         store.latents([40])
+
+
+@pytest.mark.parametrize("has_captions", [False, True])
+def test_one_row_has_values_without_a_list_around_them(make_store, has_captions):
+    store = LatentStore(make_store(has_captions=has_captions))
+
+    for row in (7, np.int64(7)):
+        for read in (store.keys, store.captions, store.content_hash, store.latents, store.stored):
+            assert np.array_equal(read(row), read([row])[0])
+    assert store.keys(7) == "a/7.jpg" and store.captions(7) == ("caption 7 \N{SNOWMAN}" if has_captions else "")
+    assert np.array_equal(store.latents(7), known_latents(40)[7])
+    assert store.keys([]) == store.captions([]) == []
+
+
+def test_what_is_no_row_is_refused_not_read_as_one(make_store):
+    store = LatentStore(make_store())
+
+    for read in (store.keys, store.captions, store.content_hash, store.latents):
+        for row in (-1, 40, [3, 40]):
+            with pytest.raises(IndexError, match=r"row (-1|40) of 40"):
+                read(row)
+        for mask in (store.status() == 1, [0.0, 1.0], "3"):
+            with pytest.raises(UsageError, match="an index is a whole number or a list of them, not "):
+                read(mask)
 
 
 def test_side_arrays_say_what_each_row_is(make_store):
@@ -102,6 +127,11 @@ def test_normalised_latents_have_mean_0_and_deviation_1_and_come_back(make_store
     assert np.allclose(normalised.mean((0, 2, 3)), 0, atol=1e-6)
     assert np.allclose(normalised.std((0, 2, 3)), 1, atol=1e-6)
     assert np.array_equal(store.denormalise(normalised).astype(np.float16), raw)
+
+    of_tensor = store.normalise(torch.from_numpy(raw))
+    assert of_tensor.dtype == torch.float32 and np.array_equal(of_tensor.numpy(), normalised)
+    assert torch.equal(store.denormalise(of_tensor).half(), torch.from_numpy(raw))
+    assert np.array_equal(store.normalise(raw[3]), normalised[3])
 
 
 def test_a_store_in_which_every_row_failed_is_complete_and_empty(make_store):
