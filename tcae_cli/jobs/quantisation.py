@@ -11,7 +11,7 @@ from tcae_cli.autoencoders.runner import Runner, load_runner
 from tcae_cli.errors import SourceError
 from tcae_cli.images.loader import load_readable
 from tcae_cli.images.transform import Transform
-from tcae_cli.metrics.image import psnr
+from tcae_cli.metrics.image import mean_without_infinite, psnr
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.sources.source import Source
@@ -82,12 +82,12 @@ def _relative_rmse(latents: np.ndarray, rounded: np.ndarray) -> float:
 
 
 def _mean_psnr(runner: Runner, originals: list[Tensor], latents: np.ndarray) -> float:
-    """Return the PSNR after a uint8 round trip, mean over images, in dB."""
-    total = 0.0
+    """Return the PSNR after a uint8 round trip, mean over images that it changes, in dB."""
+    of_images: list[Tensor] = []
     start = 0
     for images in originals:
         part = torch.from_numpy(latents[start : start + len(images)])
         decoded = runner.at("fp32").decode(part).cpu()
-        total += float(psnr(images / 255, decoded / 255).double().sum())
+        of_images.append(psnr(images / 255, decoded / 255))
         start += len(images)
-    return total / start
+    return mean_without_infinite(torch.cat(of_images))

@@ -20,6 +20,15 @@ def psnr(original: Tensor, decoded: Tensor) -> Tensor:
     return -10 * mse.log10()
 
 
+def mean_without_infinite(values: Tensor) -> float:
+    """Return the mean of the values that are not infinite, as the PSNR of equal images is; infinite if all are.
+
+    values: [n], float, n at least 1.
+    """
+    others = values[~values.isinf()]
+    return float((others if len(others) else values).double().mean())
+
+
 def ssim(original: Tensor, decoded: Tensor) -> Tensor:
     """Return the structural similarity of each image: 11-pixel Gaussian of sigma 1.5, valid region, mean of RGB.
 

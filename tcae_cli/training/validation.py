@@ -15,7 +15,7 @@ from tcae_cli.images.loader import load_readable
 from tcae_cli.images.pictures import to_pixels, write_pairs
 from tcae_cli.images.transform import Transform, to_float, to_uint8
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
-from tcae_cli.metrics.image import METRICS
+from tcae_cli.metrics.image import METRICS, mean_without_infinite
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.runtime.device import autocast
@@ -51,24 +51,25 @@ class Validation:
     def figures(self, model: TCAE) -> dict[str, float]:
         """Return mean PSNR in dB and SSIM after a uint8 round trip, and rFID, as {name}_psnr, _ssim and _rfid.
 
-        rFID compares these very images, at least two, with their reconstructions. With so few images it shows how a run
-        progresses, and is not comparable with published values.
+        The PSNR is the mean over images that differ from their reconstruction. rFID compares these very images, at
+        least two, with their reconstructions. With so few images it shows how a run progresses, and is not comparable
+        with published values.
         """
-        sums = dict.fromkeys(METRICS, 0.0)
-        num_images = 0
+        of_images: dict[str, list[Tensor]] = {name: [] for name in METRICS}
         decoded_features: list[Tensor] = []
         for number, originals in enumerate(self._batches()):
             originals = originals.to(self._device)
             decoded = self._round_trip(model, originals)
             for name, metric in METRICS.items():
-                sums[name] += float(metric(originals / 255, decoded / 255).double().sum())
-            num_images += len(originals)
+                of_images[name].append(metric(originals / 255, decoded / 255).cpu())
             if self._inception is not None:
                 decoded_features.append(self._inception(decoded))
                 if number == len(self._original_features):
                     self._original_features.append(self._inception(originals))
-        figures = {f"{self._name}_{name}": total / num_images for name, total in sums.items()}
-        if self._inception is not None and num_images > 1:
+        figures = {
+            f"{self._name}_{name}": mean_without_infinite(torch.cat(values)) for name, values in of_images.items()
+        }
+        if self._inception is not None and sum(map(len, decoded_features)) > 1:
             sides = (FeatureSums.of(features).gaussian() for features in (self._original_features, decoded_features))
             figures[f"{self._name}_rfid"] = frechet_distance(*sides)
         return figures

@@ -304,6 +304,24 @@ def test_reconstructions_are_paired_by_name_whatever_the_suffix(imgs, tmp_path):
     assert [warning.split(";")[0] for warning in report.warnings] == [
         "1 of 24 originals have no reconstruction",
         f"1 images in {tmp_path / 'recon'} are named after no original",
+        f"psnr: 23 of 23 pairs of {tmp_path / 'recon'} are identical",
+    ]
+    assert report.warnings[-1].endswith("; psnr is infinite")
+
+
+def test_identical_pairs_are_counted_and_do_not_make_the_psnr_of_all_infinite(tmp_path, png):
+    for folder, seeds in (("data", range(5)), ("recon", (0, 1, 12, 13, 14))):
+        (tmp_path / folder).mkdir()
+        for number, seed in enumerate(seeds):
+            (tmp_path / folder / f"{number}.png").write_bytes(png(64, 64, seed))
+    pairs = [[decode_image(png(64, 64, seed)) for seed in (number, 10 + number)] for number in (2, 3, 4)]
+
+    report = measured("psnr", reconstructions=str(tmp_path / "recon"), data=tmp_path / "data")
+
+    expected = np.mean([peak_signal_noise_ratio(a, b) for a, b in pairs])
+    assert values(report)["psnr"] == pytest.approx(expected, abs=1e-4)
+    assert report.warnings == [
+        f"psnr: 2 of 5 pairs of {tmp_path / 'recon'} are identical; the mean is over the other 3"
     ]
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from tcae_cli.metrics.image import psnr, ssim
+from tcae_cli.metrics.image import mean_without_infinite, psnr, ssim
 
 
 @pytest.fixture
@@ -26,6 +26,14 @@ def test_psnr_of_each_image_equals_scikit_image(pair):
 
 def test_psnr_of_equal_images_is_infinite(pair):
     assert psnr(pair[0], pair[0]).isinf().all()
+
+
+@pytest.mark.parametrize(
+    ("values", "mean"),
+    [([20.0, float("inf"), 30.0], 25.0), ([float("inf")] * 2, float("inf")), ([20.0, float("nan")], float("nan"))],
+)
+def test_equal_images_do_not_make_the_mean_of_all_infinite(values, mean):
+    assert mean_without_infinite(torch.tensor(values)) == pytest.approx(mean, nan_ok=True)
 
 
 def test_ssim_equals_scikit_image_over_the_valid_region(pair):

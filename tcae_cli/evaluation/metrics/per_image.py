@@ -36,7 +36,11 @@ class PerImage(Metric):
         return [self._values, self._seen]
 
     def values(self, number: int) -> dict[str, float]:
-        return {self.name: float(self._values[number][self._seen[number] == 1].mean())}
+        return {self.name: float(self.values_seen(number).mean())}
+
+    def values_seen(self, number: int) -> Tensor:
+        """Return the figures of a candidate's images that were seen, [k], float64."""
+        return self._values[number][self._seen[number] == 1]
 
     def image_values(self, number: int) -> Tensor:
         return self._values[number]
