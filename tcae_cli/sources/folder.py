@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,14 +16,16 @@ from tcae_cli.sources.columns import number_labels
 from tcae_cli.sources.files import FileReader
 from tcae_cli.sources.listing import Entry, Listing, count_suffixes, counted, ignore, image_suffixes, is_image_name
 from tcae_cli.sources.metadata import parse_text
-from tcae_cli.sources.metadata_files import is_metadata_name, read_metadata
+from tcae_cli.sources.metadata_files import Texts, is_metadata_name, read_metadata
 from tcae_cli.sources.parquet import ParquetFiles, is_parquet_name, list_files
 from tcae_cli.sources.patterns import FoundFiles
 from tcae_cli.sources.registry import Located, Reader, refuse_other_fields
 from tcae_cli.sources.tar import is_tar_name, list_tars
 
 
-class _File(NamedTuple):
+class File(NamedTuple):
+    """A file as a scan found it."""
+
     name: str  # relative to the folder scanned, "/" between parts
     size_bytes: int
 
@@ -69,29 +71,38 @@ class ImageFolder:
             return _with_others(list_files(uri, FoundFiles(root, tables), fields, on_progress), files, tables)
         if not images:
             raise SourceError(_no_images(uri, files))
-        refuse_other_fields(uri, self.words, fields, frozenset({"label", "caption"}))
-        names = [file.name for file in files]
-        metadata = read_metadata(folder, names, fields, has_classes=any("/" in file.name for file in images))
-        labels, class_names = _labels(images, metadata.labels)
-        texts = _texts_beside(folder, names) if fields.caption is None else {}
-        entries = []
-        for (name, size_bytes), label in zip(images, labels, strict=True):
-            text = texts.get(os.path.splitext(name)[0], _Text())
-            caption = text.caption or metadata.captions.get(name, "")
-            entries.append(Entry(name, size_bytes, label, caption, problem=text.problem))
-        others = (name for name in names if not is_image_name(name) and not _belongs_to_images(name, texts))
-        passed_over = count_suffixes(others)
-        return Listing(uri, root, entries, class_names, passed_over=passed_over, remarks=tuple(metadata.remarks))
+        return list_images(uri, root, folder, files, fields)
 
 
-def _with_others(listing: Listing, files: list[_File], used: list[str]) -> Listing:
+def list_images(uri: str, root: str, folder: Texts, files: Sequence[File], fields: SampleFields) -> Listing:
+    """List the images among the files of a folder or an archive, with the labels and captions that they have there.
+
+    Raises UsageError for a field that images in folders do not have, and SourceError for labels that cannot be used.
+    """
+    refuse_other_fields(uri, ImageFolder.words, fields, frozenset({"label", "caption"}))
+    images = [file for file in files if is_image_name(file.name)]
+    names = [file.name for file in files]
+    metadata = read_metadata(folder, names, fields, has_classes=any("/" in file.name for file in images))
+    labels, class_names = _labels(images, metadata.labels)
+    texts = _texts_beside(folder, names) if fields.caption is None else {}
+    entries = []
+    for (name, size_bytes), label in zip(images, labels, strict=True):
+        text = texts.get(os.path.splitext(name)[0], _Text())
+        caption = text.caption or metadata.captions.get(name, "")
+        entries.append(Entry(name, size_bytes, label, caption, problem=text.problem))
+    others = (name for name in names if not is_image_name(name) and not _belongs_to_images(name, texts))
+    passed_over = count_suffixes(others)
+    return Listing(uri, root, entries, class_names, passed_over=passed_over, remarks=tuple(metadata.remarks))
+
+
+def _with_others(listing: Listing, files: list[File], used: list[str]) -> Listing:
     """Return a listing that counts the files of the folder that it does not use among those passed over."""
     is_used = set(used)
     others = count_suffixes(file.name for file in files if file.name not in is_used)
     return replace(listing, passed_over=dict((Counter(listing.passed_over) + Counter(others)).most_common()))
 
 
-def _labels(images: list[_File], given: dict[str, str]) -> tuple[list[int], tuple[str, ...]]:
+def _labels(images: list[File], given: dict[str, str]) -> tuple[list[int], tuple[str, ...]]:
     """Return the class number of each image and the names of classes: as given, else those of the first folders."""
     if given:
         return number_labels([given.get(file.name, "") for file in images])
@@ -101,7 +112,7 @@ def _labels(images: list[_File], given: dict[str, str]) -> tuple[list[int], tupl
     return [numbers[name] for name in folders], tuple(class_names)
 
 
-def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[_File]:
+def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[File]:
     """Yield the files below a folder; links to folders are followed unless they lead back to one being walked."""
     status = folder.stat()
     identity = (status.st_dev, status.st_ino)
@@ -115,12 +126,12 @@ def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> 
         if os.path.isdir(entry.path) if is_link else entry.is_dir():
             yield from _walk(folder / entry.name, f"{name}/", (*ancestors, identity))
         elif is_link and not os.path.exists(entry.path):
-            yield _File(name, 0)  # a broken link: a row that fails when read, not one that is missing
+            yield File(name, 0)  # a broken link: a row that fails when read, not one that is missing
         elif entry.is_file():
-            yield _File(name, entry.stat().st_size)
+            yield File(name, entry.stat().st_size)
 
 
-def _find(folder: Folder, uri: str) -> Iterator[_File]:
+def _find(folder: Folder, uri: str) -> Iterator[File]:
     """Yield the files below a remote folder. Raises NotFoundError if there are none: such a folder does not exist."""
     if uri.startswith(("http://", "https://")):
         raise SourceError(
@@ -131,14 +142,14 @@ def _find(folder: Folder, uri: str) -> Iterator[_File]:
     for name, size_bytes in folder.sizes().items():
         is_empty = False
         if not any(part.startswith(".") for part in name.split("/")):
-            yield _File(name, size_bytes)
+            yield File(name, size_bytes)
     if is_empty:
         raise NotFoundError(
             f"{uri} does not exist, or holds nothing; give a folder that holds images, tars or Parquet files"
         )
 
 
-def _texts_beside(folder: Folder, names: list[str]) -> dict[str, _Text]:
+def _texts_beside(folder: Texts, names: list[str]) -> dict[str, _Text]:
     """Return the texts of the .txt beside images, by the name both have without their suffix."""
     stems = {os.path.splitext(name)[0] for name in names if is_image_name(name)}
     texts = [name for name in names if name.endswith(".txt") and name.removesuffix(".txt") in stems]
@@ -151,7 +162,7 @@ def _belongs_to_images(name: str, texts: dict[str, _Text]) -> bool:
     return is_metadata_name(name) or (name.endswith(".txt") and name.removesuffix(".txt") in texts)
 
 
-def _read_text(folder: Folder, name: str) -> _Text:
+def _read_text(folder: Texts, name: str) -> _Text:
     """Return the caption in a text file, or why it cannot be read."""
     where = f"{folder.uri}/{name}"
     try:
@@ -162,7 +173,7 @@ def _read_text(folder: Folder, name: str) -> _Text:
         return _Text(problem=f"{where} cannot be read ({error.strerror}); make it readable or remove it")
 
 
-def _no_images(uri: str, files: list[_File]) -> str:
+def _no_images(uri: str, files: list[File]) -> str:
     """Return the message for a folder without images, which names the files that it holds instead."""
     if not files:
         return f"{uri} is empty; images are files ending in {image_suffixes()}"

@@ -4,18 +4,33 @@ Source: https://huggingface.co/docs/datasets/image_dataset#imagefolder
 """
 
 import posixpath
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
 from tcae_cli.errors import UsageError
 from tcae_cli.recipe.choices import SampleFields
-from tcae_cli.runtime.folder import Folder
 from tcae_cli.sources.columns import CAPTION_NAMES, LABEL_NAMES, caption_in, choose, label_in, usual
 from tcae_cli.sources.listing import is_image_name
 from tcae_cli.sources.records import Records, read_records
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 _NAMES = ("metadata.csv", "metadata.jsonl")
 _IMAGE = "file_name"  # the column that names the image, relative to the folder of the table
+
+
+class Texts(Protocol):
+    """The files of a folder or an archive, of which the small ones are read."""
+
+    uri: str
+
+    def read(self, name: str) -> bytes:
+        """Return all bytes of a file. Raises OSError."""
+
+    def in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+        """Yield function(item) of each item, in order."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +47,7 @@ def is_metadata_name(name: str) -> bool:
     return posixpath.basename(name) in _NAMES
 
 
-def read_metadata(folder: Folder, names: Sequence[str], fields: SampleFields, has_classes: bool) -> Metadata:
+def read_metadata(folder: Texts, names: Sequence[str], fields: SampleFields, has_classes: bool) -> Metadata:
     """Return the captions and labels that the metadata files among `names` give to the images among them.
 
     fields: the columns of captions and labels that the user named.
