@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from multiprocessing import forkserver
 from pathlib import Path
@@ -36,6 +36,7 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.registry import Registry
 from tcae_cli.sources.source import Source
 
+from .forms import Sample, write_form
 from .hub_server import HubServer, serve_hub
 from .pictures import picture, write_tar
 from .weights_server import WeightsServer, serve_weights
@@ -201,6 +202,17 @@ def make_folder(tmp_path: Path) -> Callable[[dict[str, bytes]], Path]:
         return tmp_path / "photos"
 
     return make
+
+
+@pytest.fixture
+def write_source(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., str]:
+    """Writes samples, a list for each file of many, as a source of a form in tmp_path / "source"; gives its URI."""
+
+    def write(form: str, *parts: Sequence[Sample], where: str = "source") -> str:
+        hub = request.getfixturevalue("hub") if form == "hub" else None
+        return write_form(form, tmp_path / where, parts, hub)
+
+    return write
 
 
 @pytest.fixture

@@ -75,6 +75,7 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
     found = {entry.key: entry for entry in listing.entries}
     place_before = _places(previous.containers)
     place_now = _places(listing.containers)
+    lost = _LostPlaces(previous.containers, list(listing.containers))
     entries: list[Entry] = []
     changed: list[str] = []
     vanished: list[str] = []
@@ -83,10 +84,10 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
         now = found.pop(old.key, None)
         if now is None:
             vanished.append(_shown(old.key))
-            entries.append(_out_of_reach(old, _VANISHED))
+            entries.append(lost.entry(old, _VANISHED))
         elif place_now(now) != place_before(old) and row not in retried:
             changed.append(f"{_shown(now.key)} ({_how_changed(old, now)})")
-            entries.append(_out_of_reach(old, _CHANGED))
+            entries.append(lost.entry(old, _CHANGED))
         else:
             kept = now if row in retried else _as_first_listed(old, now)
             if kept != now:
@@ -101,7 +102,8 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
         vanished=vanished[:_NAMES_SHOWN],
     )
     remarks = (*listing.remarks, *_remarks(listing.uri, described_anew))
-    return replace(listing, entries=[*entries, *found.values()], remarks=remarks), changes
+    merged = replace(listing, entries=[*entries, *found.values()], containers=tuple(lost.containers), remarks=remarks)
+    return merged, changes
 
 
 def _refuse_other_labels(previous: Source, listing: Listing) -> None:
@@ -119,9 +121,10 @@ def _refuse_other_labels(previous: Source, listing: Listing) -> None:
 
 
 def _as_first_listed(old: Entry, now: Entry) -> Entry:
-    """Return an entry with the label and the caption that its row has had, unless the row had a problem."""
+    """Return an entry with the label and the caption that its row has had, unless its scan found a problem then."""
     is_same = now.label == old.label and now.caption.encode(errors="replace") == old.caption.encode()  # as in an index
-    return now if is_same or old.problem else now._replace(label=old.label, caption=old.caption)
+    had_a_problem = old.problem not in ("", _CHANGED, _VANISHED)
+    return now if is_same or had_a_problem else now._replace(label=old.label, caption=old.caption)
 
 
 def _remarks(uri: str, described_anew: Sequence[str]) -> list[str]:
@@ -146,6 +149,32 @@ def _places(containers: Sequence[Container]) -> Callable[[Entry], tuple[int, int
     return place
 
 
+@dataclass
+class _LostPlaces:
+    """The places of images that changed, moved or vanished, in files as these were then.
+
+    Their rows are back once such a file is: so an index keeps the stamps of its groups, beside the files there are now.
+    """
+
+    before: Sequence[Container]
+    containers: list[Container]  # of the new index
+    _numbers: dict[int, int] = field(default_factory=dict)  # of a container before, by its number then
+
+    def entry(self, old: Entry, problem: str) -> Entry:
+        """Return an old entry unchanged, or one that fails when read if it was in a file of many, as others lie there.
+
+        An index of an earlier version may have lost the file.
+        """
+        if old.offset < 0:
+            return old
+        if old.container < 0 or not self.before[old.container].groups:
+            return old._replace(container=-1, problem=problem)
+        if old.container not in self._numbers:
+            self._numbers[old.container] = len(self.containers)
+            self.containers.append(self.before[old.container])
+        return old._replace(container=self._numbers[old.container], problem=problem)
+
+
 def _how_changed(old: Entry, now: Entry) -> str:
     if now.size_bytes != old.size_bytes:
         return f"{now.size_bytes:,} bytes, was {old.size_bytes:,}"
@@ -159,11 +188,6 @@ def _renumbered(listing: Listing, class_names: tuple[str, ...]) -> Sequence[Entr
     numbers = {name: label for label, name in enumerate(class_names)}
     labels = [numbers[name] for name in listing.class_names]
     return [entry._replace(label=labels[entry.label]) if entry.label >= 0 else entry for entry in listing.entries]
-
-
-def _out_of_reach(entry: Entry, problem: str) -> Entry:
-    """Return an old entry unchanged, or one that fails when read if it was in a file of many, where others lie now."""
-    return entry if entry.offset < 0 else entry._replace(container=-1, problem=problem)
 
 
 def _shown(key: str) -> str:

@@ -187,6 +187,23 @@ def test_rows_that_vanished_from_a_table_or_moved_in_it_are_told(index, tmp_path
     assert [after.read(row) for row in (0, 1)] == [b"0", b"1"]
 
 
+@pytest.mark.parametrize("meanwhile", [{"0.png": b"another"}, {"9.png": b"9"}])
+def test_rows_that_were_changed_or_gone_are_back_with_their_labels_once_their_row_group_is(index, tmp_path, meanwhile):
+    def write(images: dict[str, bytes], label: int) -> Path:
+        columns = {"image": with_paths(images), "label": [label] * len(images)}
+        return write_parquet(tmp_path / "t.parquet", columns)
+
+    images = {"0.png": b"0", "1.png": b"1"}
+    before, _ = index(write(images, 7))
+    lost, changes = index(write(meanwhile, 7), append=True)
+    assert changes and lost.problem(0)
+    index(tmp_path / "t.parquet", append=True)
+    back, changes = index(write(images, 8), append=True)
+    assert keys(back)[:2] == keys(before) and [back.read(row) for row in (0, 1)] == [b"0", b"1"]
+    assert back.labels(0, 2).tolist() == [7, 7] and changes.num_changed == 0
+    assert [*index(write(images, 8))[0].read_many([1])] == [b"1"]
+
+
 def test_rows_of_arrow_files_are_compared_by_size_and_place(index, tmp_path):
     save_arrow(tmp_path / "saved", {"image": with_paths({"a.png": b"1", "b.png": b"2"})})
     index(tmp_path / "saved")
