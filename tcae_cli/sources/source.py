@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import pairwise
 from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
@@ -16,7 +17,7 @@ from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.announce import found_so_far, say_found
 from tcae_cli.sources.index import read_summary, write_index
 from tcae_cli.sources.listing import Entry, Listing, ignore
-from tcae_cli.sources.registry import KINDS, Access, Place, SourceKind, refuse_other_fields, source_words
+from tcae_cli.sources.registry import KINDS, Access, Place, Reader, SourceKind, refuse_other_fields, source_words
 
 
 def open_source(uri: str, index_dir: Path, fields: SampleFields = NO_FIELDS, progress: Progress = SILENT) -> "Source":
@@ -92,7 +93,7 @@ class Source:
         self._problems = self._strings("problems") if summary["has_problems"] else None
         self._containers = self._map("tars")
         self._offsets = self._map("offsets")
-        self._reader = KINDS[summary["kind"]]().reader(self)
+        self._kind: str = summary["kind"]
 
     def __reduce__(self) -> tuple[type["Source"], tuple[Path]]:
         return type(self), (self.index_dir,)
@@ -104,6 +105,11 @@ class Source:
     def access(self) -> Access:
         """How rows are read: each by itself, in groups, or front to back alone."""
         return self._reader.access
+
+    @cached_property
+    def _reader(self) -> Reader:
+        # Made when it is needed: workers that get their files from another process need not import its library.
+        return KINDS[self._kind]().reader(self)
 
     def key(self, row: int) -> str:
         """Return the key of a sample: its path in the source, or tar and member name; non-UTF-8 bytes escaped."""

@@ -1,6 +1,8 @@
 """How fast tables of images are indexed and encoded, against the same images as files."""
 
 import json
+import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Silent
 
 _RUNS = 5  # of each, alternating
+_COPIES = 5  # of the images: a run of a second says too little
 _ROWS_OF_A_GROUP = 100  # as datasets writes images
 _MILLION = 1_000_000
 
@@ -41,17 +44,20 @@ def encoded_per_s(source: Path, store: Path) -> float:
 def test_parquet_is_encoded_as_fast_as_a_folder(images, tmp_path, show, monkeypatch):
     # The encoder does nothing, so that reading and decoding set the pace.
     monkeypatch.setattr(TCAE, "encode", lambda self, pixels: torch.zeros(len(pixels), 128, 8, 8))
-    files = sorted(path for path in images.rglob("*") if path.is_file())
-    table = pa.table({"image": [{"bytes": path.read_bytes(), "path": str(path.relative_to(images))} for path in files]})
+    folder = tmp_path / "images"
+    for number in range(_COPIES):
+        shutil.copytree(images, folder / str(number), copy_function=os.link)
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    table = pa.table({"image": [{"bytes": path.read_bytes(), "path": str(path.relative_to(folder))} for path in files]})
     pq.write_table(table, tmp_path / "images.parquet", row_group_size=_ROWS_OF_A_GROUP)
 
-    rates: dict[Path, list[float]] = {images: [], tmp_path / "images.parquet": []}
+    rates: dict[Path, list[float]] = {folder: [], tmp_path / "images.parquet": []}
     for run in range(_RUNS):
         for number, (source, found) in enumerate(rates.items()):
             found.append(encoded_per_s(source, tmp_path / f"{run}-{number}.zarr"))
-    folder, parquet = map(statistics.median, rates.values())
-    show(f"{len(files)} images: {folder:.0f}/s from a folder, {parquet:.0f}/s from Parquet: {parquet / folder:.2f}")
-    assert parquet >= 0.97 * folder
+    as_files, as_rows = map(statistics.median, rates.values())
+    show(f"{len(files)} images: {as_files:.0f}/s from a folder, {as_rows:.0f}/s from Parquet: {as_rows / as_files:.2f}")
+    assert as_rows >= 0.97 * as_files
 
 
 def test_a_million_rows_of_parquet_are_indexed_in_a_minute_and_a_gibibyte(tmp_path, show):
