@@ -23,6 +23,8 @@ FIGURES = "Figures"
 OUTPUT = "Output"
 PROCESSES = "Devices and processes"
 
+_ANY_NUMBER = 2**63 - 1
+
 device = option(
     "--device",
     metavar="D",
@@ -109,13 +111,12 @@ def max_failures(default: Tolerance) -> Decorator:
 
 
 def sample_fields(command: Function) -> Function:
-    """Add `--image`, `--label`, `--caption` and `--split`; the command gets them as `fields`."""
+    """Add `--image`, `--label`, `--caption`, `--split` and `--allow-missing`; the command gets them as `fields`."""
 
     @wraps(command)
-    def with_fields(
-        image: str | None, label: str | None, caption: str | None, split: str | None, **options: Any
-    ) -> int:
-        return command(fields=SampleFields(image=image, label=label, caption=caption, split=split), **options)
+    def with_fields(**options: Any) -> int:
+        fields = {name: options.pop(name) for name in ("image", "label", "caption", "split", "allow_missing")}
+        return command(fields=SampleFields(**fields), **options)
 
     added: Function = with_fields
     for name, words in (
@@ -129,7 +130,17 @@ def sample_fields(command: Function) -> Function:
     ):
         default = "train, on the Hub" if name == "split" else "by type and name"
         added = option(f"--{name}", metavar="NAME", group=IMAGES, show_default=default, help=words)(added)
-    return added
+    missing = option(
+        "--allow-missing",
+        type=click.IntRange(min=0),
+        is_flag=False,
+        flag_value=str(_ANY_NUMBER),
+        metavar="[N]",
+        group=IMAGES,
+        show_default="none",
+        help="Files of a pattern or a list of tars that may be missing: N, or any number where N is omitted.",
+    )
+    return missing(added)
 
 
 def weights(known: Iterable[str], group: str) -> Decorator:

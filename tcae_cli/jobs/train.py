@@ -1,7 +1,6 @@
 """`tcae train` and `tcae finetune`: train a recipe's model on a source of images, and write a run folder."""
 
 import math
-import os
 import time
 from collections.abc import Generator
 from contextlib import closing
@@ -22,6 +21,7 @@ from tcae_cli.runtime.device import choose_device, naming_the_batch_size
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.process_group import process_group
 from tcae_cli.sources.source import Source
+from tcae_cli.sources.tar import TarShards
 from tcae_cli.tracking.log import MetricsLog, draw_curves
 from tcae_cli.training.collapse import CollapseWatch
 from tcae_cli.training.cost import peak_images_per_s
@@ -157,7 +157,8 @@ def _streamed_files(request: TrainRequest, images: Source) -> Files | None:
         return RowGroups(images, tuple(images.groups()))
     if request.recipe.data.shuffle_buffer is None:
         return None
-    if images.containers and (request.fields.image or os.path.isdir(request.data)):
+    is_chosen = request.fields.image is not None or request.fields.allow_missing is not None
+    if images.containers and (is_chosen or not TarShards().recognises(request.data)):
         return RowGroups(images, tuple(images.groups()))  # which images there are in the tars, the index knows
     return Tars(request.data, expand_tars(request.data))
 

@@ -17,12 +17,13 @@ MAIN_VIEW = "latents"  # the view that every store has
 
 @dataclass(frozen=True, kw_only=True)
 class SampleFields:
-    """The parts of a sample that the user named, where a source leaves a choice; None: found by type and name."""
+    """What the user said of the samples of a source, where it leaves a choice; None: found by type and name."""
 
     image: str | None = None  # a column, or extensions of members of tars
     label: str | None = None  # a column
     caption: str | None = None  # a column
     split: str | None = None  # of a dataset on the Hugging Face Hub, or saved from its library
+    allow_missing: int | None = None  # files of a pattern or a list of tars that may be missing; None: none
 
 
 NO_FIELDS = SampleFields()

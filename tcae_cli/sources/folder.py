@@ -64,7 +64,7 @@ class ImageFolder:
         tars = [] if images else [file.name for file in files if is_tar_name(file.name)]
         if tars:
             refuse_other_fields(uri, "a folder of tars", fields, frozenset({"image"}))
-            return _with_others(list_tars(uri, root, tars, fields.image, on_progress), files, tars)
+            return _with_others(list_tars(uri, FoundFiles(root, tars), fields.image, on_progress), files, tars)
         tables = [] if images else [file.name for file in files if is_parquet_name(file.name)]
         if tables:
             refuse_other_fields(uri, "a folder of Parquet files", fields, ParquetFiles.fields)

@@ -1,4 +1,7 @@
-"""Reads image lists: a path or URL a line, with a class number after a tab, or a table with a column of them."""
+"""Reads image lists: a path or URL a line, with a class number after a tab, or a table with a column of them.
+
+A text file whose lines are tars stands for these tars.
+"""
 
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -23,8 +26,10 @@ from tcae_cli.sources.files import FileReader
 from tcae_cli.sources.listing import Entry, Listing, counted, ignore
 from tcae_cli.sources.locations import location_of, name_in, refuse_mixed, root_of, size_bytes_of, without_query
 from tcae_cli.sources.metadata import parse_label, parse_text
+from tcae_cli.sources.patterns import existing_files
 from tcae_cli.sources.records import RECORD_SUFFIXES, read_records
-from tcae_cli.sources.registry import Located, Reader
+from tcae_cli.sources.registry import Located, Reader, refuse_other_fields
+from tcae_cli.sources.tar import TarShards, is_tar_name, list_tars
 
 
 class _Line(NamedTuple):
@@ -38,7 +43,7 @@ class ImageList:
     """A text file that names images."""
 
     words = "an image list (.txt, .csv, .tsv, .jsonl)"
-    fields = frozenset({"image", "label", "caption"})
+    fields = frozenset({"image", "label", "caption", "allow_missing"})
 
     def recognises(self, uri: str) -> bool:
         is_list = suffix_of(uri) in (".txt", *RECORD_SUFFIXES)
@@ -50,6 +55,8 @@ class ImageList:
     def scan(self, uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int], None] = ignore) -> Listing:
         """List the images by sorted name; a file that does not exist is a row that fails when read.
 
+        The images in listed tars are listed as TarShards lists them, by tar in the order of the lines.
+
         Names are absolute or relative to the list's folder, and all of one protocol. Keys are relative to that folder,
         or, when an image lies outside of it, to the deepest folder that holds them all. URLs have size 0. A line
         without a name is a row that fails, `list.csv:12`.
@@ -59,7 +66,10 @@ class ImageList:
         folder += "/"
         data = open_to_read(folder).read(list_name)
         suffix = suffix_of(uri)
-        lines = list(_plain_lines(data, uri, fields) if suffix == ".txt" else _table_lines(data, suffix, uri, fields))
+        lines = list(_plain_lines(data, uri) if suffix == ".txt" else _table_lines(data, suffix, uri, fields))
+        if suffix == ".txt" and any(_names_tar(line) for line in lines):
+            return _list_tars(uri, folder, lines, fields, on_progress)
+        _refuse_fields(uri, suffix, fields)
         if not lines:
             raise SourceError(f"{uri} lists no images; write one path a line, relative to its folder or absolute")
         labels, class_names = number_labels([line.label for line in lines])
@@ -79,6 +89,41 @@ class ImageList:
         return Listing(uri, root, sorted(entries), class_names, kind="list")
 
 
+def _names_tar(line: _Line) -> bool:
+    return is_tar_name(without_query(line.name, line.name))
+
+
+def _list_tars(
+    uri: str, folder: str, lines: list[_Line], fields: SampleFields, on_progress: Callable[[int], None]
+) -> Listing:
+    """List the images in the tars that lines name. Raises SourceError for a line that names none, or has a label."""
+    refuse_other_fields(uri, "a list of tars", fields, TarShards.fields)
+    for line in lines:
+        if not _names_tar(line):
+            raise SourceError(
+                f"{uri}, line {line.number}: {line.name} is not a tar, as others are; make a list of each"
+            )
+        if line.label:
+            raise SourceError(
+                f"{uri}, line {line.number}: a tar has no label, because its images have theirs; remove {line.label}"
+            )
+    locations = list(_by_location(uri, folder, [(line, -1) for line in lines]))
+    root = root_of(folder, locations)
+    names = [location[len(root) :] for location in locations]
+    return list_tars(uri, existing_files(uri, root, names, names, fields.allow_missing), fields.image, on_progress)
+
+
+def _refuse_fields(uri: str, suffix: str, fields: SampleFields) -> None:
+    """Raise UsageError if the user named a column in a list without columns, or allowed that images are missing."""
+    for field in ("image", "label", "caption") if suffix == ".txt" else ():
+        if getattr(fields, field) is not None:
+            raise UsageError(f"--{field}: {uri} has no columns, only paths and class numbers; omit it")
+    if fields.allow_missing is not None:
+        raise UsageError(
+            f"--allow-missing: {uri} lists images, and a missing one is a failed row; omit it, or pass --max-failures"
+        )
+
+
 def _by_location(uri: str, folder: str, labelled: Iterable[tuple[_Line, int]]) -> dict[str, tuple[_Line, int]]:
     """Return the lines that have an image, and their labels, by its path or URL.
 
@@ -96,11 +141,8 @@ def _by_location(uri: str, folder: str, labelled: Iterable[tuple[_Line, int]]) -
     return named
 
 
-def _plain_lines(data: bytes, uri: str, fields: SampleFields) -> Iterator[_Line]:
-    """Yield the lines of a list without columns. Raises UsageError if the user names one."""
-    for field in ("image", "label", "caption"):
-        if getattr(fields, field) is not None:
-            raise UsageError(f"--{field}: {uri} has no columns, only paths and class numbers; omit it")
+def _plain_lines(data: bytes, uri: str) -> Iterator[_Line]:
+    """Yield the lines of a list without columns."""
     for number, line in enumerate(parse_text(data, uri).split("\n"), start=1):
         name, _, label = line.partition("\t")
         if label.strip():

@@ -1,13 +1,12 @@
 """Recognises Parquet files, local or remote, as a source of images."""
 
-import os
 from collections.abc import Callable
+from dataclasses import replace
 
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
-from tcae_cli.runtime.remote import suffix_of
 from tcae_cli.sources.files import FileReader
 from tcae_cli.sources.listing import Listing, ignore
-from tcae_cli.sources.patterns import FoundFiles, expand_pattern
+from tcae_cli.sources.patterns import FoundFiles, expand_pattern, names_files
 from tcae_cli.sources.registry import Located, Reader
 
 _SUFFIX = ".parquet"
@@ -17,10 +16,10 @@ class ParquetFiles:
     """One Parquet file, or those of a brace pattern or a glob."""
 
     words = "Parquet files (.parquet)"
-    fields = frozenset({"image", "label", "caption"})
+    fields = frozenset({"image", "label", "caption", "allow_missing"})
 
     def recognises(self, uri: str) -> bool:
-        return suffix_of(uri) == _SUFFIX and not os.path.isdir(uri)
+        return names_files(uri, is_parquet_name)
 
     def reader(self, located: Located) -> Reader:
         if not located.containers:  # the images are files of their own
@@ -35,7 +34,7 @@ class ParquetFiles:
         A row group whose small columns cannot be read is so many rows with a problem.
         Raises NotFoundError if a file does not exist, SourceError if one is not Parquet or they do not fit together.
         """
-        return list_files(uri, expand_pattern(uri), fields, on_progress)
+        return list_files(uri, expand_pattern(uri, fields.allow_missing), fields, on_progress)
 
 
 def is_parquet_name(name: str) -> bool:
@@ -52,4 +51,5 @@ def list_files(uri: str, files: FoundFiles, fields: SampleFields, on_progress: C
         from tcae_cli.runtime.hub import pin
 
         root = pin(root)
-    return list_parquet(uri, root, files.names, fields, on_progress)
+    listing = list_parquet(uri, root, files.names, fields, on_progress)
+    return replace(listing, remarks=(*listing.remarks, *files.remarks))

@@ -3,27 +3,31 @@
 import glob
 import os
 import re
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import NamedTuple
 
 from braceexpand import braceexpand
 
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
-from tcae_cli.runtime.folder import common_root, open_to_read
+from tcae_cli.runtime.folder import Folder, common_root, open_to_read
 from tcae_cli.runtime.remote import is_remote, suffix_of
+from tcae_cli.sources.locations import without_query
 
 _LOCAL_WILDCARD = re.compile(r"[*?\[]")
 _REMOTE_WILDCARD = re.compile(r"\*")  # a query begins with "?", and names of objects may hold "["
 _PATH_WILDCARDS = r"\*\*/|\*\*|\*|\?|\[[^\]]+\]"
 _URL_WILDCARDS = r"\*\*/|\*"
+_NAMES_SHOWN = 5
 _AS_REGEX = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
 
 
 class FoundFiles(NamedTuple):
-    """The files of a pattern, in its order; those of a glob are sorted by name."""
+    """The files of a pattern or a list, in its order; those of a glob are sorted by name."""
 
     root: str  # an absolute path or a URL, ending in "/": the same whichever files a glob finds
     names: list[str]  # relative to the root
+    remarks: tuple[str, ...] = ()  # a sentence on those that do not exist and were passed over
 
     @property
     def locations(self) -> list[str]:
@@ -31,12 +35,13 @@ class FoundFiles(NamedTuple):
         return [self.root + name for name in self.names]
 
 
-def expand_pattern(uri: str) -> FoundFiles:
+def expand_pattern(uri: str, allow_missing: int | None = None) -> FoundFiles:
     """Return the files that a path or URL names, which may hold braces, and the wildcards of a glob.
 
-    In URLs the wildcards are * and **. Local files exist; a URL without wildcards is not looked for.
-    Raises UsageError if it is no pattern, NotFoundError if a local file does not exist or a glob finds none, and
-    SourceError for a glob over http.
+    In URLs the wildcards are * and **. A single URL without wildcards is not looked for.
+    allow_missing: as existing_files takes it.
+    Raises UsageError if it is no pattern, NotFoundError if a file does not exist or a glob finds none, and SourceError
+    for a glob over http.
     """
     try:
         patterns = [uri] if Path(uri).exists() else list(braceexpand(uri))
@@ -45,12 +50,56 @@ def expand_pattern(uri: str) -> FoundFiles:
     if not is_remote(uri):
         patterns = [os.path.abspath(pattern) for pattern in patterns]
     root = common_root([_before_wildcards(pattern) for pattern in patterns])
-    locations = [location for pattern in patterns for location in _matching(pattern)]
-    missing = [] if is_remote(uri) else [path for path in locations if not os.path.isfile(path)]
-    if missing:
-        of_them = f"; {len(missing)} of its {len(locations)} files do not exist" if len(locations) > 1 else ""
-        raise NotFoundError(f"{missing[0]} does not exist{of_them}; correct {uri}")
-    return FoundFiles(root, [location.removeprefix(root) for location in locations])
+    names = [location.removeprefix(root) for pattern in patterns for location in _matching(pattern)]
+    named = [pattern.removeprefix(root) for pattern in patterns if not _wildcard_in(pattern)]
+    return existing_files(uri, root, names, [] if is_remote(uri) and len(names) == 1 else named, allow_missing)
+
+
+def existing_files(
+    uri: str, root: str, names: list[str], unsure: Collection[str], allow_missing: int | None
+) -> FoundFiles:
+    """Return the files of these names below a root, without those of the unsure ones that do not exist.
+
+    allow_missing: how many may be missing; None: none.
+    Raises NotFoundError, naming the first few, if more are missing, or all of the names.
+    """
+    folder = open_to_read(root)
+    found = folder.in_order(lambda name: _exists(folder, name), unsure)
+    missing = dict.fromkeys(name for name, exists in zip(unsure, found, strict=True) if not exists)
+    if not missing:
+        return FoundFiles(root, names)
+    present = [name for name in names if name not in missing]
+    shown = [without_query(root, name) for name in list(missing)[:_NAMES_SHOWN]]
+    if not present:
+        others = f", and neither does any other of its {len(names):,} files" if len(names) > 1 else ""
+        raise NotFoundError(f"{root}{shown[0]} does not exist{others}; correct {uri}")
+    listed = ", ".join(shown) + (", ..." if len(missing) > len(shown) else "")
+    lack = f"{uri} lacks {len(missing):,} of its {len(names):,} files"
+    if len(missing) > (allow_missing or 0):
+        more = f", more than --allow-missing {allow_missing}" if allow_missing else ""
+        advice = f"correct it, or pass --allow-missing {len(missing)} to pass over them"
+        raise NotFoundError(f"{lack}{more}: {listed}; {advice}")
+    return FoundFiles(root, present, (f"{lack}, which --allow-missing permits: {listed}",))
+
+
+def names_files(uri: str, is_name: Callable[[str], bool]) -> bool:
+    """Return whether a path, a URL or a pattern is one of files of such names: by its end, or by all that a glob finds.
+
+    A URL is looked at by its end only.
+    """
+    if is_name(without_query(uri, uri)):
+        return not os.path.isdir(uri)
+    return bool(found := glob_matches(uri)) and all(map(is_name, found))
+
+
+def glob_matches(uri: str) -> list[str]:
+    """Return the files that a local glob finds; none if it finds none or is none."""
+    if is_remote(uri) or not _wildcard_in(uri):
+        return []
+    try:
+        return expand_pattern(uri).names
+    except (NotFoundError, UsageError):
+        return []
 
 
 def regex_of_glob(pattern: str, wildcards: str = _PATH_WILDCARDS) -> re.Pattern[str]:
@@ -60,6 +109,16 @@ def regex_of_glob(pattern: str, wildcards: str = _PATH_WILDCARDS) -> re.Pattern[
     for wildcard, text in zip(pieces, pieces, strict=True):
         expression += _AS_REGEX.get(wildcard, wildcard.replace("[!", "[^")) + re.escape(text)
     return re.compile(expression)
+
+
+def _exists(folder: Folder, name: str) -> bool:
+    if not is_remote(folder.uri):
+        return os.path.isfile(os.path.join(folder.uri, name))
+    try:
+        with folder.open(name):
+            return True
+    except FileNotFoundError:
+        return False
 
 
 def _example(uri: str) -> str:

@@ -83,7 +83,8 @@ def refuse_other_fields(uri: str, words: str, fields: SampleFields, taken: froze
     """Raise UsageError if the user named a field that a source of this kind does not take."""
     for field in fields_of(fields):
         if getattr(fields, field.name) is not None and field.name not in taken:
-            raise UsageError(f"--{field.name}: {uri} is {words}, which has nothing to choose by it; omit it")
+            option = field.name.replace("_", "-")
+            raise UsageError(f"--{option}: {uri} is {words}, which has nothing to choose by it; omit it")
 
 
 def source_words() -> str:

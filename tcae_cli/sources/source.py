@@ -16,7 +16,8 @@ from tcae_cli.runtime.folder import open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.announce import found_so_far, say_found
 from tcae_cli.sources.index import read_summary, write_index
-from tcae_cli.sources.listing import Entry, Listing, ignore
+from tcae_cli.sources.listing import Entry, Listing, count_suffixes, ignore
+from tcae_cli.sources.patterns import glob_matches
 from tcae_cli.sources.registry import KINDS, Access, Place, Reader, SourceKind, refuse_other_fields, source_words
 
 
@@ -61,6 +62,9 @@ def find_kind(uri: str) -> SourceKind:
         kind = make()
         if kind.recognises(uri):
             return kind
+    if found := glob_matches(uri):
+        suffixes = ", ".join(f"{count:,} with {suffix}" for suffix, count in count_suffixes(found).items())
+        raise SourceError(f"{uri} matches {suffixes}, which are not of one kind of source; give {source_words()}")
     if not os.path.exists(uri):
         raise NotFoundError(f"{uri} does not exist; give {source_words()}")
     raise SourceError(f"{uri} is not a source of images; give {source_words()}")

@@ -5,9 +5,8 @@ reader is not used: it ends a damaged tar without an error and cannot resume whe
 indexed and read front to back.
 """
 
-import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from threading import Lock
 from typing import NamedTuple
@@ -15,12 +14,11 @@ from typing import NamedTuple
 from tcae_cli.errors import SourceError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.runtime.folder import Folder, open_to_read
-from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.compressed import Decompressed, FrontToBackReader, compression_of
 from tcae_cli.sources.files import FileReader
 from tcae_cli.sources.listing import Container, Entry, Listing, ignore, image_suffixes
 from tcae_cli.sources.locations import without_query
-from tcae_cli.sources.patterns import expand_pattern
+from tcae_cli.sources.patterns import FoundFiles, expand_pattern, names_files
 from tcae_cli.sources.registry import Located, Reader
 from tcae_cli.sources.tar_members import read_members
 from tcae_cli.sources.tar_samples import TarRows, rows_of_tar
@@ -29,13 +27,13 @@ _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 
 
 class TarShards:
-    """One tar, or the tars of a brace pattern or a glob."""
+    """One tar, or the tars of a brace pattern or a glob, whose files may have any names that tars have."""
 
     words = "tar shards (.tar, .tar.gz, .tgz, .tar.zst)"
-    fields = frozenset({"image"})
+    fields = frozenset({"image", "allow_missing"})
 
     def recognises(self, uri: str) -> bool:
-        return is_tar_name(uri.partition("?")[0] if is_remote(uri) else uri) and not os.path.isdir(uri)
+        return names_files(uri, is_tar_name)
 
     def reader(self, located: Located) -> Reader:
         is_compressed = any(container.compression for container in located.containers)
@@ -47,8 +45,7 @@ class TarShards:
         A damaged part of a tar, and a damaged sample, is a row with a problem.
         Raises NotFoundError if a tar does not exist, SourceError if one cannot be read or none holds an image.
         """
-        found = expand_pattern(uri)
-        return list_tars(uri, found.root, found.names, fields.image, on_progress)
+        return list_tars(uri, expand_pattern(uri, fields.allow_missing), fields.image, on_progress)
 
 
 def is_tar_name(name: str) -> bool:
@@ -56,20 +53,18 @@ def is_tar_name(name: str) -> bool:
     return name.lower().endswith(_SUFFIXES)
 
 
-def list_tars(
-    uri: str, root: str, names: Sequence[str], image: str | None, on_progress: Callable[[int], None]
-) -> Listing:
-    """List the images in the tars of these names below a root, as TarShards.scan does; image: as rows_of_tar takes it.
+def list_tars(uri: str, tars: FoundFiles, image: str | None, on_progress: Callable[[int], None]) -> Listing:
+    """List the images in tars, as TarShards.scan does; image: as rows_of_tar takes it.
 
     Raises SourceError if a tar cannot be read, none holds an image, or a sample has several.
     """
-    folder = open_to_read(root)
+    folder = open_to_read(tars.root)
     scan = partial(_scan_tar, folder, image, _Count(on_progress).add)
     containers: list[Container] = []
     passed_over: Counter[str] = Counter()
 
     found: list[Entry] = []
-    for name, tar in zip(names, folder.in_order(scan, enumerate(names)), strict=True):
+    for name, tar in zip(tars.names, folder.in_order(scan, enumerate(tars.names)), strict=True):
         containers.append(Container(name, tar.compression))
         passed_over.update(tar.rows.passed_over)
         found += tar.rows.entries
@@ -80,7 +75,13 @@ def list_tars(
     if not found:
         raise SourceError(f"{uri} holds no images; images are members ending in {image_suffixes()}")
     return Listing(
-        uri, root, found, containers=tuple(containers), kind="tar", passed_over=dict(passed_over.most_common())
+        uri,
+        tars.root,
+        found,
+        containers=tuple(containers),
+        kind="tar",
+        passed_over=dict(passed_over.most_common()),
+        remarks=tars.remarks,
     )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tcae_cli.errors import ImageError, SourceError, UsageError
+from tcae_cli.errors import ImageError, SourceError, TcaeError, UsageError
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.sources.source import open_source
 
@@ -60,6 +60,39 @@ def test_a_listed_file_that_is_not_there_is_a_row_that_fails(opened, make_folder
 def test_what_cannot_be_used_is_named(opened, text, sentence):
     with pytest.raises(SourceError, match=sentence):
         opened(text)
+
+
+def test_lines_that_are_tars_stand_for_their_images(opened, make_tar, png, tmp_path):
+    (tmp_path / "b").mkdir()
+    make_tar("b/late-77.tar", {"1.png": png(seed=1), "1.cls": b"4"})
+    make_tar("early.tar.gz", {"1.png": png(seed=2)})
+    source = opened(f"\ufeffb/late-77.tar\r\n\n{tmp_path}/early.tar.gz\n".encode())
+    assert source.keys(range(2)) == ["b/late-77.tar/1.png", "early.tar.gz/1.png"]
+    assert source.labels(0, 2).tolist() == [4, -1] and list(source.read_many([1])) == [png(seed=2)]
+    source = opened("b/late-77.tar\ngone.tar\n", image="png", allow_missing=1)
+    assert source.remarks == (f"{source.uri} lacks 1 of its 2 files, which --allow-missing permits: gone.tar",)
+
+
+@pytest.mark.parametrize(
+    ("text", "fields", "sentence"),
+    [
+        ("0.tar\na.png\n", {}, r"list\.txt, line 2: a\.png is not a tar, as others are; make a list of each"),
+        ("0.tar\t3\n", {}, r"line 1: a tar has no label, because its images have theirs; remove 3"),
+        ("0.tar\n0.tar\n", {}, r"line 2: 0\.tar was listed before"),
+        (
+            "0.tar\ngone.tar\n",
+            {},
+            r"list\.txt lacks 1 of its 2 files: gone\.tar; correct it, or pass --allow-missing 1",
+        ),
+        ("gone.tar\n", {}, r"gone\.tar does not exist; correct .*list\.txt$"),
+        ("0.tar\n", {"split": "train"}, r"--split: .*list\.txt is an image list"),
+        ("a.png\n", {"allow_missing": 1}, r"--allow-missing: .* lists images, and a missing one is a failed row; omit"),
+    ],
+)
+def test_lists_of_tars_that_cannot_be_used_are_named(opened, make_tar, png, text, fields, sentence):
+    make_tar("0.tar", {"1.png": png()})
+    with pytest.raises(TcaeError, match=sentence):
+        opened(text, **fields)
 
 
 EVERY_SUFFIX = pytest.mark.parametrize("suffix", ["csv", "tsv", "jsonl"])

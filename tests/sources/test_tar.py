@@ -11,8 +11,9 @@ from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.sources.source import Source, open_source, scan
 
 
-def opened(tmp_path: Path, uri: str, image: str | None = None) -> Source:
-    return open_source(str(tmp_path / uri), tmp_path / "index", SampleFields(image=image))
+def opened(tmp_path: Path, uri: str, image: str | None = None, allow_missing: int | None = None) -> Source:
+    fields = SampleFields(image=image, allow_missing=allow_missing)
+    return open_source(str(tmp_path / uri), tmp_path / "index", fields)
 
 
 def keys(source: Source) -> list[str]:
@@ -151,15 +152,48 @@ def test_a_tar_named_twice_is_refused(make_tar, png, tmp_path):
 
 def test_missing_tars_are_counted(make_tar, png, tmp_path):
     make_tar("s-1.tar", {"a.png": png()})
-    with pytest.raises(NotFoundError, match=r"s-0\.tar does not exist; 2 of its 3 files do not exist; correct"):
+    sentence = (
+        r"s-\{0\.\.2}\.tar lacks 2 of its 3 files: s-0\.tar, s-2\.tar; correct it, or pass --allow-missing 2 to pass"
+    )
+    with pytest.raises(NotFoundError, match=sentence):
         opened(tmp_path, "s-{0..2}.tar")
+    with pytest.raises(
+        NotFoundError, match=r"s-5\.tar does not exist, and neither does any other of its 4 files; corr"
+    ):
+        opened(tmp_path, "s-{5..8}.tar", allow_missing=9)
     with pytest.raises(NotFoundError, match=r"s-7\.tar does not exist; correct"):
         opened(tmp_path, "s-7.tar")
+
+
+def test_missing_tars_are_passed_over_as_far_as_that_is_allowed(make_tar, png, tmp_path):
+    for number in (3, 20):
+        make_tar(f"s-{number:03}.tar", {"a.png": png(seed=number)})
+    source = opened(tmp_path, "s-{000..020}.tar", allow_missing=19)
+    assert keys(source) == ["s-003.tar/a.png", "s-020.tar/a.png"] and source.read(1) == png(seed=20)
+    [remark] = source.remarks
+    assert remark.startswith(f"{tmp_path}/s-{{000..020}}.tar lacks 19 of its 21 files, which --allow-missing permits: ")
+    assert remark.endswith(": s-000.tar, s-001.tar, s-002.tar, s-004.tar, s-005.tar, ...")
+    with pytest.raises(
+        NotFoundError, match=r"lacks 19 of its 21 files, more than --allow-missing 18: s-000.tar, .* 19 "
+    ):
+        opened(tmp_path, "s-{000..020}.tar", allow_missing=18)
+    assert opened(tmp_path, "s-003.tar", allow_missing=1).remarks == ()
 
 
 def test_a_pattern_that_is_none_is_explained(tmp_path):
     with pytest.raises(UsageError, match=r"is not a pattern \(.*\); write it as shards/\{000\.\.127\}\.tar"):
         opened(tmp_path, "s-{0..2.tar")
+
+
+def test_a_glob_may_leave_out_what_makes_its_files_tars(make_tar, png, tmp_path):
+    for name in ("train_9f.tar", "train_0c.tgz", "val.tar"):
+        make_tar(name, {"a.png": png()})
+    assert keys(opened(tmp_path, "train_*")) == ["train_0c.tgz/a.png", "train_9f.tar/a.png"]
+    (tmp_path / "train_stats.json").write_text("{}")
+    with pytest.raises(
+        SourceError, match=r"train_\* matches 1 with .tgz, 1 with .tar, 1 with .json, which are not of one"
+    ):
+        opened(tmp_path, "train_*")
 
 
 def test_a_glob_names_tars_by_sorted_name(make_tar, png, tmp_path):
