@@ -23,6 +23,16 @@ from .small_recipes import recipe as small_recipe
 COMMANDS = click_commands.list_commands(click.Context(click_commands))
 
 
+def test_missing_tars_are_passed_over_in_any_number_or_in_the_one_that_is_given(tcae, make_tar, png, tmp_path):
+    make_tar("7.tar", {"a.png": png()})
+    arguments = ["encode-dataset", tmp_path / "{6..8}.tar", tmp_path / "out.zarr", "--dry-run"]
+    code, _, stderr = tcae(*arguments, "--allow-missing", 1)
+    assert code == 2 and "lacks 2 of its 3 files, more than --allow-missing 1: 6.tar, 8.tar" in stderr
+    for allowed in ([2], []):
+        code, _, stderr = tcae(*arguments, "--allow-missing", *allowed)
+        assert code == 0 and "lacks 2 of its 3 files, which --allow-missing permits: 6.tar, 8.tar" in stderr
+
+
 @pytest.mark.parametrize("command", ["train", "encode-dataset", "decode", "eval", "export"])
 def test_each_command_has_help(tcae, command):
     code, stdout, _ = tcae(command, "--help")

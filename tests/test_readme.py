@@ -92,6 +92,7 @@ def reader(photos, tmp_path_factory) -> Path:
     for number in range(4):
         members = {f"{path.parent.name}-{path.name}": path.read_bytes() for path in paths[number::4]}
         write_tar(folder / "shards" / f"{number:04d}.tar", members)
+    (folder / "tars.txt").write_text("".join(f"shards/{number:04d}.tar\n" for number in (2, 0)))
     jpegs = {path.stem: path.read_bytes() for path in paths[:8]}
     write_tar(folder / "photos.tar.gz", {f"{name}.jpg": data for name, data in jpegs.items()})
     masked = [(f"{name}.{end}", data) for name, data in jpegs.items() for end in ("jpg", "seg.png")]

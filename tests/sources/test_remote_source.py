@@ -12,6 +12,7 @@ import pytest
 import s3fs
 
 from tcae_cli.errors import ImageError, NotFoundError, SourceError
+from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.runtime import remote_folder
 from tcae_cli.sources.source import Source, open_source
 
@@ -23,8 +24,8 @@ NOBODY_LISTENS = "127.0.0.1:9"
 
 
 @pytest.fixture
-def opened(tmp_path: Path) -> Callable[[str], Source]:
-    return lambda uri: open_source(uri, tmp_path / "index")
+def opened(tmp_path: Path) -> Callable[..., Source]:
+    return lambda uri, **fields: open_source(uri, tmp_path / "index", SampleFields(**fields))
 
 
 @pytest.fixture
@@ -256,6 +257,16 @@ def test_what_is_not_there_is_named(bucket, opened, what):
     for place in (f"{bucket}/{what}", f"s3://no-such-{bucket.removeprefix('s3://')}/{what}"):
         with pytest.raises(NotFoundError, match=r"^s3://\S+ does not exist"):
             opened(place)
+
+
+def test_missing_tars_of_an_object_store_are_counted_and_passed_over(put: Put, bucket, opened, make_tar, png):
+    put({f"{number}.tar": tar_bytes(make_tar, {"a.png": png(seed=number)}) for number in (1, 3)})
+    with pytest.raises(
+        NotFoundError, match=rf"^{bucket}/{{0\.\.3}}\.tar lacks 2 of its 4 files: 0\.tar, 2\.tar; correct"
+    ):
+        opened(f"{bucket}/{{0..3}}.tar")
+    source = opened(f"{bucket}/{{0..3}}.tar", allow_missing=2)
+    assert list(source.read_many([0, 1])) == [png(seed=1), png(seed=3)]
 
 
 def test_a_url_that_leads_nowhere_is_named(url, opened):
