@@ -32,7 +32,7 @@ from tcae_cli.recipe.schema import ModelSpec
 from tcae_cli.reports.encode import EncodeReport, EncodeRequest
 from tcae_cli.reports.progress import Silent, listening
 from tcae_cli.reports.report import Tolerance
-from tcae_cli.runtime import distributed
+from tcae_cli.runtime import distributed, silence
 from tcae_cli.runtime.registry import Registry
 from tcae_cli.sources.source import Source
 
@@ -152,7 +152,7 @@ def weights_server(tmp_path, monkeypatch) -> Iterator[WeightsServer]:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "huggingface"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(fetch, "_PAUSES_S", (0.0, 0.0))
-    monkeypatch.setattr(fetch, "_silent_at", -math.inf)
+    monkeypatch.setattr(silence, "_silent_at", -math.inf)
     with serve_weights() as server:
         yield server
 

@@ -6,7 +6,6 @@ for minutes where there is no network.
 
 import fcntl
 import hashlib
-import math
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -25,15 +24,12 @@ from huggingface_hub import constants
 from tcae_cli.errors import WeightsError
 from tcae_cli.features.published import PublishedFile
 from tcae_cli.reports.progress import say_aside
+from tcae_cli.runtime import silence
 from tcae_cli.runtime.files import rename_durably
 
-_PATIENCE_S = 8.0  # for an answer, and for each piece of it
 _PAUSES_S = (1.0, 2.0, 4.0)  # before asking again, after attempts that brought nothing
 _SAY_EVERY_S = 10.0
 _CHUNK_BYTES = 2**20
-_SILENCE_S = 60.0  # after a host did not answer, no other one is waited for
-
-_silent_at = -math.inf  # when a host last did not answer
 
 
 class NotFetchedError(Exception):
@@ -163,25 +159,24 @@ def _answer(request: Request) -> HTTPResponse:
 
     A thread asks, because the time-out of a socket covers neither the look-up of a name nor all of its addresses.
     """
-    global _silent_at
-    if time.monotonic() - _silent_at < _SILENCE_S:
+    if silence.is_expected():
         raise TimeoutError("another host did not answer a moment ago")
     answers: SimpleQueue[HTTPResponse | OSError | HTTPException] = SimpleQueue()
 
     def ask() -> None:
         try:
-            answers.put(urlopen(request, timeout=_PATIENCE_S))
+            answers.put(urlopen(request, timeout=silence.PATIENCE_S))
         except (OSError, HTTPException) as error:
             answers.put(error)
 
     Thread(target=ask, daemon=True).start()
     try:
-        answer = answers.get(timeout=_PATIENCE_S)
+        answer = answers.get(timeout=silence.PATIENCE_S)
     except Empty:
         answer = TimeoutError()
     if isinstance(answer.reason if isinstance(answer, URLError) else answer, TimeoutError):
-        _silent_at = time.monotonic()
-        raise TimeoutError(f"no answer within {_PATIENCE_S:g} s")
+        silence.note_silence()
+        raise TimeoutError(f"no answer within {silence.PATIENCE_S:g} s")
     if isinstance(answer, (OSError, HTTPException)):
         raise answer
     return answer

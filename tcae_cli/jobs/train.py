@@ -33,7 +33,7 @@ from tcae_cli.training.validation import Validation
 from tcae_cli.training.views.batches import TrainingViews, load_training_batches
 from tcae_cli.training.views.crops import TrainingBatch
 from tcae_cli.training.views.group_stream import RowGroups
-from tcae_cli.training.views.stream import Files, TrainingStream, stream_training_batches
+from tcae_cli.training.views.stream import StreamedFiles, TrainingStream, stream_training_batches
 from tcae_cli.training.views.tar_stream import Tars, expand_tars, is_stream
 
 
@@ -149,7 +149,7 @@ def _batches(run: Run, steps: range) -> Generator[TrainingBatch, None, None]:
             yield batch.pin_memory() if run.device.type == "cuda" else batch
 
 
-def _streamed_files(request: TrainRequest, images: Source) -> Files | None:
+def _streamed_files(request: TrainRequest, images: Source) -> StreamedFiles | None:
     """Return the files that stream by; None where rows are read by index."""
     if is_stream(request.data):
         return Tars(request.data, expand_tars(request.data))

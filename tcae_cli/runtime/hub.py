@@ -25,8 +25,9 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from tcae_cli.errors import DiskError, NotFoundError, SourceError, UsageError
 from tcae_cli.reports.progress import say_aside
+from tcae_cli.runtime import silence
 from tcae_cli.runtime.files import make_folder, write_atomic
-from tcae_cli.runtime.hub_errors import PATIENCE_S, ask_again, sentence
+from tcae_cli.runtime.hub_errors import ask_again, sentence
 from tcae_cli.runtime.hub_name import HubName, parse_name
 from tcae_cli.runtime.remote import quiet_hub_client
 
@@ -57,7 +58,9 @@ def read_dataset(name: HubName) -> HubDataset:
         return _cached_dataset(name)
     try:
         info = ask_again(
-            lambda: huggingface_hub.HfApi().dataset_info(name.repository, revision=name.revision, timeout=PATIENCE_S)
+            lambda: huggingface_hub.HfApi().dataset_info(
+                name.repository, revision=name.revision, timeout=silence.PATIENCE_S
+            )
         )
         pinned = name._replace(revision=info.sha)
         files = tuple(file.rfilename for file in info.siblings or ())
@@ -131,7 +134,7 @@ def pin(uri: str) -> str:
 
 def locate(name: HubName) -> tuple[str, int | None]:
     """Return the URL at which the bytes of a file are now, and how many they are; None: the Hub does not say."""
-    found = huggingface_hub.get_hf_file_metadata(name.resolved_url, timeout=PATIENCE_S)
+    found = huggingface_hub.get_hf_file_metadata(name.resolved_url, timeout=silence.PATIENCE_S)
     return found.location, found.size
 
 
@@ -140,7 +143,7 @@ def get(url: str, byte_range: str = "") -> bytes:
     headers = {"Range": byte_range} if byte_range else {}
     if url.startswith(f"{constants.ENDPOINT}/"):  # the token is for the Hub alone
         headers |= build_hf_headers()
-    response = get_session().get(url, headers=headers, timeout=PATIENCE_S)
+    response = get_session().get(url, headers=headers, timeout=silence.PATIENCE_S)
     hf_raise_for_status(response)
     return response.content
 

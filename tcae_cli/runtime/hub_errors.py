@@ -15,12 +15,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from tcae_cli.runtime import silence
 from tcae_cli.runtime.hub_name import HubName
 from tcae_cli.runtime.remote import remote_errors
 
 Result = TypeVar("Result")
-
-PATIENCE_S = 8.0  # for one answer; the client itself would wait for minutes
 
 _WAITS_S = (1.0, 2.0)  # before asking again after a trouble that may pass
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
@@ -37,7 +36,7 @@ def ask_again(ask: Callable[[], Result]) -> Result:
             with remote_errors():
                 return ask()
         except OSError as error:
-            if not _may_pass(error) or time.monotonic() - begun_at > PATIENCE_S / 2:
+            if not _may_pass(error) or time.monotonic() - begun_at > silence.PATIENCE_S / 2:
                 raise
         time.sleep(wait_s)
     with remote_errors():

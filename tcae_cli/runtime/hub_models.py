@@ -1,18 +1,13 @@
 """Fetches files of models from the Hugging Face Hub through its client's cache."""
 
-import time
 from pathlib import Path
 
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from tcae_cli.runtime.hub_errors import PATIENCE_S
+from tcae_cli.runtime import silence
 from tcae_cli.runtime.remote import quiet_hub_client, remote_errors
-
-_SILENT_S = 60.0  # for which a Hub that did not answer is not asked again
-
-_silent_until = 0.0
 
 
 def fetch_model_file(repository: str, file: str, revision: str | None = None) -> Path:
@@ -32,16 +27,15 @@ def fetch_model_file(repository: str, file: str, revision: str | None = None) ->
 
 def _answers(repository: str, file: str, revision: str | None) -> bool:
     """Return whether the Hub answers; hf_hub_download asks itself, but repeats that for a minute."""
-    global _silent_until
-    if time.monotonic() < _silent_until:
+    if silence.is_expected():
         return False
     url = huggingface_hub.hf_hub_url(repository, file, revision=revision)
     try:
         with remote_errors():
-            huggingface_hub.get_hf_file_metadata(url, timeout=PATIENCE_S)
+            huggingface_hub.get_hf_file_metadata(url, timeout=silence.PATIENCE_S)
     except HfHubHTTPError:
         return True  # hf_hub_download will say what it answers
     except OSError:
-        _silent_until = time.monotonic() + _SILENT_S
+        silence.note_silence()
         return False
     return True

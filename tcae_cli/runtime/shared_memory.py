@@ -7,6 +7,13 @@ from torch import Tensor
 
 from tcae_cli.errors import DiskError
 
+_FILE = "file </torch_"  # in torch's words when there is no room for one
+
+
+def is_full(error: Exception) -> bool:
+    """Return whether an error of torch says that shared memory has no room left."""
+    return _FILE in str(error)
+
 
 def shared_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Allocate a tensor, not filled, that worker processes share, however they start, and that is sent uncopied.

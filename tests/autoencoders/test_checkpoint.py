@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import safetensors.torch
 import torch
@@ -78,7 +80,7 @@ def test_a_hub_that_does_not_answer_is_a_sentence_and_is_asked_once(monkeypatch)
 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.get_hf_file_metadata", ask)
-    monkeypatch.setattr("tcae_cli.runtime.hub_models._silent_until", 0.0)
+    monkeypatch.setattr("tcae_cli.runtime.silence._silent_at", -math.inf)
     for _ in range(2):
         with pytest.raises(NotFoundError, match=r"fetched \(the Hub does not answer, and the file is not in the cache"):
             read_header("hf://nobody/nothing")

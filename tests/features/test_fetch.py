@@ -22,6 +22,7 @@ from tcae_cli.features import fetch
 from tcae_cli.features.backbone import load_feature_network
 from tcae_cli.features.published import FILES
 from tcae_cli.features.weights import load_pretrained, weights_path
+from tcae_cli.runtime import silence
 
 from .. import weights_server as program
 from ..weights_server import Cut, WeightsServer
@@ -123,7 +124,7 @@ def test_a_file_is_resumed_where_its_connection_broke_off(weights_server: Weight
 
 
 def test_a_silent_connection_is_given_up_and_resumed(weights_server: WeightsServer, monkeypatch):
-    monkeypatch.setattr(fetch, "_PATIENCE_S", 0.3)
+    monkeypatch.setattr(silence, "PATIENCE_S", 0.3)
     weights_server.publish("lpips-vgg", CONTENT)
     weights_server.cuts[VGG] = Cut(after_bytes=40_000, stalls=True)
 
@@ -256,8 +257,8 @@ def test_a_host_that_refuses_connections_is_named(weights_server: WeightsServer)
 
 
 def test_a_host_that_does_not_answer_is_waited_for_once_by_all_networks(weights_server: WeightsServer, monkeypatch):
-    assert fetch._PATIENCE_S < 10
-    monkeypatch.setattr(fetch, "_PATIENCE_S", 0.5)
+    assert silence.PATIENCE_S < 10
+    monkeypatch.setattr(silence, "PATIENCE_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         host = f"127.0.0.1:{silent.getsockname()[1]}"
         weights_server.url = f"http://{host}"

@@ -10,7 +10,7 @@ import pytest
 
 from tcae_cli.errors import NotFoundError, SourceError, UsageError
 from tcae_cli.runtime import hub as hub_module
-from tcae_cli.runtime import hub_errors
+from tcae_cli.runtime import silence
 from tcae_cli.runtime.folder import open_to_read
 from tcae_cli.runtime.hub import check_access, fetch, find_cached, pin, read_dataset
 from tcae_cli.runtime.hub_name import HubName, parse_name
@@ -162,8 +162,7 @@ def test_without_a_network_the_sentence_comes_within_ten_seconds(hub: HubServer,
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections, and says nothing
         for port in (9, silent.getsockname()[1]):
             monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", f"http://127.0.0.1:{port}")
-            for module in (hub_module, hub_errors):
-                monkeypatch.setattr(module, "PATIENCE_S", 1.0)
+            monkeypatch.setattr(silence, "PATIENCE_S", 1.0)
             with pytest.raises(SourceError, match=rf"{DATASET} cannot be fetched \(.*\); check the network"):
                 read_dataset(HubName(DATASET))
     assert time.monotonic() - begun_at < 10

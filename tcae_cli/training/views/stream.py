@@ -16,8 +16,9 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from tcae_cli.errors import ImageError, SourceError, TcaeError
-from tcae_cli.images.loader import _SHARED_MEMORY_FILE, start_worker, worker_context
+from tcae_cli.images.loader import start_worker, worker_context
 from tcae_cli.recipe.schema import Recipe
+from tcae_cli.runtime.shared_memory import is_full
 from tcae_cli.training.views.batches import epoch_order
 from tcae_cli.training.views.crops import SampleViews, TrainingBatch, decode_for_views, sample_views, stack_views
 
@@ -26,7 +27,7 @@ DEFAULT_BUFFER = 1000  # images, if data.shuffle_buffer is not given: what strea
 _IMAGES_OF_A_UNIT = 1 << 32  # more than any file holds, so that the numbers of images never collide
 
 
-class Files(Protocol):
+class StreamedFiles(Protocol):
     """The files that images are read from, each front to back."""
 
     @property
@@ -51,7 +52,7 @@ class Files(Protocol):
 class TrainingStream:
     """One rank's share of the images that stream by."""
 
-    files: Files
+    files: StreamedFiles
     recipe: Recipe
     rank: int = 0
     world_size: int = 1
@@ -228,7 +229,7 @@ def _load_in_workers(plan: _Plan) -> Generator[_Made, None, None]:
         )
         yield from iterator
     except (RuntimeError, OSError, EOFError) as error:
-        if _SHARED_MEMORY_FILE in str(error):
+        if is_full(error):
             fix = "try fewer --workers or a smaller batch"
             raise SourceError(
                 f"{plan.stream.files.uri}: images do not fit into shared memory (/dev/shm); {fix}"
