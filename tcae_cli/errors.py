@@ -21,6 +21,17 @@ class RecipeError(UsageError, ValueError):
     """A recipe has an unknown key or an impossible value."""
 
 
+class FieldError(UsageError):
+    """A source has nothing to choose by an option that names a part of its samples."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message)
+        self.field = field  # of SampleFields
+
+    def __reduce__(self) -> tuple[type["FieldError"], tuple[str, str]]:
+        return type(self), (self.field, str(self))
+
+
 class NotFoundError(UsageError, FileNotFoundError):
     """A path or name given by the user leads nowhere."""
 

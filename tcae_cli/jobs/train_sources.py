@@ -1,17 +1,16 @@
 """What must hold before a run may start: its batches, its folder and its images, which are indexed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from tcae_cli.errors import NotFoundError, SourceError, UsageError
-from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
+from tcae_cli.errors import FieldError, NotFoundError, SourceError, UsageError
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.train import TrainRequest
-from tcae_cli.sources.registry import refuse_other_fields
-from tcae_cli.sources.source import Source, find_kind, open_source
+from tcae_cli.sources.registry import fields_not_taken
+from tcae_cli.sources.source import Source, open_with_usable, refuse_unused
 from tcae_cli.training.views.stream import DEFAULT_BUFFER
 from tcae_cli.training.views.tar_stream import is_stream
 
@@ -39,37 +38,49 @@ def refuse_other_runs(request: TrainRequest) -> None:
 def index_sources(request: TrainRequest, folder: Path, progress: Progress) -> Source | None:
     """Index the training and the validation images in a folder; return the training images, None for a stream.
 
+    A field that one of the two cannot use is the other one's alone.
     Raises UsageError, NotFoundError or SourceError for images that cannot be used.
     """
-    source = None
-    if not is_stream(request.data):
-        with _advising(request.data_advice):
-            source = open_source(request.data, folder / "index", request.fields, progress)
-        if source.access != "row" and request.recipe.data.shuffle_buffer is None:
-            progress.say(
-                f"{request.data} is read in order, so its images are shuffled in a buffer of {DEFAULT_BUFFER:,}; "
-                f"change it with --set data.shuffle_buffer=N"
-            )
-        if len(source) < request.recipe.train.batch_size:
-            raise SourceError(
-                f"{request.data} has {len(source)} images, fewer than train.batch_size "
-                f"{request.recipe.train.batch_size}; use more images, or --set train.batch_size={len(source)}"
-            )
-    else:
-        refuse_other_fields(request.data, "a stream", request.fields, frozenset())
-        if request.val is None:
-            raise UsageError(f"{request.data} is a stream, which cannot serve for validation; give images with --val")
-    if request.val is not None:
-        with _advising(request.val_advice):
-            open_source(request.val, folder / "index-val", _fields_of_val(request, request.val), progress)
+    source, unused = _index_data(request, folder, progress)
+    if request.val is None:
+        return source
+    # Both may have splits, of which the data's is named.
+    fields = request.fields if "split" in unused else replace(request.fields, split=None)
+    with _advising(request.val_advice):
+        _, unused_by_val = open_with_usable(request.val, folder / "index-val", fields, progress)
+    refuse_unused(unused, unused_by_val)
+    for field in unused:
+        progress.say(f"--{field} is for {request.val} alone: {request.data} has nothing to choose by it")
+    for field in unused_by_val:
+        progress.say(f"--{field} is for {request.data} alone: {request.val} has nothing to choose by it")
     return source
 
 
-def _fields_of_val(request: TrainRequest, val: str) -> SampleFields:
-    """Return the fields of the images for validation: those of the data, if both are of one kind."""
-    if is_stream(request.data) or type(find_kind(val)) is not type(find_kind(request.data)):
-        return NO_FIELDS
-    return replace(request.fields, split=None)
+def _index_data(
+    request: TrainRequest, folder: Path, progress: Progress
+) -> tuple[Source | None, Mapping[str, FieldError]]:
+    """Index the training images; return them, and the fields that they cannot use, as open_with_usable does."""
+    if is_stream(request.data):
+        unused = fields_not_taken(request.data, "a stream", request.fields, frozenset())
+        if request.val is None:
+            refuse_unused(unused)
+            raise UsageError(f"{request.data} is a stream, which cannot serve for validation; give images with --val")
+        return None, unused
+    with _advising(request.data_advice):
+        source, unused = open_with_usable(request.data, folder / "index", request.fields, progress)
+    if request.val is None:
+        refuse_unused(unused)
+    if source.access != "row" and request.recipe.data.shuffle_buffer is None:
+        progress.say(
+            f"{request.data} is read in order, so its images are shuffled in a buffer of {DEFAULT_BUFFER:,}; "
+            f"change it with --set data.shuffle_buffer=N"
+        )
+    if len(source) < request.recipe.train.batch_size:
+        raise SourceError(
+            f"{request.data} has {len(source)} images, fewer than train.batch_size "
+            f"{request.recipe.train.batch_size}; use more images, or --set train.batch_size={len(source)}"
+        )
+    return source, unused
 
 
 @contextmanager

@@ -22,7 +22,7 @@ class TrainRequest:
     val: str | None = None  # images to measure reconstructions on; some of the data
     data_advice: str = ""  # how to name other data, for the end of a sentence that says why these cannot be used
     val_advice: str = ""
-    fields: SampleFields = NO_FIELDS  # of both; the split is that of the data
+    fields: SampleFields = NO_FIELDS  # of each that can use them; the split is that of the data, if it has any
     resume: bool = False
     parent: str | None = None  # the model to finetune; none: from scratch
     freeze_encoder: bool = False  # train the parent's decoder alone

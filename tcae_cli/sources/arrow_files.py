@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.types as types
 
-from tcae_cli.errors import NotFoundError, SourceError, UsageError
+from tcae_cli.errors import FieldError, NotFoundError, SourceError, UsageError
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.sources.arrow import SPLITS_NAME, STATE_NAME
 from tcae_cli.sources.listing import Container, Group, Listing
@@ -62,7 +62,7 @@ def _folder_of_split(uri: str, split: str | None) -> str:
     """Return the folder of the data set: the one given, or that of a split below it."""
     if os.path.isfile(os.path.join(uri, STATE_NAME)):
         if split is not None:
-            raise UsageError(f"--split {split}: {uri} is one data set without splits; omit it")
+            raise FieldError("split", f"--split {split}: {uri} is one data set without splits; omit it")
         return uri
     path = os.path.join(uri, SPLITS_NAME)
     splits = _json(path).get("splits")

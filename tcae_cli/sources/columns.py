@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from tcae_cli.errors import SourceError, UsageError
+from tcae_cli.errors import FieldError, SourceError
 
 IMAGE_NAMES = (
     *("image", "image_path", "image_file", "image_url", "img", "img_path", "file", "file_name", "file_path"),
@@ -36,12 +36,12 @@ def choose(field: str, asked: str | None, columns: Sequence[str], candidates: Se
     asked: the column that the user named by the option of the field; it need not be a candidate.
     candidates: the columns that may hold the field.
     where: the table, for messages.
-    Raises UsageError if there is no column of the name asked for, SourceError if there are several candidates.
+    Raises FieldError if there is no column of the name asked for, SourceError if there are several candidates.
     """
     if asked is not None:
         if asked not in columns:
-            raise UsageError(
-                f"--{field} {asked}: {where} has no such column, only {_listed(columns)}; name one of these"
+            raise FieldError(
+                field, f"--{field} {asked}: {where} has no such column, only {_listed(columns)}; name one of these"
             )
         return asked
     if len(candidates) > 1:

@@ -77,7 +77,7 @@ class ImageFolder:
 def list_images(uri: str, root: str, folder: Texts, files: Sequence[File], fields: SampleFields) -> Listing:
     """List the images among the files of a folder or an archive, with the labels and captions that they have there.
 
-    Raises UsageError for a field that images in folders do not have, and SourceError for labels that cannot be used.
+    Raises FieldError for a field that images in folders do not have, and SourceError for labels that cannot be used.
     """
     refuse_other_fields(uri, ImageFolder.words, fields, frozenset({"label", "caption"}))
     images = [file for file in files if is_image_name(file.name)]

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
-from tcae_cli.errors import SourceError, UsageError
+from tcae_cli.errors import FieldError, SourceError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.runtime.folder import open_to_read
 from tcae_cli.runtime.remote import is_remote, suffix_of
@@ -114,13 +114,14 @@ def _list_tars(
 
 
 def _refuse_fields(uri: str, suffix: str, fields: SampleFields) -> None:
-    """Raise UsageError if the user named a column in a list without columns, or allowed that images are missing."""
+    """Raise FieldError if the user named a column in a list without columns, or allowed that images are missing."""
     for field in ("image", "label", "caption") if suffix == ".txt" else ():
         if getattr(fields, field) is not None:
-            raise UsageError(f"--{field}: {uri} has no columns, only paths and class numbers; omit it")
+            raise FieldError(field, f"--{field}: {uri} has no columns, only paths and class numbers; omit it")
     if fields.allow_missing is not None:
-        raise UsageError(
-            f"--allow-missing: {uri} lists images, and a missing one is a failed row; omit it, or pass --max-failures"
+        raise FieldError(
+            "allow_missing",
+            f"--allow-missing: {uri} lists images, and a missing one is a failed row; omit it, or pass --max-failures",
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from tcae_cli.errors import UsageError
+from tcae_cli.errors import FieldError
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.sources.columns import CAPTION_NAMES, LABEL_NAMES, caption_in, choose, label_in, usual
 from tcae_cli.sources.listing import is_image_name
@@ -52,7 +52,7 @@ def read_metadata(folder: Texts, names: Sequence[str], fields: SampleFields, has
 
     fields: the columns of captions and labels that the user named.
     has_classes: whether there are class folders, so that labels are used only if the user named their column.
-    Raises SourceError for a file that cannot be used, UsageError for a column that does not exist.
+    Raises SourceError for a file that cannot be used, FieldError for a column that does not exist.
     """
     found = Metadata()
     images = {name for name in names if is_image_name(name)}
@@ -67,9 +67,10 @@ def read_metadata(folder: Texts, names: Sequence[str], fields: SampleFields, has
             found.remarks.append(f"{where} is not used: it has no column {_IMAGE}, only {', '.join(table.columns)}")
     for option in ("label", "caption"):
         if getattr(fields, option) is not None and not is_used:
-            raise UsageError(
+            raise FieldError(
+                option,
                 f"--{option}: {folder.uri} has no {' or '.join(_NAMES)} with a column {_IMAGE}, and so no column to "
-                f"choose; omit it"
+                f"choose; omit it",
             )
     return found
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields as fields_of
 from typing import Literal, NamedTuple, Protocol
 
-from tcae_cli.errors import UsageError
+from tcae_cli.errors import FieldError
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.runtime.registry import Registry
@@ -80,11 +80,21 @@ KINDS: Registry[type[SourceKind]] = Registry(
 
 
 def refuse_other_fields(uri: str, words: str, fields: SampleFields, taken: frozenset[str]) -> None:
-    """Raise UsageError if the user named a field that a source of this kind does not take."""
-    for field in fields_of(fields):
-        if getattr(fields, field.name) is not None and field.name not in taken:
-            option = field.name.replace("_", "-")
-            raise UsageError(f"--{option}: {uri} is {words}, which has nothing to choose by it; omit it")
+    """Raise FieldError if the user named a field that a source of this kind does not take."""
+    for error in fields_not_taken(uri, words, fields, taken).values():
+        raise error
+
+
+def fields_not_taken(uri: str, words: str, fields: SampleFields, taken: frozenset[str]) -> dict[str, FieldError]:
+    """Return the errors for the fields that the user named and that a source of this kind does not take, by name."""
+    named = (each.name for each in fields_of(fields) if getattr(fields, each.name) is not None)
+    return {
+        name: FieldError(
+            name, f"--{name.replace('_', '-')}: {uri} is {words}, which has nothing to choose by it; omit it"
+        )
+        for name in named
+        if name not in taken
+    }
 
 
 def source_words() -> str:

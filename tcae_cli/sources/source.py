@@ -1,7 +1,8 @@
 """Provides a source of images: an ordered, countable list of samples with stable keys, read by row."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from mmap import MADV_DONTNEED, mmap
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tcae_cli.errors import ImageError, NotFoundError, SourceError
+from tcae_cli.errors import FieldError, ImageError, NotFoundError, SourceError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.reports.progress import SILENT, Progress
 from tcae_cli.runtime.folder import open_to_read
@@ -29,6 +30,30 @@ def open_source(uri: str, index_dir: Path, fields: SampleFields = NO_FIELDS, pro
     return source
 
 
+def open_with_usable(
+    uri: str, index_dir: Path, fields: SampleFields, progress: Progress = SILENT
+) -> tuple["Source", dict[str, FieldError]]:
+    """Open a source with those fields that it has a use for, and return why it has none for the others, by name.
+
+    Fields that the user named for several sources are so of each that can use them; see refuse_unused. Raises what
+    open_source raises.
+    """
+    unused: dict[str, FieldError] = {}
+    while True:
+        try:
+            return open_source(uri, index_dir, replace(fields, **dict.fromkeys(unused)), progress), unused
+        except FieldError as error:
+            unused[error.field] = error
+
+
+def refuse_unused(*unused: Mapping[str, FieldError]) -> None:
+    """Raise the first source's FieldError for a field that none of the sources has a use for."""
+    first, *others = unused
+    for field, error in first.items():
+        if all(field in each for each in others):
+            raise error
+
+
 def scan(uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int], None] = ignore) -> Listing:
     """List every sample at `uri`, in the order of a new index.
 
@@ -36,7 +61,7 @@ def scan(uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int]
     cannot be listed.
     fields: which column or member is image, label and caption, where the source leaves a choice.
     on_progress: called now and then with the number of images, or of files in a folder, found so far.
-    Raises NotFoundError if nothing is at `uri`, SourceError if it cannot be used, UsageError for a field that a source
+    Raises NotFoundError if nothing is at `uri`, SourceError if it cannot be used, FieldError for a field that a source
     of this kind does not have.
     """
     kind = find_kind(uri)

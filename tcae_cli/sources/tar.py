@@ -11,7 +11,7 @@ from functools import partial
 from threading import Lock
 from typing import NamedTuple
 
-from tcae_cli.errors import SourceError
+from tcae_cli.errors import FieldError, SourceError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.runtime.folder import Folder, open_to_read
 from tcae_cli.sources.compressed import Decompressed, FrontToBackReader, compression_of
@@ -56,7 +56,8 @@ def is_tar_name(name: str) -> bool:
 def list_tars(uri: str, tars: FoundFiles, image: str | None, on_progress: Callable[[int], None]) -> Listing:
     """List the images in tars, as TarShards.scan does; image: as rows_of_tar takes it.
 
-    Raises SourceError if a tar cannot be read, none holds an image, or a sample has several.
+    Raises SourceError if a tar cannot be read, none holds an image, or a sample has several, and FieldError if there is
+    none that `image` names.
     """
     folder = open_to_read(tars.root)
     scan = partial(_scan_tar, folder, image, _Count(on_progress).add)
@@ -71,7 +72,9 @@ def list_tars(uri: str, tars: FoundFiles, image: str | None, on_progress: Callab
     on_progress(len(found))
     if not found and image and passed_over:
         others = ", ".join(f"{count} with {suffix}" for suffix, count in passed_over.most_common(3))
-        raise SourceError(f"{uri} holds no images with the extension {image}, only other members ({others})")
+        raise FieldError(
+            "image", f"--image {image}: {uri} holds no images with that extension, only {others}; correct it"
+        )
     if not found:
         raise SourceError(f"{uri} holds no images; images are members ending in {image_suffixes()}")
     return Listing(
