@@ -10,7 +10,8 @@ from tcae_cli.recipe.schema import Recipe
 from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.train import TrainRequest
 from tcae_cli.sources.registry import fields_not_taken
-from tcae_cli.sources.source import Source, open_with_usable, refuse_unused
+from tcae_cli.sources.shared_fields import open_with_usable, refuse_unused
+from tcae_cli.sources.source import Source
 from tcae_cli.training.views.stream import DEFAULT_BUFFER
 from tcae_cli.training.views.tar_stream import is_stream
 

@@ -1,8 +1,7 @@
 """Provides a source of images: an ordered, countable list of samples with stable keys, read by row."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
 from mmap import MADV_DONTNEED, mmap
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tcae_cli.errors import FieldError, ImageError, NotFoundError, SourceError
+from tcae_cli.errors import ImageError, NotFoundError, SourceError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.reports.progress import SILENT, Progress
 from tcae_cli.runtime.folder import open_to_read
@@ -28,30 +27,6 @@ def open_source(uri: str, index_dir: Path, fields: SampleFields = NO_FIELDS, pro
     source = Source(index_dir)
     say_found(source, progress)
     return source
-
-
-def open_with_usable(
-    uri: str, index_dir: Path, fields: SampleFields, progress: Progress = SILENT
-) -> tuple["Source", dict[str, FieldError]]:
-    """Open a source with those fields that it has a use for, and return why it has none for the others, by name.
-
-    Fields that the user named for several sources are so of each that can use them; see refuse_unused. Raises what
-    open_source raises.
-    """
-    unused: dict[str, FieldError] = {}
-    while True:
-        try:
-            return open_source(uri, index_dir, replace(fields, **dict.fromkeys(unused)), progress), unused
-        except FieldError as error:
-            unused[error.field] = error
-
-
-def refuse_unused(*unused: Mapping[str, FieldError]) -> None:
-    """Raise the first source's FieldError for a field that none of the sources has a use for."""
-    first, *others = unused
-    for field, error in first.items():
-        if all(field in each for each in others):
-            raise error
 
 
 def scan(uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int], None] = ignore) -> Listing:

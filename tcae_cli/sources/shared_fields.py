@@ -1,0 +1,39 @@
+"""Opens sources that share the user's options for the parts of a sample: each uses those that it can."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from tcae_cli.errors import FieldError, SourceError
+from tcae_cli.recipe.choices import SampleFields
+from tcae_cli.reports.progress import Progress
+from tcae_cli.sources.source import Source, open_source
+
+
+def open_with_usable(
+    uri: str, index_dir: Path, fields: SampleFields, progress: Progress
+) -> tuple[Source, dict[str, FieldError]]:
+    """Open a source with those fields that it can use; return it, and why it cannot use the others, by name.
+
+    Raises what open_source raises; for a source that cannot be opened without a field that it cannot use, its
+    FieldError.
+    """
+    unused: dict[str, FieldError] = {}
+    while True:
+        try:
+            return open_source(uri, index_dir, replace(fields, **dict.fromkeys(unused)), progress), unused
+        except FieldError as error:
+            unused[error.field] = error
+        except SourceError as error:
+            for field in unused:
+                if f"--{field}" in str(error):  # it asks to choose by an option that the user has given
+                    raise unused[field] from error
+            raise
+
+
+def refuse_unused(*unused: Mapping[str, FieldError]) -> None:
+    """Raise the first source's FieldError for a field that none of the sources can use."""
+    first, *others = unused
+    for field, error in first.items():
+        if all(field in each for each in others):
+            raise error
