@@ -28,6 +28,11 @@ class FieldError(UsageError):
         super().__init__(message)
         self.field = field  # of SampleFields
 
+    @property
+    def option(self) -> str:
+        """The option that names the field."""
+        return f"--{self.field.replace('_', '-')}"
+
     def __reduce__(self) -> tuple[type["FieldError"], tuple[str, str]]:
         return type(self), (self.field, str(self))
 

@@ -50,10 +50,10 @@ def index_sources(request: TrainRequest, folder: Path, progress: Progress) -> So
     with _advising(request.val_advice):
         _, unused_by_val = open_with_usable(request.val, folder / "index-val", fields, progress)
     refuse_unused(unused, unused_by_val)
-    for field in unused:
-        progress.say(f"--{field} is for {request.val} alone: {request.data} has nothing to choose by it")
-    for field in unused_by_val:
-        progress.say(f"--{field} is for {request.data} alone: {request.val} has nothing to choose by it")
+    for error in unused.values():
+        progress.say(f"{error.option} is for {request.val} alone: {request.data} has nothing to choose by it")
+    for error in unused_by_val.values():
+        progress.say(f"{error.option} is for {request.data} alone: {request.val} has nothing to choose by it")
     return source
 
 

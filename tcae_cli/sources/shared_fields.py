@@ -25,9 +25,9 @@ def open_with_usable(
         except FieldError as error:
             unused[error.field] = error
         except SourceError as error:
-            for field in unused:
-                if f"--{field}" in str(error):  # it asks to choose by an option that the user has given
-                    raise unused[field] from error
+            for unusable in unused.values():
+                if unusable.option in str(error):  # it asks to choose by an option that the user has given
+                    raise unusable from error
             raise
 
 
