@@ -1,7 +1,6 @@
 """EDM2 (arXiv:2312.02696): .npy files of moments in a folder, or in one zip."""
 
 import os
-import shutil
 from contextlib import nullcontext
 from functools import cached_property
 from io import BytesIO
@@ -18,6 +17,7 @@ from tcae_cli.exports.moments import INDEX, MomentFiles, index_of, moments_name,
 from tcae_cli.exports.provenance import NAME, Provenance, as_bytes
 from tcae_cli.reports.progress import Progress
 
+_ROWS = "rows"  # the zip while it grows
 _CRC_AT, _CRC_BYTES = 14, 4  # in the header before a member (APPNOTE.TXT 4.3.7)
 
 
@@ -51,8 +51,8 @@ class Edm2(MomentFiles):
                 provenance.refuse_other_zip(target, about)
             else:
                 provenance.begin(work, about)
-                num_written = grow(target, work / "rows", MomentsZip(self, about), len(self.rows), progress)
-            shutil.rmtree(work, ignore_errors=True)  # exists too if a run was killed just before this line
+                num_written = grow(target, work / _ROWS, MomentsZip(self, about), len(self.rows), progress)
+            provenance.remove_folder(work, [_ROWS])  # exists too if a run was killed just before this line
         return num_written
 
 

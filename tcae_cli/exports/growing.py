@@ -6,7 +6,7 @@ from typing import BinaryIO, Protocol
 
 from tcae_cli.images.partition import batches_of_rows
 from tcae_cli.reports.progress import Progress
-from tcae_cli.runtime.files import disk_errors, rename_durably, start_writing_out
+from tcae_cli.runtime.files import disk_errors, open_no_link, rename_durably, start_writing_out
 
 
 class GrowingFile(Protocol):
@@ -37,8 +37,7 @@ def grow(path: Path, partial: Path, form: GrowingFile, num_rows: int, progress: 
         progress.start("export", num_rows, done=num_rows, unit="rows")
         return 0
     with disk_errors(path):
-        partial.touch()
-        file = partial.open("r+b")
+        file = os.fdopen(open_no_link(partial, os.O_RDWR), "r+b")
     with file:
         num_done = _whole_rows(partial, file, form, num_rows)
         progress.start("export", num_rows, done=num_done, unit="rows")

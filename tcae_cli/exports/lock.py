@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 from tcae_cli.errors import DiskError
 from tcae_cli.exports.provenance import NAME
-from tcae_cli.runtime.files import disk_errors
+from tcae_cli.runtime.files import disk_errors, open_no_link
 
 _LOCK = f".{NAME}.lock"
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system without locks, such as Lustre by default
@@ -32,7 +32,9 @@ def _locked(folder: Path, target: Path) -> BinaryIO:
     path = folder / _LOCK
     while True:
         folder.mkdir(parents=True, exist_ok=True)
-        file = path.open("ab")  # NFS locks files only if they are open for writing
+        file = os.fdopen(
+            open_no_link(path, os.O_WRONLY | os.O_APPEND), "ab"
+        )  # NFS locks files only if they are open for writing
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -1,15 +1,16 @@
 """The provenance of an export, tcae_export.json: written before the first row, and marked complete after the last."""
 
 import json
-import shutil
 import zipfile
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tcae_cli.errors import UsageError
 from tcae_cli.exports.rows import ExportRows
 from tcae_cli.runtime.files import write_atomic
-from tcae_cli.runtime.local_folder import PARTS
+from tcae_cli.runtime.local_folder import PARTS, LocalFolder, owner_of_part
 
 NAME = "tcae_export.json"
 _MAY_DIFFER = ("complete", "store", "tool_versions")  # between runs of one export; the store may have moved
@@ -77,6 +78,16 @@ def refuse_other_zip(path: Path, provenance: Provenance) -> None:
     _refuse_other(path, found, provenance)
 
 
+def remove_folder(folder: Path, names: Iterable[str]) -> None:
+    """Remove these files of ours and those that every export has from a folder, and the folder if it is then empty."""
+    if folder.is_dir():
+        _remove_parts(folder)
+        ours = [path.name for path in folder.iterdir() if path.name.startswith(f".{NAME}.")]
+        LocalFolder(folder).remove([*names, NAME, *ours])
+        with suppress(OSError):  # it holds files of others
+            folder.rmdir()
+
+
 def as_bytes(provenance: Provenance) -> bytes:
     """Return the contents of tcae_export.json."""
     return json.dumps(provenance, indent=2, ensure_ascii=False).encode()
@@ -106,4 +117,8 @@ def _refuse_other(path: Path, found: Provenance, wanted: Provenance) -> None:
 
 def _remove_parts(folder: Path) -> None:
     """Remove the temporary files of a run that was killed: a trainer may take their folder for a class."""
-    shutil.rmtree(folder / Path(PARTS).parts[0], ignore_errors=True)
+    target = LocalFolder(folder)
+    target.remove([name for name in target.sizes(PARTS) if owner_of_part(name)])
+    for below in (PARTS, Path(PARTS).parts[0]):
+        with suppress(OSError):  # it does not exist, or holds files of others
+            (folder / below).rmdir()

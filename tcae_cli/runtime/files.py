@@ -21,6 +21,8 @@ _CAUSES = {
     errno.ENOENT: "it was removed while in use",
     errno.EEXIST: "a file of that name is in the way",
     errno.ENOTDIR: "a file is where a folder should be",
+    errno.EISDIR: "a folder is where a file should be",
+    errno.ELOOP: "it is a symbolic link",
 }
 
 
@@ -29,7 +31,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary = temporary_beside(path)
     with disk_errors(path):
         try:
-            with temporary.open("wb") as file:
+            with temporary.open("xb") as file:
                 file.write(data)
             rename_durably(temporary, path)
         finally:
@@ -40,6 +42,31 @@ def make_folder(path: Path) -> None:
     """Make a folder and its parents, where they are missing. Raises DiskError."""
     with disk_errors(path):
         path.mkdir(parents=True, exist_ok=True)
+
+
+def path_inside(folder: Path, name: str) -> Path:
+    """Return the path of a file of this name in a folder, to be written or removed.
+
+    Raises DiskError if the name leads out of the folder, or a folder on the way is a symbolic link: nothing outside is
+    touched. The folder itself may be reached through a link.
+    """
+    parts = name.split("/")
+    if "\0" in name or not {"", ".", ".."}.isdisjoint(parts):
+        raise DiskError(f"{name!r} is not the name of a file inside {folder}, so it is neither written nor removed")
+    path = folder
+    for part in parts[:-1]:
+        path = path / part
+        if path.is_symlink():
+            raise DiskError(
+                f"{path} is a symbolic link, and nothing is written or removed through links inside {folder}; "
+                f"put a folder in its place and repeat"
+            )
+    return path / parts[-1]
+
+
+def open_no_link(path: Path, flags: int) -> int:
+    """Make a file, if it is missing, and return a descriptor of it; raise OSError (ELOOP) if it is a symbolic link."""
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW, 0o666)
 
 
 def cache_folder() -> Path:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import huggingface_hub
 from huggingface_hub import constants
 
+from tcae_cli.errors import UsageError
+
 _PREFIX = "hf://datasets/"
 _NAME = re.compile(
     rf"{_PREFIX}(?P<repository>[\w.-]+/[\w.-]+)"
@@ -37,9 +39,14 @@ class HubName(NamedTuple):
 
 
 def parse_name(uri: str) -> HubName | None:
-    """Return what an hf://datasets/ORG/NAME[@REVISION][/PATH] names; None for any other URI."""
+    """Return what an hf://datasets/ORG/NAME[@REVISION][/PATH] names; None for any other URI.
+
+    Raises UsageError for a name with a part that is "..": in the client's cache names are those of files.
+    """
     found = _NAME.fullmatch(uri)
     if not found:
         return None
     revision = found["revision"] and found["revision"].replace("%2F", "/")
+    if ".." in re.split("[/@]", f"{found['repository']}@{revision}/{found['path']}"):
+        raise UsageError(f"{uri} leads out of the dataset by its '..'; write the name without it")
     return HubName(found["repository"], revision, (found["path"] or "").strip("/"))

@@ -1,6 +1,10 @@
-"""A Folder on a local disk: a file is written under a temporary name, made durable, and then renamed."""
+"""A Folder on a local disk: a file is written under a temporary name, made durable, and then renamed.
+
+Links inside the folder are followed where files are read, and never where they are written or removed.
+"""
 
 import os
+import re
 import resource
 import sys
 import weakref
@@ -12,12 +16,13 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 from uuid import uuid4
 
-from tcae_cli.runtime.files import disk_errors, start_writing_out, sync
+from tcae_cli.runtime.files import disk_errors, path_inside, start_writing_out, sync
 from tcae_cli.runtime.processes import this_process
 from tcae_cli.runtime.remote import NUM_READS
 
 PARTS = ".tcae/part"  # files that have no name yet: OWNER.NUMBER
 
+_PART_NAME = re.compile(r"(?P<owner>[0-9a-f]{12}-[0-9]+)\.[0-9a-f]{12,32}")
 _BLOCK_BYTES = 2**22
 _PIECES_TOGETHER = 1024  # as systems allow
 _THREADS = 16
@@ -116,8 +121,8 @@ class LocalFolder:
             part.discard()
 
     def begin(self, name: str) -> "LocalFile":
-        final = self.path / name
-        temporary = self.path / PARTS / f"{self.owner}.{uuid4().hex[:12]}"
+        final = path_inside(self.path, name)
+        temporary = path_inside(self.path, f"{PARTS}/{self.owner}.{uuid4().hex[:12]}")
         with disk_errors(final):
             self._make_below(temporary.parent)
             self._make_below(final.parent)
@@ -139,7 +144,7 @@ class LocalFolder:
 
     def remove(self, names: Sequence[str]) -> None:
         for name in names:
-            path = self.path / name
+            path = path_inside(self.path, name)
             with disk_errors(path), suppress(FileNotFoundError):
                 path.unlink()
                 sync(path.parent)
@@ -238,6 +243,13 @@ class LocalRanges:
 
     def fill(self, piece: memoryview | bytearray, start: int, flags: int = 0) -> bool:
         return os.preadv(self._descriptor, [piece], start, flags) == memoryview(piece).nbytes
+
+
+def owner_of_part(name: str) -> str | None:
+    """Return the owner of a temporary file, by its name in a folder; None if it is not one."""
+    parent, _, file = name.rpartition("/")
+    found = _PART_NAME.fullmatch(file) if parent == PARTS else None
+    return found and found["owner"]
 
 
 def at_once(wait: Callable[[Item], None], items: Sequence[Item]) -> None:

@@ -4,6 +4,7 @@ Every process that sees all shards committed writes the same statistics and fail
 written last.
 """
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +15,7 @@ from zarr.storage import MemoryStore
 
 from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.folder import Folder
-from tcae_cli.runtime.local_folder import PARTS
+from tcae_cli.runtime.local_folder import PARTS, owner_of_part
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import INDEXES, PRIVATE_FOLDER, group_metadata, index_folder, read_array
 from tcae_cli.store.record import ShardRecord, read_records, write_record
@@ -22,6 +23,10 @@ from tcae_cli.store.spec import SourceIdentity
 from tcae_cli.store.statistics import LatentMoments
 
 _CHUNK_ROWS = 65_536  # of the failures table
+
+# The names of files that are removed once they are out of date; whatever else lies beside them stays.
+_TABLE_FILE = re.compile(r"(statistics|failures)/([\w.]+/)*(zarr\.json|c([./][0-9]+)*)")
+_INDEX_FILE = re.compile(rf"{re.escape(INDEXES)}/[0-9a-f]+/[\w.]+\.(json|npy)")
 
 
 @dataclass
@@ -67,7 +72,7 @@ def finalise(store: StoreHandle) -> bool:
 
     tables = _tables(totals)
     folder.write(tables)
-    folder.remove([name for name in sizes if name.startswith(("statistics/", "failures/")) and name not in tables])
+    folder.remove([name for name in sizes if _TABLE_FILE.fullmatch(name) and name not in tables])
     is_first = folder.create(_finished_name(generation), b"")
 
     store.refresh()
@@ -112,7 +117,8 @@ def append_rows(store: StoreHandle, source: SourceIdentity) -> None:
 def remove_old_indexes(store: StoreHandle) -> None:
     """Remove indexes that the root no longer names or, after a creation that was killed, never named."""
     current = index_folder(store.spec)
-    store.folder.remove([name for name in store.folder.sizes(INDEXES) if not name.startswith(f"{current}/")])
+    old = [name for name in store.folder.sizes(INDEXES) if not name.startswith(f"{current}/")]
+    store.folder.remove([name for name in old if _INDEX_FILE.fullmatch(name)])
 
 
 def failed_rows(store: StoreHandle) -> list[int]:
@@ -135,7 +141,7 @@ def clear_leftovers(folder: Folder, live_owners: Callable[[], set[str]]) -> None
     names = folder.sizes(PARTS)
     # Called after files are listed: a process with a file there, other than its claim, has claimed the store by now.
     owners = live_owners()
-    folder.remove([name for name in names if name.rpartition("/")[2].partition(".")[0] not in owners])
+    folder.remove([name for name in names if (owner := owner_of_part(name)) and owner not in owners])
 
 
 def _reopen(store: StoreHandle, **changes: Any) -> None:

@@ -2,10 +2,10 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, field_validator
+from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, StringConstraints, field_validator
 
 from tcae_cli.recipe.choices import MAIN_VIEW, Decode, LatentDtype, Precision, Resize
 from tcae_cli.store.codecs.registry import CODECS
@@ -17,6 +17,10 @@ _FEWEST_ROWS, _MOST_ROWS = 16, 4096  # of a shard
 _MOST_SHARDS = 64  # aimed at, while a shard has fewer rows than it may have
 
 
+# Array names are names of folders in the store: none leads out of it, and none is that of another array.
+ViewName = Annotated[str, StringConstraints(pattern=rf"^{MAIN_VIEW}(_[0-9]+)?(_flip)?$")]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -24,17 +28,17 @@ class _Part(BaseModel):
 class View(_Part):
     """One array of latents, of all images at one size, mirrored or not."""
 
-    size: int  # pixels, square
+    size: PositiveInt  # pixels, square
     flip: bool  # whether the mirrored image was encoded
-    height: int  # latent positions
-    width: int
+    height: PositiveInt  # latent positions
+    width: PositiveInt
 
 
 class LatentShape(_Part):
     """The shape that all views share; downsampling is pixels a position."""
 
-    channels: int
-    downsampling: int
+    channels: PositiveInt
+    downsampling: PositiveInt
 
 
 class EncoderIdentity(_Part):
@@ -57,15 +61,15 @@ class ComputeSpec(_Part):
     """Arithmetic of the encoder; another batch size changes bits of float16."""
 
     dtype: Precision
-    batch_size: int
+    batch_size: PositiveInt
 
 
 class SourceIdentity(_Part):
     """The source of the rows: `fingerprint` decides, `uri` says where it was when the store was made."""
 
     uri: str
-    count: int
-    fingerprint: str
+    count: NonNegativeInt
+    fingerprint: Annotated[str, StringConstraints(pattern="^[0-9a-f]+$")]  # names the folder of the index
     class_names: list[str]
 
 
@@ -88,12 +92,12 @@ class StoreSpec(_Part):
     transform: TransformSpec
     compute: ComputeSpec
     latent: LatentShape
-    views: dict[str, View]  # by the name of their array, the main one first
+    views: dict[ViewName, View]  # by the name of their array, the main one first
     source: SourceIdentity
     dtype: LatentDtype
     quantisation: Quantisation | None = None  # of int8
     codec: str  # of store/codecs/registry.py
-    rows_per_shard: int
+    rows_per_shard: PositiveInt
     has_captions: bool
     scaling: Literal["none"] = "none"  # the latents are raw
     tool_versions: dict[str, str]
@@ -105,6 +109,13 @@ class StoreSpec(_Part):
         if codec not in CODECS:
             raise ValueError(f"there is no codec {codec}; the codecs are {', '.join(CODECS)}")
         return codec
+
+    @field_validator("views")
+    @classmethod
+    def _has_the_main_view(cls, views: dict[str, View]) -> dict[str, View]:
+        if MAIN_VIEW not in views:
+            raise ValueError(f"there is no view {MAIN_VIEW}")
+        return views
 
     @property
     def num_rows(self) -> int:

@@ -45,7 +45,13 @@ def test_an_interrupted_export_goes_on_to_the_same_bytes(export, monkeypatch, ta
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         die_at_call(patched, LatentStore, "latents", 3)
         export(target, export_format)
-    stale = tmp_path / (f".{target}.partial" if target.endswith(".zip") else target) / ".tcae" / "part" / "dead.1"
+    stale = (
+        tmp_path
+        / (f".{target}.partial" if target.endswith(".zip") else target)
+        / ".tcae"
+        / "part"
+        / "0123456789ab-1.0123456789ab"
+    )
     stale.parent.mkdir(parents=True, exist_ok=True)
     stale.write_bytes(b"of a process that was killed")
 

@@ -271,3 +271,9 @@ def test_files_are_listed_and_a_missing_one_is_an_error_of_its_own(hub: HubServe
     hub.gated.add(DATASET)
     with pytest.raises(SourceError, match=r"is gated: accept its terms"):
         folder.read_range("data/a.parquet", 0, 2)
+
+
+@pytest.mark.parametrize("name", ["../..", "org/name@..%2F..%2Fx", "org/name/../../x", "org/name@v1/a/.."])
+def test_a_name_that_leads_out_of_its_dataset_is_refused(name):
+    with pytest.raises(UsageError, match=r"leads out of the dataset by its '\.\.'; write the name without it"):
+        parse_name(f"hf://datasets/{name}")

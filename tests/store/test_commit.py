@@ -176,16 +176,17 @@ def test_a_record_holds_sizes_and_checksums_of_its_files(make_store):
 
 def test_temporary_files_of_the_dead_go_and_those_of_the_living_stay(make_store):
     path = make_store(shards=[0, 1])
-    for owner in ("alive", "dead"):
-        (path / ".tcae" / "part" / f"{owner}.abc").write_bytes(b"half a shard")
+    alive, dead, users = "0123456789ab-1.0123456789ab", "0123456789ab-22.0123456789ab", "thesis.txt"
+    for name in (alive, dead, users):
+        (path / ".tcae" / "part" / name).write_bytes(b"half a shard")
 
-    clear_leftovers(LocalFolder(path), lambda: {"alive"})
-    assert [name for name in files_of(path) if "/part/" in name] == [".tcae/part/alive.abc"]
+    clear_leftovers(LocalFolder(path), lambda: {"0123456789ab-1"})
+    assert [name for name in files_of(path) if "/part/" in name] == [f".tcae/part/{alive}", f".tcae/part/{users}"]
 
 
 def test_a_process_that_joins_while_leftovers_are_cleared_keeps_its_files(make_store):
     path = make_store(shards=[0, 1])
-    own = path / ".tcae" / "part" / "joined.abc"
+    own = path / ".tcae" / "part" / "0123456789ab-333.0123456789ab"
 
     def join_meanwhile() -> set[str]:
         own.write_bytes(b"half a shard")

@@ -14,7 +14,7 @@ from tcae_cli.errors import UsageError
 from tcae_cli.evaluation.metrics.registry import figure_of
 from tcae_cli.evaluation.page.plots import PLOTS, contact_sheet, draw_channels
 from tcae_cli.reports.evaluation import EvalReport, by_reason, finite
-from tcae_cli.runtime.files import disk_errors, make_folder, write_atomic
+from tcae_cli.runtime.files import disk_errors, make_folder, path_inside, write_atomic
 
 RANKED_BY = "psnr"  # the metric whose worst and best images are shown
 
@@ -51,7 +51,7 @@ def write_page(folder: Path, report: EvalReport, examples: Sequence[Example]) ->
     """Write FOLDER/index.html, which needs no server and no network, and return its path.
 
     Beside it stands report.json, which has report.as_dict() and the examples. The files of an earlier report are
-    replaced, and no others are touched. Raises UsageError as prepare_folder does, DiskError.
+    replaced, and no others are touched, also not through links. Raises UsageError as prepare_folder does, DiskError.
     """
     prepare_folder(folder)
     # The old page goes first, so that none ever shows figures beside another run's pictures.
@@ -64,7 +64,7 @@ def write_page(folder: Path, report: EvalReport, examples: Sequence[Example]) ->
     write_atomic(folder / _REPORT, json.dumps(contents, indent=2, allow_nan=False).encode())
     pngs = _pngs(report, examples)
     for name, png in pngs.items():
-        write_atomic(folder / name, png)
+        write_atomic(path_inside(folder, name), png)
     write_atomic(index, _as_html(report, examples, pngs).encode("utf-8", "backslashreplace"))
     return index
 
@@ -85,7 +85,7 @@ def _remove_earlier(folder: Path) -> None:
     pictures = [_picture(row, column) for row in range(len(found["examples"])) for column in columns]
     with disk_errors(folder):
         for name in (_INDEX, _SHEET, *(_plot(name) for name in PLOTS), *pictures):
-            (folder / name).unlink(missing_ok=True)
+            path_inside(folder, name).unlink(missing_ok=True)
 
 
 def _picture(row: int, column: int) -> str:
