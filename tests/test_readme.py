@@ -41,8 +41,15 @@ PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
 NEEDS = re.compile(r"needs: .*\b(gpu|network|several machines)\b")
 RUN_BY = re.compile(r"run by: (test_\w+)")
 OPTIONS_OF_OTHERS = {
-    *("--nnodes", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint"),  # torchrun
-    *("--ntasks", "--num-samples", "--steps", "--repo-type"),  # srun, train_dit.py, ablation.py, hf
+    *("--nnodes", "--node-rank", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint"),  # torchrun
+    *("--master-addr", "--master-port"),
+    *(
+        "--ntasks",
+        "--gpus-per-task",
+        "--num-samples",
+        "--steps",
+        "--repo-type",
+    ),  # srun, srun, train_dit.py, ablation.py, hf
 }
 MADE_EARLIER = {  # what a page may use that a reader has made before
     "out.zarr": "tcae encode-dataset ./imgs out.zarr",

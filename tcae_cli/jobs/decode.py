@@ -16,11 +16,13 @@ from tcae_cli.errors import SourceError, StoreError, UsageError
 from tcae_cli.images.file_names import file_name
 from tcae_cli.images.image_file import encode_image
 from tcae_cli.images.loader import load_rows
+from tcae_cli.images.partition import shards_of_rank
 from tcae_cli.images.pictures import to_pixels, write_pairs
 from tcae_cli.images.transform import Transform
 from tcae_cli.recipe.choices import ImageFormat
 from tcae_cli.reports.decode import DecodeReport, DecodeRequest
 from tcae_cli.reports.progress import Progress
+from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.sources.source import Source
@@ -34,7 +36,8 @@ _BATCH_PIXELS = 32 * 256**2  # SD's decoder takes some 270 MB for each 256 x 256
 def decode_store(request: DecodeRequest, progress: Progress) -> DecodeReport:
     """Write each ok row as an image file named after its key; existing files are kept and counted.
 
-    Raises StoreError if the model's encoder is not the one that made the latents, unless request.force.
+    Each rank of a launch writes its own share of them, and rank 0 draws the grid. Raises StoreError if the model's
+    encoder is not the one that made the latents, unless request.force.
     """
     started = time.perf_counter()
     store = LatentStore(request.store, request.view)
@@ -42,24 +45,28 @@ def decode_store(request: DecodeRequest, progress: Progress) -> DecodeReport:
     chosen = range(len(store))[parse_rows(request.rows)]
     status = store.status()
     ok = [row for row in chosen if status[row] == OK]
+    rank, world_size = distributed.rank(), distributed.world_size()
+    mine = shards_of_rank(ok, rank, world_size, side_by_side=True)
     files = {
-        row: request.out_dir / f"{file_name(key)}.{request.format}" for row, key in zip(ok, store.keys(ok), strict=True)
+        row: request.out_dir / f"{file_name(key)}.{request.format}"
+        for row, key in zip(mine, store.keys(mine), strict=True)
     }
-    todo = [row for row in ok if not files[row].exists()]
+    todo = [row for row in mine if not files[row].exists()]
 
     make_folder(request.out_dir)
-    progress.start("decode", len(ok), done=len(ok) - len(todo))
+    progress.start("decode", len(mine), done=len(mine) - len(todo))
     with ThreadPoolExecutor() as writers:
         for rows, images in _decode_rows(runner, store, todo):
             for _ in writers.map(_write, (files[row] for row in rows), images, [request.format] * len(rows)):
                 progress.advance()
 
+    has_grid = request.grid and ok and rank == 0
     return DecodeReport(
         out_dir=request.out_dir,
         num_written=len(todo),
-        num_skipped_existing=len(ok) - len(todo),
+        num_skipped_existing=len(mine) - len(todo),
         num_not_ok=len(chosen) - len(ok),
-        grid=_draw_grid(request, runner, store, ok, progress) if request.grid and ok else None,
+        grid=_draw_grid(request, runner, store, ok, progress) if has_grid else None,
         elapsed_s=time.perf_counter() - started,
     )
 

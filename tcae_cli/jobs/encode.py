@@ -54,7 +54,7 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
     finishes the store. Raises a TcaeError for a source, model or store that cannot work; what is committed stays.
     """
     card = read_card(request.model)
-    device = choose_device(request.device, distributed.local_rank())
+    device = choose_device(request.device)
     settings = settings_of(request, card, device)
     run = EncodeRun(request, device, progress)
     folder, place = open_folder(request.store), _place(request)

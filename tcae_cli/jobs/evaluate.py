@@ -31,7 +31,7 @@ def evaluate(request: EvalRequest, progress: Progress) -> EvalReport:
     The figures do not depend on the number of ranks; the first rank's report has them. Raises a TcaeError for models,
     sources, stores, metrics and weights that cannot work, alone or together.
     """
-    device = choose_device(request.device, distributed.local_rank())
+    device = choose_device(request.device)
     with process_group(device), exact_float32(), torch.no_grad(), TemporaryDirectory() as scratch:
         return _evaluate(request, device, Path(scratch), progress if distributed.rank() == 0 else Silent())
 

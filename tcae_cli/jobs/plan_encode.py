@@ -53,7 +53,7 @@ def plan_encoding(plan: EncodePlanRequest, progress: Progress) -> EncodePlan:
     """
     request = plan.encode
     card = read_card(request.model)
-    device = choose_device(request.device, distributed.local_rank())
+    device = choose_device(request.device)
     settings = settings_of(request, card, device)
     folder = open_folder(request.store)
     found = find_store(folder)

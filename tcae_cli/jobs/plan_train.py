@@ -41,7 +41,7 @@ def plan_training(plan: TrainPlanRequest, progress: Progress) -> TrainPlan:
     that the command line names; what else is missing is named in the report.
     """
     request, recipe = plan.train, plan.train.recipe
-    device = choose_device(request.device, distributed.local_rank())
+    device = choose_device(request.device)
     check_batch_size(recipe, plan.num_ranks)
     refuse_other_runs(request)
 

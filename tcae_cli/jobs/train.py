@@ -43,7 +43,7 @@ def train(request: TrainRequest, progress: Progress) -> TrainReport:
     Started on several ranks, they share each batch. Raises a TcaeError for a source, recipe, run folder or weights that
     cannot work, for a loss that is not finite, a full disk or a lost rank; the last checkpoint stays valid.
     """
-    device = choose_device(request.device, distributed.local_rank())
+    device = choose_device(request.device)
     with process_group(device):
         return _train(request, device, progress if distributed.rank() == 0 else Silent())
 

@@ -1,5 +1,6 @@
 """Chooses the device and the precision of computing, and names the batch size when memory runs out."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ import torch
 
 from tcae_cli.errors import DeviceError, UsageError
 from tcae_cli.recipe.choices import Precision
+from tcae_cli.runtime import distributed
 
 _DEVICE_TYPES = ("cpu", "cuda")
 
@@ -36,13 +38,14 @@ def num_visible_gpus() -> int:
     return torch.cuda.device_count()
 
 
-def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
+def choose_device(name: str | None) -> torch.device:
     """Return the device named, or this rank's GPU, or the CPU where there is none.
 
-    Raises UsageError for a name that is neither, DeviceError for a device this machine lacks.
+    Raises UsageError for a name that is neither, and where no launcher says which of several GPUs this rank's is;
+    DeviceError for a device this machine lacks.
     """
     if name is None:
-        name = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError:  # a name torch does not know
@@ -50,12 +53,27 @@ def choose_device(name: str | None, local_rank: int = 0) -> torch.device:
     if device is None or device.type not in _DEVICE_TYPES:
         raise UsageError(f"--device {name} is not a device that tcae computes on; use cpu, cuda or cuda:N")
     if device.type == "cuda" and device.index is None:
-        device = torch.device("cuda", local_rank)
+        device = torch.device("cuda", _own_gpu(torch.cuda.device_count()))
     if device.type == "cuda" and device.index >= torch.cuda.device_count():
         raise DeviceError(f"--device {name}: {torch.cuda.device_count()} GPUs are visible here; use --device cpu")
     if device.type == "cuda":
         torch.cuda.set_device(device)
     return device
+
+
+def _own_gpu(num_visible: int) -> int:
+    """Return the number of this rank's GPU among the visible ones."""
+    local_rank = distributed.local_rank()
+    if local_rank is None and num_visible > 1:
+        raise UsageError(
+            f"RANK and WORLD_SIZE are set and LOCAL_RANK is not, so which of the {num_visible} GPUs here is this "
+            f"rank's is unknown; set LOCAL_RANK, or start a process on each GPU with torchrun --nnodes $WORLD_SIZE "
+            f"--node-rank $RANK --nproc-per-node {num_visible}"
+        )
+    # Slurm and Kubernetes can show each task only the GPU that is its own; torchrun shows all of them to each.
+    if num_visible == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
+        return 0
+    return local_rank or 0
 
 
 def device_words(device: torch.device) -> str:

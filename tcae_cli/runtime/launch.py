@@ -39,7 +39,9 @@ def on_gpus(
 def refuse_gpus(device: str | None) -> None:
     """Raise UsageError if --gpus cannot be used: the processes were started already, or on another device."""
     if distributed.in_a_launch():
-        raise UsageError("--gpus starts processes, but torchrun or Slurm has started them already; omit --gpus")
+        raise UsageError(
+            "--gpus starts processes, but torchrun, Slurm or another launcher has started them; omit --gpus"
+        )
     if device is not None and device != "cuda":
         raise UsageError(f"--gpus and --device {device} exclude each other; omit one")
 

@@ -44,6 +44,17 @@ def test_rows_choose(store, tmp_path, rows, count):
     assert decode(store, tmp_path / "out", rows=rows).num_written == count
 
 
+def test_ranks_of_a_launch_share_the_rows(store, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    reports = []
+    for rank in "012":
+        monkeypatch.setenv("RANK", rank)
+        reports.append(decode(store, tmp_path / "out", rows="2:24", grid=4))
+    assert [(report.num_written, report.num_skipped_existing) for report in reports] == [(7, 0), (7, 0), (8, 0)]
+    assert [report.grid is not None for report in reports] == [True, False, False]
+    assert len(list((tmp_path / "out").rglob("*.jpg.png"))) == 22
+
+
 @pytest.mark.parametrize("rows", ["a", "1:2:3", "-1", "1-2", ""])
 def test_rows_that_mean_nothing_are_refused(store, tmp_path, rows):
     with pytest.raises(UsageError, match="is not a row or a range of rows; write 7, 0:100, 100: or :100"):

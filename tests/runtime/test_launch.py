@@ -70,7 +70,7 @@ def test_wrong_use_is_refused(monkeypatch):
         on_gpus(count_up, list, 1, "cpu")
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UsageError, match="torchrun or Slurm has started them already"):
+    with pytest.raises(UsageError, match="torchrun, Slurm or another launcher has started them; omit --gpus"):
         on_gpus(count_up, list, 1, None)
 
 
