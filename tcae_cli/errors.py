@@ -74,3 +74,11 @@ class WeightsError(TcaeError):
 
 class DeviceError(TcaeError, RuntimeError):
     """A device is absent, or too small for the work."""
+
+
+class DeviceMemoryError(DeviceError):
+    """A batch of so many images does not fit into the memory of a device."""
+
+    def __init__(self, message: str, batch_size: int = 0) -> None:
+        super().__init__(message)
+        self.batch_size = batch_size

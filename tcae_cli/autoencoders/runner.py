@@ -16,7 +16,7 @@ from tcae_cli.errors import TcaeError
 from tcae_cli.images.transform import to_float, to_uint8
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.choices import Precision
-from tcae_cli.runtime.device import autocast, exact_float32, naming_the_batch_size
+from tcae_cli.runtime.device import autocast, exact_float32, memory_errors
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Runner:
 
     "fp32" is IEEE float32, on a GPU too, where TF32 is switched off; "bf16" is autocast to bfloat16 with float32
     weights. Images are uint8, latents are raw float32, whatever the precision is. Running out of device memory raises
-    a DeviceError that names the batch size to try. Several threads may use one runner.
+    a DeviceMemoryError. Several threads may use one runner.
 
         runner = load_runner("tcae-tiny", device, "bf16")
         latents = runner.encode(images)
@@ -82,7 +82,7 @@ class Runner:
 
         batch_size: of what runs inside, to be named when it does not fit into the device's memory.
         """
-        with naming_the_batch_size(batch_size), torch.no_grad(), exact_float32(), autocast(self.device, self.precision):
+        with memory_errors(batch_size), torch.no_grad(), exact_float32(), autocast(self.device, self.precision):
             yield
 
     def _pixels(self, images: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ from tcae_cli.reports.store import VerifyRequest
     type=click.Path(path_type=Path),
     metavar="PATH",
     group=OUTPUT,
-    show_default="STORE-verify.png in this folder",
+    show_default="STORE-verify.png here or, where images of SOURCE are, beside STORE or in a temporary folder",
     help="File of the picture: originals above what their latents decode to.",
 )
 @_options.as_json

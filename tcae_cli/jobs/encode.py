@@ -1,5 +1,7 @@
 """`tcae encode-dataset`: encodes a source of images into a store of latents; repeated, it resumes where it stopped."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -9,7 +11,7 @@ import torch
 
 from tcae_cli.autoencoders.by_name import read_card
 from tcae_cli.autoencoders.families import ModelCard
-from tcae_cli.errors import StoreError, UsageError
+from tcae_cli.errors import DeviceError, DeviceMemoryError, StoreError, UsageError
 from tcae_cli.images.partition import shards_of_part, shards_of_rank
 from tcae_cli.jobs.encode_shards import EncodeRun, ShardsReport, encode_shards
 from tcae_cli.jobs.encode_source import open_store_source, publish_index
@@ -31,6 +33,7 @@ from tcae_cli.store.commit import (
 from tcae_cli.store.handle import StoreHandle, create_store, find_store, fit_arrays
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.lease import Place, join_store
+from tcae_cli.store.record import RECORDS_FOLDER
 from tcae_cli.store.spec import (
     ComputeSpec,
     EncoderIdentity,
@@ -60,7 +63,7 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
     folder, place = open_folder(request.store), _place(request)
     find_store(folder)  # anything else in the folder is refused before anything is written
 
-    with join_store(folder, place) as lease, TemporaryDirectory() as scratch:
+    with naming_the_batch_size_of(request), join_store(folder, place) as lease, TemporaryDirectory() as scratch:
         if place.is_leader:
             clear_leftovers(folder, lease.live_owners)
             store = _make_ready(run, settings, folder, Path(scratch))
@@ -120,7 +123,7 @@ def _make_ready(run: EncodeRun, settings: StoreSettings, folder: Folder, scratch
     request, progress = run.request, run.progress
     found = find_store(folder)
     if found:  # refused before the source is scanned
-        refuse_differences(found, settings)
+        refuse_differences(found, settings, any_batch_size=may_take_another_batch_size(request, found))
     source = open_store_source(request, found, scratch, progress)
     spec = spec_with(source, found, settings)
     identity = spec.source
@@ -139,6 +142,9 @@ def _make_ready(run: EncodeRun, settings: StoreSettings, folder: Folder, scratch
         known = {identity.fingerprint, store.spec.source.fingerprint}
         store.refresh()
         _refuse_another_source(store, known)
+        if may_take_another_batch_size(request, store) and store.spec.compute != spec.compute:
+            progress.say(f"{folder.uri} has no committed row, so its batches may be of {spec.compute.batch_size} now")
+            store.write_root(compute=spec.compute.model_dump(mode="json"))
         # Before reopening, which reads the root again: rows that another part appends then must not be taken away.
         has_grown = identity.fingerprint != store.spec.source.fingerprint
         reopen_unless_whole(store)
@@ -159,7 +165,7 @@ def spec_with(source: Source, store: StoreHandle | None, settings: StoreSettings
         uri=source.uri, count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
     )
     if store:
-        return store.spec.model_copy(update={"source": identity})
+        return store.spec.model_copy(update={"source": identity, "compute": settings.compute_of(store.spec)})
     return settings.new_store(identity, source.has_captions)
 
 
@@ -176,9 +182,36 @@ def _refuse_another_source(store: StoreHandle, fingerprints: set[str]) -> None:
         )
 
 
-def refuse_differences(store: StoreHandle, settings: StoreSettings) -> None:
-    """Raise StoreError if a store was made with settings other than these."""
-    if differing := settings.differences(store.spec):
+def may_take_another_batch_size(request: EncodeRequest, store: StoreHandle) -> bool:
+    """Return whether no row of a store is committed, and no other part can be encoding one."""
+    return request.num_parts == 1 and not store.folder.sizes(RECORDS_FOLDER)
+
+
+@contextmanager
+def naming_the_batch_size_of(request: EncodeRequest) -> Iterator[None]:
+    """Let running out of device memory name a command that works, whether the store may take another batch size or not.
+
+    The store is looked at when that happens, since rows may have been committed until then.
+    """
+    try:
+        yield
+    except DeviceMemoryError as error:
+        size = error.batch_size
+        if size < 2:
+            raise
+        store = find_store(open_folder(request.store))
+        advice = f"try --batch-size {size // 2}"
+        if store and not may_take_another_batch_size(request, store):
+            advice = (
+                f"{request.store} can only be continued with the same batch size: stop other programs on the "
+                f"device and repeat, or encode into another store with --batch-size {size // 2}"
+            )
+        raise DeviceError(f"out of memory on the device with --batch-size {size}; {advice}") from error
+
+
+def refuse_differences(store: StoreHandle, settings: StoreSettings, *, any_batch_size: bool = False) -> None:
+    """Raise StoreError if a store was made with settings other than these, perhaps but for the batch size."""
+    if differing := settings.differences(store.spec, any_batch_size=any_batch_size):
         raise StoreError(
             f"{store.folder.uri} cannot be continued: it was made with {differing}; "
             f"repeat the command it was made with, or encode into another store"
@@ -197,6 +230,7 @@ def _report(request: EncodeRequest, store: StoreHandle, encoded: ShardsReport, d
         num_failed=rows["failed"],
         num_encoded_now=encoded.num_rows,
         elapsed_s=encoded.elapsed_s,
+        startup_s=encoded.startup_s,
         stage_seconds=encoded.stage_seconds,
         bytes_on_disk=sum(store.folder.sizes().values()),
         num_clipped=sum(attributes["num_clipped"].values()) if complete else 0,

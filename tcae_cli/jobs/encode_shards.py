@@ -41,15 +41,17 @@ class ShardsReport:
 
     num_rows: int = 0
     num_failed: int = 0
-    elapsed_s: float = 0.0  # from the first batch to the last commit
+    elapsed_s: float = 0.0  # from loading the model to the last commit
+    startup_s: float = 0.0  # of these, until the first batch was read
     stage_seconds: dict[str, float] = field(default_factory=dict)  # busy time: "read", "encode", "pack", "write"
 
 
 def encode_shards(run: EncodeRun, writer: StoreWriter, source: Source, shards: Sequence[int]) -> ShardsReport:
     """Encode those rows of the shards that are not committed.
 
-    Raises SourceError as soon as most of the first images have failed; what is committed stays.
+    Raises SourceError as soon as most of the first images have failed, unless so many may; what is committed stays.
     """
+    started = time.perf_counter()
     spec, plans = writer.spec, writer.plan(shards)
     if not plans:
         return ShardsReport()
@@ -71,8 +73,8 @@ def encode_shards(run: EncodeRun, writer: StoreWriter, source: Source, shards: S
     pack = partial(_timed_pack, encoder=encoder)
     sink = _Sink(run, writer, source, plans)
     try:
-        first = next(batches)  # start-up ends here
-        started = time.perf_counter()
+        first = next(batches)
+        sink.report.startup_s = time.perf_counter() - started
         with threads_for_whole_batches(run.device) as num_threads:
             run_pipeline(chain([first], batches), [Stage(encoder, num_threads), Stage(pack)], sink.write)
         sink.report.elapsed_s = time.perf_counter() - started
@@ -152,9 +154,11 @@ class _Sink:
         report.num_failed += len(rows.failures)
         if self._run.request.retry_failed:  # these have failed before, and may again
             return
-        if report.num_rows <= _EARLY_ROWS + len(rows.todo) and report.num_failed > _EARLY_ROWS // 2:
+        is_early = report.num_rows <= _EARLY_ROWS + len(rows.todo) and report.num_failed > _EARLY_ROWS // 2
+        if is_early and self._run.request.max_failures.exceeded(report.num_failed, report.num_rows):
             failure = next(iter(rows.failures.values()))
             raise SourceError(
                 f"{self._source.uri}: {report.num_failed} of the first {report.num_rows} images failed, "
-                f"{failure.path} because: {failure.error}; put the source right and repeat"
+                f"{failure.path} because: {failure.error}; put the source right and repeat with --retry-failed, "
+                f"or allow this with --max-failures 100%"
             )

@@ -11,7 +11,7 @@ from tcae_cli.sources.index import SUMMARY_FILE
 from tcae_cli.sources.index_apart import index_source_apart
 from tcae_cli.sources.index_update import PreviousIndex, SourceChanges
 from tcae_cli.sources.source import Source
-from tcae_cli.store.commit import failed_rows
+from tcae_cli.store.commit import rows_without_latents
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder
 
@@ -20,11 +20,11 @@ def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch
     """Return the source with a new index, in which rows the store has already keep their numbers.
 
     store: None where there is none yet. Raises StoreError if its rows are not the source's: with --append, only if
-    some of its source is another one altogether. With --retry-failed, images that failed before may have changed.
+    some of its source is another one altogether. With --retry-failed, images without latents may have changed.
     """
     previous = fetch_index(store, scratch) if store else None
     index = scratch / "index"
-    retried = failed_rows(store) if store and request.retry_failed else ()
+    retried = rows_without_latents(store) if store and request.retry_failed else ()
     changes = index_source_apart(
         request.source,
         index,
@@ -97,7 +97,7 @@ def _ways_out(request: EncodeRequest, changes: SourceChanges) -> list[str]:
     if changes.num_changed or changes.num_vanished:
         ways.append("put them back as they were")
     if changes.num_changed and not request.retry_failed:
-        ways.append("pass --retry-failed to encode those of the changed ones that had failed")
+        ways.append("pass --retry-failed if none of the changed ones has been encoded")
     if changes.num_new:
         ways.append("pass --append to add the new ones as rows")
     return [*ways, "encode into another store"]

@@ -21,7 +21,7 @@ from tcae_cli.evaluation.viewer import Seen, Viewer
 from tcae_cli.reports.evaluation import EvalReport, EvalRequest, Evaluation
 from tcae_cli.reports.progress import Progress, Silent
 from tcae_cli.runtime import distributed
-from tcae_cli.runtime.device import choose_device, exact_float32
+from tcae_cli.runtime.device import choose_device, exact_float32, naming_the_batch_size
 from tcae_cli.runtime.process_group import add_over_ranks, process_group
 
 
@@ -32,7 +32,13 @@ def evaluate(request: EvalRequest, progress: Progress) -> EvalReport:
     sources, stores, metrics and weights that cannot work, alone or together.
     """
     device = choose_device(request.device)
-    with process_group(device), exact_float32(), torch.no_grad(), TemporaryDirectory() as scratch:
+    with (
+        process_group(device),
+        naming_the_batch_size(),
+        exact_float32(),
+        torch.no_grad(),
+        TemporaryDirectory() as scratch,
+    ):
         return _evaluate(request, device, Path(scratch), progress if distributed.rank() == 0 else Silent())
 
 

@@ -17,7 +17,13 @@ from tcae_cli.evaluation.metrics.cost import counted_cost
 from tcae_cli.images.loader import load_readable
 from tcae_cli.images.partition import shards_of_part
 from tcae_cli.images.transform import Transform
-from tcae_cli.jobs.encode import refuse_differences, settings_of, spec_with
+from tcae_cli.jobs.encode import (
+    may_take_another_batch_size,
+    naming_the_batch_size_of,
+    refuse_differences,
+    settings_of,
+    spec_with,
+)
 from tcae_cli.jobs.encode_shards import EncodeRun, ShardsReport, encode_shards
 from tcae_cli.jobs.encode_source import open_store_source
 from tcae_cli.reports.encode import EncodeRequest
@@ -58,9 +64,9 @@ def plan_encoding(plan: EncodePlanRequest, progress: Progress) -> EncodePlan:
     folder = open_folder(request.store)
     found = find_store(folder)
     if found:
-        refuse_differences(found, settings)
+        refuse_differences(found, settings, any_batch_size=may_take_another_batch_size(request, found))
 
-    with TemporaryDirectory() as scratch:
+    with naming_the_batch_size_of(request), TemporaryDirectory() as scratch:
         source = open_store_source(request, found, Path(scratch), progress)
         spec = spec_with(source, found, settings)
         runner = load_runner(request.model, device, spec.compute.dtype)
@@ -174,7 +180,7 @@ def _rehearse(run: EncodeRun, spec: StoreSpec, source: Source, scratch: Path) ->
     memory = peak_bytes(encode, run.device)
     finalise(store)
     (report,) = reports
-    rates = [report.num_rows / report.elapsed_s, *clock.images_per_s(_threads(run.device))]
+    rates = [report.num_rows / (report.elapsed_s - report.startup_s), *clock.images_per_s(_threads(run.device))]
     rehearsal = Rehearsal(
         num_images=report.num_rows,
         num_failed=report.num_failed,

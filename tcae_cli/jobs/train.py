@@ -2,14 +2,14 @@
 
 import math
 import time
-from collections.abc import Generator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 
 import torch
 import torch.distributed as dist
 
 from tcae_cli.autoencoders.checkpoint import MODEL_FILE
-from tcae_cli.errors import TcaeError
+from tcae_cli.errors import DeviceError, DeviceMemoryError, TcaeError
 from tcae_cli.features.inception import find_inception, load_inception
 from tcae_cli.jobs.train_sources import check_batch_size, index_sources, refuse_other_runs
 from tcae_cli.recipe.load import dump_recipe
@@ -17,7 +17,7 @@ from tcae_cli.recipe.schema import Recipe
 from tcae_cli.reports.progress import Progress, Silent
 from tcae_cli.reports.train import TrainReport, TrainRequest
 from tcae_cli.runtime import distributed
-from tcae_cli.runtime.device import choose_device, naming_the_batch_size
+from tcae_cli.runtime.device import choose_device, memory_errors
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.process_group import process_group
 from tcae_cli.sources.source import Source
@@ -28,6 +28,7 @@ from tcae_cli.training.cost import peak_images_per_s
 from tcae_cli.training.interval import Interval, note
 from tcae_cli.training.run import Run, averaged, save, start
 from tcae_cli.training.sharding import is_sharded
+from tcae_cli.training.state import STATE_FILE
 from tcae_cli.training.step import training_step
 from tcae_cli.training.validation import Validation
 from tcae_cli.training.views.batches import TrainingViews, load_training_batches
@@ -83,7 +84,7 @@ def _train(request: TrainRequest, device: torch.device, progress: Progress) -> T
             saves = _due(recipe, step, recipe.train.checkpoint_every)
             logs = saves or _due(recipe, step, recipe.train.log_every)
 
-            with naming_the_batch_size(recipe.train.batch_size, "--set train.batch_size="):
+            with _naming_the_micro_batches(run):
                 terms = training_step(run.trainer, run.state, batch, compare=logs and not is_sharded(recipe))
             run.state.first_unit = batch.first_unit
 
@@ -161,6 +162,27 @@ def _streamed_files(request: TrainRequest, images: Source) -> StreamedFiles | No
     if images.containers and (is_chosen or not TarShards().recognises(request.data)):
         return RowGroups(images, tuple(images.groups()))  # which images there are in the tars, the index knows
     return Tars(request.data, expand_tars(request.data))
+
+
+@contextmanager
+def _naming_the_micro_batches(run: Run) -> Iterator[None]:
+    """Let running out of device memory name a setting that takes less, and that a resumed run may change too."""
+    train = run.recipe.train
+    micro_batch = train.batch_size // (train.accumulate * distributed.world_size())
+    try:
+        with memory_errors(micro_batch):
+            yield
+    except DeviceMemoryError as error:
+        if micro_batch > 1:
+            parts = next(parts for parts in range(2, micro_batch + 1) if micro_batch % parts == 0)
+            setting = f"train.accumulate={parts * train.accumulate}"
+        elif not train.checkpointing:
+            setting = "train.checkpointing=true"
+        else:
+            raise
+        resume = "--resume and " if (run.request.out / STATE_FILE).exists() else ""
+        found, _, _ = str(error).partition(";")
+        raise DeviceError(f"{found}; repeat with {resume}--set {setting}") from error
 
 
 def _due(recipe: Recipe, step: int, every: int) -> bool:

@@ -12,8 +12,14 @@ from tcae_cli.reports.train import TrainRequest
 from tcae_cli.sources.registry import fields_not_taken
 from tcae_cli.sources.shared_fields import open_with_usable, refuse_unused
 from tcae_cli.sources.source import Source
+from tcae_cli.tracking.log import CURVES_FILE, METRICS_FILE, TENSORBOARD_FOLDER
+from tcae_cli.training.state import STATE_FILE
 from tcae_cli.training.views.stream import DEFAULT_BUFFER
 from tcae_cli.training.views.tar_stream import is_stream
+
+# What a run writes before its first checkpoint.
+_WITHOUT_A_CHECKPOINT = {"index", "index-val", "recipe.yaml", "reconstructions"}
+_WITHOUT_A_CHECKPOINT |= {METRICS_FILE, CURVES_FILE, TENSORBOARD_FOLDER}
 
 
 def check_batch_size(recipe: Recipe, num_ranks: int) -> None:
@@ -28,12 +34,19 @@ def check_batch_size(recipe: Recipe, num_ranks: int) -> None:
 
 
 def refuse_other_runs(request: TrainRequest) -> None:
-    """Raise UsageError if the run's folder holds another run, or is none."""
+    """Raise UsageError if the run's folder holds another run or other files, or is none.
+
+    A run that stopped before its first checkpoint left nothing to resume from, so it may be started again.
+    """
     run = request.out
     if run.exists() and not run.is_dir():
         raise UsageError(f"{run} is a file; give --out a folder")
-    if not request.resume and run.exists() and any(run.iterdir()):
-        raise UsageError(f"{run} exists; continue it with --resume, or give another --out")
+    names = {path.name for path in run.iterdir()} if run.exists() else set()
+    if STATE_FILE in names:
+        if not request.resume:
+            raise UsageError(f"{run} exists; continue it with --resume, or give another --out")
+    elif others := sorted(name for name in names - _WITHOUT_A_CHECKPOINT if not name.startswith(".")):
+        raise UsageError(f"{run} holds {others[0]}, and no {STATE_FILE} to resume from; give another --out")
 
 
 def index_sources(request: TrainRequest, folder: Path, progress: Progress) -> Source | None:

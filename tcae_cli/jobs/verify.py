@@ -13,6 +13,7 @@ from tcae_cli.autoencoders.runner import load_runner
 from tcae_cli.errors import NotFoundError, SourceError
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.jobs.verification import Verification
+from tcae_cli.jobs.verify_picture import choose_picture
 from tcae_cli.jobs.verify_sample import Sample, compare_sample
 from tcae_cli.jobs.verify_source import compare_source, open_compared_source
 from tcae_cli.reports.progress import Progress
@@ -77,11 +78,12 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
     """Check a store and report what is wrong with it.
 
     Raises StoreError if there is no store, or the model's encoder is not the one that made the latents; NotFoundError
-    for a --source or --model that leads nowhere.
+    for a --source or --model that leads nowhere; UsageError for a --picture in a source.
     """
     store = StoreHandle(open_folder(request.store))
     spec = store.spec
     verification = Verification(request, store, progress)
+    picture = choose_picture(request, store)
     model = _find_model(verification)  # refused before hours of work
     device = choose_device(request.device)
 
@@ -105,7 +107,7 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
         if source and model:
             runner = load_runner(model, device, spec.compute.dtype)
             try:
-                sample = compare_sample(verification, runner, source, shards.draw(request.num_rows), _picture(request))
+                sample = compare_sample(verification, runner, source, shards.draw(request.num_rows), picture)
             except SourceError as error:  # a file that holds many images may be missing
                 verification.not_checked.append(f"whether latents decode to their images: {error}")
     if sample.num_without_image:
@@ -173,11 +175,6 @@ def _open_source(verification: Verification, store: StoreHandle, scratch: Path) 
 
 def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
     return np.concatenate([np.empty(0, dtype), *parts])
-
-
-def _picture(request: VerifyRequest) -> Path:
-    name = request.store.rstrip("/").rpartition("/")[2].removesuffix(".zarr")
-    return request.picture or Path(f"{name}-verify.png")
 
 
 def _report(verification: Verification, shards: _CheckedShards, num_compared: int, sample: Sample) -> VerifyReport:

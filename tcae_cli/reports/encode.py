@@ -52,7 +52,8 @@ class EncodeReport(Report):
     num_ok: int
     num_failed: int
     num_encoded_now: int  # rows, by this process
-    elapsed_s: float  # from the first batch to the last commit, by this process
+    elapsed_s: float  # from loading the model to the last commit, by this process
+    startup_s: float  # of these, until the first batch was read
     stage_seconds: dict[str, float]  # each stage's busy time, by this process
     bytes_on_disk: int
     num_clipped: int  # values beyond the range of the int8 scales
@@ -70,6 +71,7 @@ class EncodeReport(Report):
             max(reports, key=lambda rank: (rank.decides, rank.complete)),
             num_encoded_now=sum(rank.num_encoded_now for rank in reports),
             elapsed_s=max(rank.elapsed_s for rank in reports),
+            startup_s=max(rank.startup_s for rank in reports),
             stage_seconds={name: sum(seconds) / len(seconds) for name, seconds in stages.items()},
         )
 
@@ -77,6 +79,11 @@ class EncodeReport(Report):
     def exit_code(self) -> int:
         """3 from the process that finished the store, if more samples failed than allowed; else 0."""
         return TOO_MANY_FAILED if self.decides and self.too_many_failed else DONE
+
+    @property
+    def steady_s(self) -> float:
+        """The seconds after start-up, for rates that are to hold for any number of images."""
+        return self.elapsed_s - self.startup_s
 
     @property
     def slowest_stage(self) -> str | None:

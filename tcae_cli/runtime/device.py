@@ -1,4 +1,4 @@
-"""Chooses the device and the precision of computing, and names the batch size when memory runs out."""
+"""Chooses the device and the precision of computing, and says what to do when its memory runs out."""
 
 import os
 import threading
@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from tcae_cli.errors import DeviceError, UsageError
+from tcae_cli.errors import DeviceError, DeviceMemoryError, UsageError
 from tcae_cli.recipe.choices import Precision
 from tcae_cli.runtime import distributed
 
@@ -157,11 +157,27 @@ def exact_float32() -> Iterator[None]:
 
 
 @contextmanager
-def naming_the_batch_size(batch_size: int, option: str = "--batch-size") -> Iterator[None]:
-    """Turn running out of device memory into a DeviceError that names the batch size to try."""
+def memory_errors(batch_size: int) -> Iterator[None]:
+    """Turn running out of device memory into a DeviceMemoryError."""
     try:
         yield
     except torch.OutOfMemoryError as error:
-        smaller = max(1, batch_size // 2)
-        advice = f"try {option} {smaller}" if smaller < batch_size else "use a device with more memory"
-        raise DeviceError(f"out of memory on the device with {option} {batch_size}; {advice}") from error
+        images = "1 image" if batch_size == 1 else f"{batch_size} images at once"
+        raise DeviceMemoryError(
+            f"out of memory on the device with {images}; stop other programs on it, or use a device with more memory",
+            batch_size,
+        ) from error
+
+
+@contextmanager
+def naming_the_batch_size() -> Iterator[None]:
+    """Let the DeviceMemoryError of a command with --batch-size name the size to try."""
+    try:
+        yield
+    except DeviceMemoryError as error:
+        if error.batch_size < 2:
+            raise
+        size = error.batch_size
+        raise DeviceError(
+            f"out of memory on the device with --batch-size {size}; try --batch-size {size // 2}"
+        ) from error

@@ -127,6 +127,14 @@ def failed_rows(store: StoreHandle) -> list[int]:
     return [failure.row for _, record in found if record for failure in record.failures]
 
 
+def rows_without_latents(store: StoreHandle) -> list[int]:
+    """Return the failed rows, and those of shards that are not committed, ascending."""
+    rows: list[int] = []
+    for shard, record in read_records(store.folder, range(store.spec.num_shards), store.folder.sizes()):
+        rows += [failure.row for failure in record.failures] if record else store.spec.rows_of_shard(shard)
+    return rows
+
+
 def read_failures(folder: Folder) -> list[Failure]:
     """Return the failures table of a complete store.
 

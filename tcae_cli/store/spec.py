@@ -189,10 +189,15 @@ class StoreSettings:
             created_at=self.created_at,
         )
 
-    def differences(self, store: StoreSpec) -> str | None:
+    def compute_of(self, store: StoreSpec) -> ComputeSpec:
+        """Return how this run computes the rows of a store, whose batches do not cross shards."""
+        batch_size = min(self.compute.batch_size, store.rows_per_shard)
+        return self.compute.model_copy(update={"batch_size": batch_size})
+
+    def differences(self, store: StoreSpec, *, any_batch_size: bool = False) -> str | None:
         """Return the settings, source aside, that keep this run from continuing a store; None if there are none."""
         encoder, mine = store.encoder, self.encoder
-        batch_size = min(self.compute.batch_size, store.rows_per_shard)
+        batch_size = store.compute.batch_size if any_batch_size else self.compute_of(store).batch_size
         pairs = [
             ("encoder", f"{encoder.hash[:12]} ({encoder.name})", f"{mine.hash[:12]} ({mine.name})"),
             ("--size", " ".join(map(str, store.sizes)), " ".join(map(str, sizes_of(self.views)))),

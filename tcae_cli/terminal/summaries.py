@@ -39,7 +39,10 @@ def show_encoding(console: Console, report: EncodeReport) -> None:
 
 def _show_stages(console: Console, report: EncodeReport) -> None:
     rate = report.num_encoded_now / report.elapsed_s
-    console.print(f"{report.num_encoded_now:,} images in {duration(report.elapsed_s)}, {rate:,.1f}/s")
+    console.print(
+        f"{report.num_encoded_now:,} images in {duration(report.elapsed_s)}, {rate:,.1f}/s; "
+        f"start-up took {duration(report.startup_s)} of it"
+    )
     table = Table("stage", "busy", "share of the time", box=None, pad_edge=False)
     for stage, seconds in report.stage_seconds.items():
         mark = "  <- slowest" if stage == report.slowest_stage else ""

@@ -1,7 +1,6 @@
 """Measures how well a model in training reconstructs a fixed set of images, in figures and in a picture.
 
-It does not use autoencoders/runner.py, which would switch TF32 off and change the figures of an fp32 run on a GPU, and
-which would name --batch-size, an option that training lacks, if memory ran out.
+It does not use autoencoders/runner.py, which would switch TF32 off and change the figures of an fp32 run on a GPU.
 """
 
 from collections.abc import Iterator

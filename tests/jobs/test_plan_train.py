@@ -128,12 +128,15 @@ def test_ranks_share_the_batch_and_the_time(quick, tmp_path):
 
 def test_what_training_refuses_a_dry_run_refuses(quick, photos, tmp_path):
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "model.safetensors").touch()
-
-    with pytest.raises(UsageError, match="run exists; continue it with --resume, or give another --out"):
-        plan(tmp_path / "run")
     with pytest.raises(NotFoundError, match=r"run has no state\.safetensors to resume from"):
         plan(tmp_path / "run", resume=True)
+    (tmp_path / "run" / "model.safetensors").touch()
+    for resume in (False, True):
+        with pytest.raises(UsageError, match=r"holds model\.safetensors, and no state\.safetensors .* another --out"):
+            plan(tmp_path / "run", resume=resume)
+    (tmp_path / "run" / "state.safetensors").touch()
+    with pytest.raises(UsageError, match="run exists; continue it with --resume, or give another --out"):
+        plan(tmp_path / "run")
     with pytest.raises(UsageError, match=r"train\.batch_size 4 cannot be shared among 3 ranks"):
         plan(tmp_path / "other", num_ranks=3)
     with pytest.raises(UsageError, match="nowhere does not exist"):

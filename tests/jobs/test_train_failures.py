@@ -1,5 +1,6 @@
 """A failure ends a training run in one sentence, and the last checkpoint stays valid."""
 
+import re
 import resource
 import signal
 import subprocess
@@ -10,7 +11,8 @@ import torch
 
 from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.autoencoders.tcae import read_header
-from tcae_cli.errors import DiskError, SourceError, TcaeError, UsageError
+from tcae_cli.errors import DeviceError, DiskError, SourceError, TcaeError, UsageError
+from tcae_cli.jobs import train as jobs_train
 from tcae_cli.jobs.train import train
 from tcae_cli.recipe.load import dump_recipe
 from tcae_cli.reports.progress import Silent
@@ -105,3 +107,54 @@ def test_kill_9_while_a_checkpoint_is_written_leaves_one_to_go_on_from(photos, t
     assert read_header(str(run)).step == model_step
     assert torch.isfinite(load_autoencoder(str(run)).encode(torch.zeros(1, 3, 64, 64))).all()
     assert train(request(photos, run, recipe(steps=9), resume=True), Silent()).steps == 9
+
+
+@pytest.fixture
+def fits(monkeypatch):
+    """Lets only so many images at once fit into the memory of the device, from a step on."""
+    honest = jobs_train.training_step
+
+    def limit(most: int, from_step: int = 1) -> None:
+        def step(trainer, state, batch, **options):
+            train = trainer.recipe.train
+            if state.step + 1 >= from_step and train.batch_size // train.accumulate > most and not train.checkpointing:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return honest(trainer, state, batch, **options)
+
+        monkeypatch.setattr(jobs_train, "training_step", step)
+
+    return limit
+
+
+@pytest.mark.parametrize("most", [1, 0])
+def test_running_out_of_device_memory_names_a_setting_that_takes_less(photos, tmp_path, fits, most):
+    fits(most)
+    changes, advised = {}, []
+    while True:
+        try:
+            train(request(photos, tmp_path / "run", recipe(steps=1, train={"batch_size": 6, **changes})), Silent())
+            break
+        except DeviceError as error:
+            images, key, value = re.fullmatch(
+                r"out of memory on the device with (\d images?)(?: at once)?; repeat with --set train\.(\w+)=(\w+)",
+                str(error),
+            ).groups()
+            advised.append((images, key, value))
+            changes[key] = yaml_value(value)
+    of_one = [] if most else [("1 image", "checkpointing", "true")]
+    assert advised == [("6 images", "accumulate", "2"), ("3 images", "accumulate", "6"), *of_one]
+
+
+def yaml_value(text: str) -> int | bool:
+    return True if text == "true" else int(text)
+
+
+def test_out_of_memory_after_a_checkpoint_is_resumed_in_smaller_parts(photos, tmp_path, fits):
+    fits(2, from_step=2)
+    settings = {"batch_size": 4, "checkpoint_every": 1}
+    with pytest.raises(
+        DeviceError, match=r"with 4 images at once; repeat with --resume and --set train\.accumulate=2$"
+    ):
+        train(request(photos, tmp_path / "run", recipe(steps=2, train=settings)), Silent())
+    halved = recipe(steps=2, train={**settings, "accumulate": 2})
+    assert train(request(photos, tmp_path / "run", halved, resume=True), Silent()).steps == 2

@@ -1,13 +1,14 @@
 """`tcae verify`: latents against the images they were made from, and the picture of both."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tcae_cli.errors import NotFoundError, StoreError
+from tcae_cli.errors import NotFoundError, StoreError, UsageError
 
 from .test_verify import change_bytes, verify, write_latents
 
@@ -83,6 +84,25 @@ def test_the_picture_is_named_after_the_store_and_lies_here(store, tmp_path, mon
     monkeypatch.chdir(tmp_path)
     assert verify("store.zarr", 1).picture == Path("store-verify.png")
     assert (tmp_path / "store-verify.png").is_file()
+
+
+def test_the_picture_never_becomes_an_image_of_the_source(store, source, tmp_path, monkeypatch):
+    monkeypatch.chdir(source / "animal")
+    found = verify(str(store), 1)
+    assert found.picture == tmp_path / "store-verify.png" and found.picture.is_file()
+
+    inside = Path(shutil.move(store, source / "inside.zarr"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert verify(str(inside), 1).picture == tmp_path / "inside-verify.png"
+    shutil.copytree(source, tmp_path / "moved", ignore=shutil.ignore_patterns("*.zarr"))
+    monkeypatch.chdir(tmp_path / "moved")
+    assert verify(str(inside), 1, source="../moved").picture == tmp_path / "inside-verify-2.png"
+    assert not [path for path in tmp_path.rglob("*.png") if path.parent != tmp_path]
+
+
+def test_a_picture_in_the_source_is_refused_before_anything_is_checked(store, source):
+    with pytest.raises(UsageError, match=r"--picture \S+/thing/a\.png lies in \S+/photos, .* name a path elsewhere"):
+        verify(str(store), 1, picture=source / "thing" / "a.png")
 
 
 def test_the_sample_is_the_same_every_time(store, tmp_path):

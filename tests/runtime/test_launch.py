@@ -84,12 +84,18 @@ def test_the_reports_of_all_ranks_become_one(tmp_path):
             "num_clipped": 0,
             "num_encoded_now": 5,
         }
-        fields |= {"elapsed_s": 2.0, "stage_seconds": {"read": 1.0, "encode": 2.0}, "bytes_on_disk": 7, "failures": []}
+        fields |= {
+            "elapsed_s": 2.0,
+            "startup_s": 0.5,
+            "stage_seconds": {"read": 1.0, "encode": 2.0},
+            "bytes_on_disk": 7,
+            "failures": [],
+        }
         return EncodeReport(**fields | {"complete": False, "decides": False, "too_many_failed": False} | changes)
 
-    idle = report(num_encoded_now=0, elapsed_s=0.0, stage_seconds={})
+    idle = report(num_encoded_now=0, elapsed_s=0.0, startup_s=0.0, stage_seconds={})
     deciding = report(complete=True, decides=True, too_many_failed=True, elapsed_s=3.0)
     merged = EncodeReport.of_ranks([idle, deciding, report()])
 
-    assert (merged.exit_code, merged.num_encoded_now, merged.elapsed_s) == (3, 10, 3.0)
+    assert (merged.exit_code, merged.num_encoded_now, merged.elapsed_s, merged.steady_s) == (3, 10, 3.0, 2.5)
     assert merged.stage_seconds == {"read": 2 / 3, "encode": 4 / 3}
