@@ -97,7 +97,7 @@ def _ways_out(request: EncodeRequest, changes: SourceChanges) -> list[str]:
     if changes.num_changed or changes.num_vanished:
         ways.append("put them back as they were")
     if changes.num_changed and not request.retry_failed:
-        ways.append("pass --retry-failed if none of the changed ones has been encoded")
+        ways.append("pass --retry-failed to encode those of the changed ones that had failed or are pending")
     if changes.num_new:
         ways.append("pass --append to add the new ones as rows")
     return [*ways, "encode into another store"]

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from tcae_cli.errors import StoreError
+from tcae_cli.errors import SourceError, StoreError
 from tcae_cli.images import batch as image_batch
+from tcae_cli.jobs import encode_shards
 
 from ..store_contents import assert_rows_equal, assert_same_store, failures_of
 
@@ -84,3 +85,18 @@ def test_an_image_that_is_in_the_store_may_not_change_when_others_are_tried_agai
 
     with pytest.raises(StoreError, match=r": 1 changed \(animal/1\.jpg \(.*\)\); put them back as they were"):
         encode(broken, tmp_path / "store.zarr", retry_failed=True)
+
+
+def test_a_source_put_right_after_most_of_it_failed_is_retried_as_advised(photos, tmp_path, encode, monkeypatch):
+    monkeypatch.setattr(encode_shards, "_EARLY_ROWS", 8)
+    source = shutil.copytree(photos, tmp_path / "photos")
+    for path in source.rglob("*.jpg"):
+        path.write_bytes(path.read_bytes()[:700])
+    with pytest.raises(SourceError, match=r"put the source right and repeat with --retry-failed, or allow this with --m"):
+        encode(source, tmp_path / "store.zarr")
+
+    shutil.copytree(photos, source, dirs_exist_ok=True)
+    report = encode(source, tmp_path / "store.zarr", retry_failed=True)
+    assert (report.num_ok, report.num_failed, report.exit_code) == (24, 0, 0)
+    encode(photos, tmp_path / "fresh.zarr")
+    assert_same_store(tmp_path / "store.zarr", tmp_path / "fresh.zarr")
