@@ -92,11 +92,13 @@ def test_a_source_put_right_after_most_of_it_failed_is_retried_as_advised(photos
     source = shutil.copytree(photos, tmp_path / "photos")
     for path in source.rglob("*.jpg"):
         path.write_bytes(path.read_bytes()[:700])
-    with pytest.raises(SourceError, match=r"put the source right and repeat with --retry-failed, or allow this with --m"):
+    with pytest.raises(
+        SourceError, match=r"put the source right and repeat with --retry-failed, or allow this with --m"
+    ):
         encode(source, tmp_path / "store.zarr")
 
     shutil.copytree(photos, source, dirs_exist_ok=True)
     report = encode(source, tmp_path / "store.zarr", retry_failed=True)
     assert (report.num_ok, report.num_failed, report.exit_code) == (24, 0, 0)
-    encode(photos, tmp_path / "fresh.zarr")
+    encode(source, tmp_path / "fresh.zarr")
     assert_same_store(tmp_path / "store.zarr", tmp_path / "fresh.zarr")
