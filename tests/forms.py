@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .hub_server import HubServer
-from .pictures import write_tar
+from .pictures import write_tar, write_zip
 from .tables import save_arrow, table, with_paths, write_parquet
 
 FILES = ("folder", "list", "csv", "tsv", "jsonl")  # each image is a file of its own
 TARS = ("tar", "tar.gz", "tar.zst")
 TABLES = ("parquet", "arrow", "hub")  # which are not read without one of their files
-FORMS = (*FILES, *TARS, *TABLES)
+FORMS = (*FILES, *TARS, "zip", *TABLES)
 
 CLASSES = ("cat", "dog", "ant")  # by number, in forms that have no names of classes
 DATASET = "org/photos"
@@ -46,6 +46,10 @@ def write_form(form: str, folder: Path, parts: Sequence[Sequence[Sample]], hub: 
         for number, part in enumerate(parts):
             write_tar(folder / f"part-{number}.{form}", _members(part))
         return f"{folder}/part-*.{form}"
+    if form == "zip":
+        for number, part in enumerate(parts):
+            write_zip(folder / f"part-{number}.zip", _files(part))
+        return f"{folder}/part-*.zip"
     tables = [_columns(part) for part in parts]
     if form == "arrow":
         return str(save_arrow(folder, *tables))
@@ -88,6 +92,12 @@ def _members(samples: Sequence[Sample]) -> dict[str, bytes]:
         if sample.caption:
             members[f"{stem}.txt"] = sample.caption.encode()
     return members
+
+
+def _files(samples: Sequence[Sample]) -> dict[str, bytes]:
+    """Samples as the files of a folder."""
+    captions = {f"{sample.path.rpartition('.')[0]}.txt": sample.caption.encode() for sample in samples}
+    return {sample.path: sample.data for sample in samples} | {name: text for name, text in captions.items() if text}
 
 
 def _columns(samples: Sequence[Sample]) -> dict[str, list]:

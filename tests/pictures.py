@@ -1,8 +1,9 @@
-"""Small pictures, large photographs, and tars to put them into."""
+"""Small pictures, large photographs, and tars and zips to put them into."""
 
 import gzip
 import io
 import tarfile
+import zipfile
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -31,6 +32,16 @@ def photograph(height: int, width: int, first: int = 0) -> Image.Image:
     num_rows, num_columns = -(-height // _TILE[0]), -(-width // _TILE[1])
     rows = [np.hstack([tiles[(first + y + x) % len(tiles)] for x in range(num_columns)]) for y in range(num_rows)]
     return Image.fromarray(np.vstack(rows)[:height, :width])
+
+
+def write_zip(
+    path: Path, members: dict[str, bytes] | list[tuple[str, bytes]], compression: int = zipfile.ZIP_STORED
+) -> Path:
+    """Write a zip of named members."""
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, data in members.items() if isinstance(members, dict) else members:
+            archive.writestr(name, data)
+    return path
 
 
 def write_tar(path: Path, members: dict[str, bytes] | list[tuple[str, bytes]]) -> Path:

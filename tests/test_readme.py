@@ -1,5 +1,6 @@
 """What README and docs show is what happens: every command line is run, or says what it needs that a test has not."""
 
+import json
 import re
 import shlex
 import shutil
@@ -31,7 +32,7 @@ from tcae_cli.sources.source import open_source
 from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.reader import LatentStore
 
-from .pictures import write_tar
+from .pictures import write_tar, write_zip
 from .small_recipes import recipe
 from .tables import parquet, save_arrow, table, with_paths, write_parquet
 
@@ -102,6 +103,9 @@ def reader(photos, tmp_path_factory) -> Path:
     (folder / "tars.txt").write_text("".join(f"shards/{number:04d}.tar\n" for number in (2, 0)))
     jpegs = {path.stem: path.read_bytes() for path in paths[:8]}
     write_tar(folder / "photos.tar.gz", {f"{name}.jpg": data for name, data in jpegs.items()})
+    members = {f"00000/img{number:08d}.jpg": path.read_bytes() for number, path in enumerate(paths[:8])}
+    labels = json.dumps({"labels": [[name, number % 3] for number, name in enumerate(members)]})
+    write_zip(folder / "edm2.zip", members | {"dataset.json": labels.encode()})
     masked = [(f"{name}.{end}", data) for name, data in jpegs.items() for end in ("jpg", "seg.png")]
     write_tar(folder / "masked.tar", masked)
     _write_tables(folder, paths)

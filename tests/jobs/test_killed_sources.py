@@ -2,6 +2,7 @@
 
 import gzip
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from ..pictures import write_tar
+from ..pictures import write_tar, write_zip
 from ..store_contents import assert_same_store, wait_for_commits
 
 ROWS_PER_GROUP = 40  # a shard has 16: some lie in two groups
@@ -40,10 +41,22 @@ def write_compressed_tar(photos: list[Path], path: Path) -> Path:
     return compressed
 
 
+def write_zips(photos: list[Path], folder: Path) -> str:
+    folder.mkdir()
+    for number, half in enumerate((photos[:90], photos[90:])):
+        write_zip(folder / f"{number}.zip", {photo.name: photo.read_bytes() for photo in half}, zipfile.ZIP_DEFLATED)
+    return f"{folder}/*.zip"
+
+
 @pytest.mark.parametrize("num_ranks", [1, 2])
-@pytest.mark.parametrize("write", [write_parquet, write_arrow, write_compressed_tar])
+@pytest.mark.parametrize("write", [write_parquet, write_arrow, write_compressed_tar, write_zips])
 def test_a_killed_run_resumes_and_equals_one_that_was_not_stopped(
-    many_photos: Path, tmp_path: Path, encode, start_tcae, write: Callable[[list[Path], Path], Path], num_ranks: int
+    many_photos: Path,
+    tmp_path: Path,
+    encode,
+    start_tcae,
+    write: Callable[[list[Path], Path], Path | str],
+    num_ranks: int,
 ):
     source = write(sorted(many_photos.iterdir()), tmp_path / "source")
     killed = tmp_path / "killed.zarr"

@@ -68,6 +68,8 @@ def test_a_kind_gets_the_fields_that_it_takes_and_others_are_refused(gallery, tm
         ("photos.gz", None),
         ("s3://bucket/photos.tar/", "folder"),
         ("s3://bucket/list.TXT", "list"),
+        ("photos.ZIP", "zip"),
+        ("https://host/{0..9}.zip?signature=x.tar", "zip"),
         ("list.txt", "list"),
         ("photo.png", None),
         ("nothing.txt", None),

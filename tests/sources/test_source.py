@@ -177,7 +177,7 @@ def test_an_image_that_changed_keeps_its_row_which_is_back_once_the_image_is(
     assert Source(tmp_path / "back").fingerprint == source.fingerprint
 
 
-@pytest.mark.parametrize("form", [*FILES, *TARS], indirect=True)
+@pytest.mark.parametrize("form", [*FILES, *TARS, "zip"], indirect=True)
 def test_a_file_that_went_away_fails_its_row_alone(source: Source, png, remove_last_image):
     remove_last_image()
     with pytest.raises(ImageError, match="No such file") as raised:
@@ -219,8 +219,9 @@ def test_the_index_holds_what_the_scan_found(source: Source):
             "nowhere",
             NotFoundError,
             r"nowhere does not exist; give tar shards \(.tar, .tar.gz, .tgz, .tar.zst\), an image list "
-            r"\(.txt, .csv, .tsv, .jsonl\), Parquet files \(.parquet\), a dataset of the Hugging Face Hub "
-            r"\(hf://datasets/ORG/NAME\), a folder written by save_to_disk or a folder of images$",
+            r"\(.txt, .csv, .tsv, .jsonl\), zip archives \(.zip\), Parquet files \(.parquet\), "
+            r"a dataset of the Hugging Face Hub \(hf://datasets/ORG/NAME\), a folder written by save_to_disk or a "
+            r"folder of images$",
         ),
         ("ftp://host/photos", UsageError, "ftp:// is not a protocol tcae knows; use a local path or one of s3://"),
         (
@@ -233,8 +234,9 @@ def test_the_index_holds_what_the_scan_found(source: Source):
             "photo.png",
             SourceError,
             r"photo.png is not a source of images; give tar shards \(.tar, .tar.gz, .tgz, .tar.zst\), an image list "
-            r"\(.txt, .csv, .tsv, .jsonl\), Parquet files \(.parquet\), a dataset of the Hugging Face Hub "
-            r"\(hf://datasets/ORG/NAME\), a folder written by save_to_disk or a folder of images$",
+            r"\(.txt, .csv, .tsv, .jsonl\), zip archives \(.zip\), Parquet files \(.parquet\), "
+            r"a dataset of the Hugging Face Hub \(hf://datasets/ORG/NAME\), a folder written by save_to_disk or a "
+            r"folder of images$",
         ),
     ],
 )
