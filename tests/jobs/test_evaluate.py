@@ -26,9 +26,8 @@ from tcae_cli.reports.evaluation import EvalReport, EvalRequest
 from tcae_cli.reports.progress import Silent
 
 from ..conftest import save_small_model
-from ..pictures import write_tar
+from ..forms import FORMS, Sample
 from ..seeded_networks import SeededInception
-from ..tables import parquet
 
 SIZE = 64
 SEEDED_TCAE = Path(__file__).parents[1] / "seeded_networks.py"
@@ -94,18 +93,19 @@ def test_psnr_and_ssim_are_scikit_images_means_over_images_after_a_uint8_round_t
     assert found["ssim"] == pytest.approx(np.mean(similarities), abs=1e-4)
 
 
-@pytest.mark.parametrize("kind", ["parquet", "tar.gz"])
-def test_tables_and_compressed_tars_give_the_figures_of_their_folder(photos, small_checkpoint, tmp_path, kind):
-    pictures = {f"{path.parent.name}-{path.name}": path.read_bytes() for path in sorted(photos.rglob("*.jpg"))}
-    source = tmp_path / f"photos.{kind}"
-    if kind == "parquet":
-        source.write_bytes(parquet(list(pictures.values()), rows_per_group=5))
-    else:
-        write_tar(source, pictures)
-    expected = values(measured("psnr", "ssim", data=photos, models=(str(small_checkpoint),)))
-    for num_workers in (0, 2):
-        found = measured("psnr", "ssim", data=source, models=(str(small_checkpoint),), num_workers=num_workers)
-        assert values(found) == pytest.approx(expected, rel=1e-6)
+@pytest.fixture(scope="module")
+def figures_of_the_folder(photos, small_checkpoint) -> dict[str, float]:
+    return values(measured("psnr", "ssim", data=photos / "animal", models=(str(small_checkpoint),)))
+
+
+@pytest.mark.parametrize(("form", "num_workers"), [*((form, 0) for form in FORMS), ("parquet", 2), ("tar.gz", 2)])
+def test_every_form_of_data_has_the_figures_of_a_folder(
+    photos, small_checkpoint, figures_of_the_folder, write_source, form, num_workers
+):
+    samples = [Sample("cat", path.name, path.read_bytes()) for path in sorted((photos / "animal").iterdir())]
+    source = write_source(form, samples[:5], samples[5:])
+    found = measured("psnr", "ssim", data=source, models=(str(small_checkpoint),), num_workers=num_workers)
+    assert values(found) == pytest.approx(figures_of_the_folder, rel=1e-6)
 
 
 def test_rfid_is_between_the_crops_and_their_reconstructions(photos, small_checkpoint, inception):

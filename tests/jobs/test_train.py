@@ -2,8 +2,6 @@ import json
 import shutil
 import tarfile
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -12,13 +10,16 @@ from safetensors import safe_open
 from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.autoencoders.tcae import read_header
 from tcae_cli.errors import CheckpointError, NotFoundError, UsageError, WeightsError
+from tcae_cli.jobs import train as train_job
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.jobs.train import train
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.train import TrainRequest
+from tcae_cli.training.views.stream import stream_training_batches
 
+from ..forms import Sample
 from ..small_recipes import FULL, recipe
 
 
@@ -249,19 +250,36 @@ def make_tar_of():
     return make
 
 
-def test_a_table_is_streamed_and_resumed_by_its_row_groups(photos, tmp_path):
-    images = [{"bytes": path.read_bytes(), "path": path.name} for path in sorted(photos.rglob("*.jpg"))]
-    pq.write_table(pa.table({"image": images}), tmp_path / "photos.parquet", row_group_size=6)
-    said: list[str] = []
-    progress = interrupt_at(4)
-    progress.say = said.append
-    run = tmp_path / "run"
-    with pytest.raises(KeyboardInterrupt):
-        train(request(tmp_path / "photos.parquet", run, recipe(train={"checkpoint_every": 2})), progress)
-    assert f"{tmp_path}/photos.parquet: 24 images" in said
-    assert any("is read in order, so its images are shuffled in a buffer of 1,000" in sentence for sentence in said)
+@pytest.fixture
+def streamed(monkeypatch) -> list[int]:
+    """The numbers of the samples that runs have been given from a stream."""
+    numbers: list[int] = []
 
-    report = train(
-        request(tmp_path / "photos.parquet", run, recipe(train={"checkpoint_every": 2}), resume=True), Silent()
-    )
-    assert report.steps == 6 and report.figures["train_psnr"] > 0
+    def spy(*arguments):
+        for batch in stream_training_batches(*arguments):
+            numbers.extend(batch.samples.tolist())
+            yield batch
+
+    monkeypatch.setattr(train_job, "stream_training_batches", spy)
+    return numbers
+
+
+@pytest.mark.parametrize("form", ["s3", "hub", "tar.zst"])
+def test_what_is_read_in_order_is_streamed_and_resumed_by_what_is_read_together(
+    form, photos, tmp_path, write_source, put, streamed
+):
+    samples = [Sample("cat", path.name, path.read_bytes()) for path in sorted((photos / "thing").iterdir())]
+    source = write_source("parquet" if form == "s3" else form, samples[:4], samples[4:])
+    if form == "s3":
+        source = f"{put({path.name: path.read_bytes() for path in tmp_path.glob('source/*')})}/*.parquet"
+    settings = recipe(data={"shuffle_buffer": 1}, train={"steps": 4, "checkpoint_every": 2, "sample_every": 4})
+    with pytest.raises(KeyboardInterrupt):
+        train(request(source, tmp_path / "run", settings), interrupt_at(3))
+    first = streamed.copy()
+    streamed.clear()
+
+    report = train(request(source, tmp_path / "run", settings, resume=True), Silent())
+    assert report.steps == 4 and report.figures["train_psnr"] > 0
+    # The checkpoint is of step 2, after 8 images; the file or row group of the last of them comes again.
+    begun_at = first.index(streamed[0])
+    assert 4 <= begun_at < 8 and streamed[: 12 - begun_at] == first[begun_at:12]

@@ -83,6 +83,16 @@ def test_options_that_neither_can_use_are_refused_as_the_data_refuses_them(index
         index(photos, photos, split="test")
 
 
+def test_images_that_are_read_in_order_are_shuffled_in_a_buffer_which_is_said(index, photos, png, tmp_path):
+    table = write_parquet(tmp_path / "0.parquet", {"image": [png(seed=seed) for seed in range(8)]})
+    said = index(table, photos)[2]
+    assert f"{table}: 8 images" in said
+    assert (
+        f"{table} is read in order, so its images are shuffled in a buffer of 1,000; change it with --set "
+        "data.shuffle_buffer=N"
+    ) in said
+
+
 def test_the_split_is_that_of_the_data_or_else_of_the_images_to_measure_on(index, hub, photos, png):
     images = [png(seed=seed) for seed in range(8)]
     hub.put("org/photos", {"train.parquet": parquet(images), "test.parquet": parquet(images[:3])})
