@@ -106,6 +106,7 @@ def reader(photos, tmp_path_factory) -> Path:
     members = {f"00000/img{number:08d}.jpg": path.read_bytes() for number, path in enumerate(paths[:8])}
     labels = json.dumps({"labels": [[name, number % 3] for number, name in enumerate(members)]})
     write_zip(folder / "edm2.zip", members | {"dataset.json": labels.encode()})
+    np.savez(folder / "samples.npz", np.zeros((3, 64, 64, 3), np.uint8))
     masked = [(f"{name}.{end}", data) for name, data in jpegs.items() for end in ("jpg", "seg.png")]
     write_tar(folder / "masked.tar", masked)
     _write_tables(folder, paths)

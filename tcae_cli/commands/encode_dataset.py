@@ -109,9 +109,10 @@ from tcae_cli.store.codecs.registry import CODECS
 def encode_dataset(gpus: Gpus, dry_run: bool, as_json: bool, **options: Any) -> int:
     """Encode SOURCE into the Zarr store STORE; repeat the command to resume where it stopped.
 
-    SOURCE is a folder of images, tar shards like "shards/{000..127}.tar", Parquet files, a list (.txt, .csv, .tsv,
-    .jsonl), a folder written by save_to_disk, or a dataset of the Hugging Face Hub like "hf://datasets/org/name#train";
-    it may be local, or at s3://, gs://, hf:// or https://. STORE is a local path, or at s3:// or gs://.
+    SOURCE is a folder of images, tar shards like "shards/{000..127}.tar", zip archives, Parquet files, a list (.txt,
+    .csv, .tsv, .jsonl), a folder written by save_to_disk, or a dataset of the Hugging Face Hub like
+    "hf://datasets/org/name#train"; it may be local, or at s3://, gs://, hf:// or https://. STORE is a local path, or at
+    s3:// or gs://.
     """
     request = EncodeRequest(**options)
     if dry_run:

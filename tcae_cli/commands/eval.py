@@ -79,7 +79,12 @@ def _known_metrics(_context: click.Context, _option: click.Parameter, names: tup
     group=IMAGES,
     help="Evaluate these images, named after the originals, instead of decoding.",
 )
-@option("--samples", metavar="DIR", group=IMAGES, help="Evaluate these generated images against --data or --reference.")
+@option(
+    "--samples",
+    metavar="DIR|FILE.npz",
+    group=IMAGES,
+    help="Evaluate these generated images against --data or --reference.",
+)
 @option(
     "--size",
     type=click.IntRange(min=1),

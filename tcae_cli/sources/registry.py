@@ -72,6 +72,7 @@ KINDS: Registry[type[SourceKind]] = Registry(
         "tar": "tcae_cli.sources.tar:TarShards",
         "list": "tcae_cli.sources.lists:ImageList",
         "zip": "tcae_cli.sources.zip:ZipArchives",
+        "npz": "tcae_cli.sources.npz:SampleArray",
         "parquet": "tcae_cli.sources.parquet:ParquetFiles",
         "hub": "tcae_cli.sources.hub:HubSplit",
         "arrow": "tcae_cli.sources.arrow:SavedDataset",

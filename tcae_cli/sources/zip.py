@@ -7,13 +7,11 @@ position.
 import errno
 import os
 import stat
-import struct
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple, TypeVar
-from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo
 
 from tcae_cli.errors import SourceError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
@@ -23,7 +21,7 @@ from tcae_cli.sources.listing import Container, Entry, Listing, ignore, image_su
 from tcae_cli.sources.locations import without_query
 from tcae_cli.sources.patterns import expand_pattern, names_files
 from tcae_cli.sources.registry import Located, Reader
-from tcae_cli.sources.zip_reader import ZipReader
+from tcae_cli.sources.zip_reader import DAMAGED, ZipReader
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -31,8 +29,6 @@ Result = TypeVar("Result")
 _SUFFIX = ".zip"
 _IS_ENCRYPTED = 1  # a flag of a member
 _MOST_EXPANDED = 1040  # times that deflated bytes grow at most
-# Errors of zipfile when bytes are not what an archive promises, found by feeding it damaged ones.
-_DAMAGED = (BadZipFile, EOFError, LookupError, NotImplementedError, RuntimeError, ValueError, struct.error, zlib.error)
 
 
 class ZipArchives:
@@ -101,7 +97,7 @@ class _ScanOfZips(NamedTuple):
                 with ZipFile(file) as archive:
                     members = _Members(archive, where, size_bytes, may_lie_in_a_folder=not self.has_others)
                     listing = list_images(self.uri, "", members, members.files(), self.fields)
-            except _DAMAGED as error:
+            except DAMAGED as error:
                 raise SourceError(f"{where} is not a zip archive, or is damaged ({error}); copy it again") from error
         copies: Counter[str] = Counter()
         entries = []
@@ -134,7 +130,7 @@ class _Members:
         """Return the contents of a small file. Raises OSError if it is damaged."""
         try:
             return self._archive.read(self._by_name[name][-1])
-        except _DAMAGED as error:
+        except DAMAGED as error:
             raise OSError(errno.EIO, f"damaged in the zip: {error}", f"{self.uri}{name}") from error
 
     def in_order(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

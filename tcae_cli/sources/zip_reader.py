@@ -5,12 +5,15 @@ Source: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, sections 4.
 
 import struct
 import zlib
-from typing import NamedTuple
-from zipfile import ZIP_DEFLATED, ZIP_STORED
+from typing import BinaryIO, NamedTuple
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile
 
 from tcae_cli.errors import ImageError
 from tcae_cli.sources.files import shown_name, too_short
 from tcae_cli.sources.registry import Access, Located, Place
+
+# Errors of zipfile when bytes are not what an archive promises, found by feeding it damaged ones.
+DAMAGED = (BadZipFile, EOFError, LookupError, NotImplementedError, RuntimeError, ValueError, struct.error, zlib.error)
 
 _HEADER = struct.Struct("<4s2xHH4xI8xHH")  # signature, flags, method, CRC-32, and the sizes of the name and of the rest
 _SIGNATURE = b"PK\x03\x04"
@@ -19,6 +22,13 @@ _HAS_DESCRIPTOR = 8  # a flag: the CRC-32 comes after the contents
 _CRC = struct.Struct("<I")
 _USUAL_REST_BYTES = 64  # of a header, after the name
 _MORE_BYTES = 1 << 16
+
+
+def contents_offset(file: BinaryIO, header_offset: int) -> int:
+    """Return the position of the contents of a member in an open zip. Raises struct.error where there is no header."""
+    file.seek(header_offset)
+    *_, name_bytes, rest_bytes = _HEADER.unpack(file.read(_HEADER.size))
+    return header_offset + _HEADER.size + int(name_bytes) + int(rest_bytes)
 
 
 class _Header(NamedTuple):

@@ -464,6 +464,15 @@ def test_gfid_and_is_are_of_generated_images_against_real_ones(photos, samples, 
     assert report.protocol["samples"] == "the files as they are"
 
 
+def test_generated_images_may_lie_in_one_npz(photos, samples, inception, tmp_path):
+    pixels = [decode_image(path.read_bytes()) for path in sorted(samples.rglob("*.png"))]
+    np.savez(tmp_path / "samples.npz", np.stack(pixels))
+
+    report = measured("gfid", samples=str(tmp_path / "samples.npz"), data=photos)
+
+    assert values(report) == values(measured("gfid", samples=str(samples), data=photos)) and report.num_images == 10
+
+
 def test_generated_images_are_compared_with_statistics_of_real_ones(photos, samples, inception, tmp_path):
     gaussian = FeatureSums.of([SeededInception()(crops(photos))]).gaussian()
     np.savez(tmp_path / "reference.npz", mu=gaussian.mean.numpy(), sigma=gaussian.covariance.numpy())

@@ -69,6 +69,7 @@ def test_a_kind_gets_the_fields_that_it_takes_and_others_are_refused(gallery, tm
         ("s3://bucket/photos.tar/", "folder"),
         ("s3://bucket/list.TXT", "list"),
         ("photos.ZIP", "zip"),
+        ("s3://bucket/samples.npz", "npz"),
         ("https://host/{0..9}.zip?signature=x.tar", "zip"),
         ("list.txt", "list"),
         ("photo.png", None),

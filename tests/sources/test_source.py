@@ -219,7 +219,8 @@ def test_the_index_holds_what_the_scan_found(source: Source):
             "nowhere",
             NotFoundError,
             r"nowhere does not exist; give tar shards \(.tar, .tar.gz, .tgz, .tar.zst\), an image list "
-            r"\(.txt, .csv, .tsv, .jsonl\), zip archives \(.zip\), Parquet files \(.parquet\), "
+            r"\(.txt, .csv, .tsv, .jsonl\), zip archives \(.zip\), samples in an .npz, "
+            r"Parquet files \(.parquet\), "
             r"a dataset of the Hugging Face Hub \(hf://datasets/ORG/NAME\), a folder written by save_to_disk or a "
             r"folder of images$",
         ),
@@ -234,7 +235,8 @@ def test_the_index_holds_what_the_scan_found(source: Source):
             "photo.png",
             SourceError,
             r"photo.png is not a source of images; give tar shards \(.tar, .tar.gz, .tgz, .tar.zst\), an image list "
-            r"\(.txt, .csv, .tsv, .jsonl\), zip archives \(.zip\), Parquet files \(.parquet\), "
+            r"\(.txt, .csv, .tsv, .jsonl\), zip archives \(.zip\), samples in an .npz, "
+            r"Parquet files \(.parquet\), "
             r"a dataset of the Hugging Face Hub \(hf://datasets/ORG/NAME\), a folder written by save_to_disk or a "
             r"folder of images$",
         ),
