@@ -37,6 +37,8 @@ class HubFolder(RemoteFolder):
     ranges of it are read. Raises SourceError if nothing of the dataset can be read.
     """
 
+    _num_attempts = 1  # each asks again
+
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
         self._places: dict[str, _Place] = {}

@@ -1,5 +1,6 @@
 """A Folder in a remote store: an object exists, whole, once its upload ends; nothing is renamed."""
 
+import errno
 import io
 import os
 import sys
@@ -12,7 +13,14 @@ from typing import Any, BinaryIO, TypeVar
 
 from tcae_cli.errors import DiskError, UsageError
 from tcae_cli.runtime.processes import this_process
-from tcae_cli.runtime.remote import NUM_READS, RemoteFile, open_filesystem, read_error, remote_errors
+from tcae_cli.runtime.remote import (
+    NUM_READS,
+    RemoteFile,
+    RemoteReadError,
+    open_filesystem,
+    read_error,
+    remote_errors,
+)
 from tcae_cli.runtime.threads import in_threads
 
 _PART_BYTES = 16 * 2**20  # of an upload; at most 10,000 parts, so an object may reach 160 GB
@@ -32,6 +40,7 @@ class RemoteFolder:
     """
 
     most_open = sys.maxsize  # nothing is kept open
+    _num_attempts = 2  # at reading a part of an open file
 
     def __init__(self, uri: str) -> None:
         self.uri = uri if uri.endswith("://") else uri.rstrip("/")
@@ -86,9 +95,14 @@ class RemoteFolder:
 
     @contextmanager
     def open(self, name: str, read_ahead_bytes: int | None = None) -> Iterator[BinaryIO]:
-        with self._reading(name):
-            size_bytes = self._size_bytes(name)
-        whole = RemoteFile(partial(self.read_range, name), size_bytes)
+        def size_bytes() -> int:
+            with self._reading(name):
+                return self._size_bytes(name)
+
+        def read_range(start: int, size: int) -> bytes:
+            return self._attempt(partial(self.read_range, name, start, size))
+
+        whole = RemoteFile(read_range, self._attempt(size_bytes))
         with io.BufferedReader(whole, read_ahead_bytes or READ_AHEAD_BYTES) as reader:
             yield reader
 
@@ -159,6 +173,16 @@ class RemoteFolder:
         for name in names:
             with self._writing(name), suppress(FileNotFoundError):
                 self._files.rm_file(self._path(name))
+
+    def _attempt(self, read: Callable[[], Result]) -> Result:
+        """Return what `read` returns; after an error that may pass, such as a connection that broke, it reads again."""
+        for _ in range(self._num_attempts - 1):
+            try:
+                return read()
+            except RemoteReadError as error:
+                if error.errno == errno.EACCES:
+                    raise
+        return read()
 
     def _size_bytes(self, name: str) -> int:
         size_bytes = self._files.info(self._path(name))["size"]

@@ -19,6 +19,7 @@ import s3fs
 from tcae_cli.errors import ImageError, NotFoundError, SourceError, UsageError
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.runtime.local_folder import LocalFolder
+from tcae_cli.runtime.remote_folder import RemoteFolder
 from tcae_cli.sources.parquet_file import OpenParquet
 from tcae_cli.sources.source import Source, open_source, scan
 
@@ -553,6 +554,32 @@ def test_the_secret_of_a_signed_url_is_in_no_key_and_no_message(put, url, write,
     with pytest.raises(SourceError, match=rf"^{url}/t\.parquet is not a Parquet file") as raised:
         Source(tmp_path / "index").read(0)
     assert "secret" not in str(raised.value)
+
+
+@pytest.mark.parametrize("request_for", ["info", "cat_file"])
+def test_a_remote_file_is_asked_for_again_once_as_it_is_opened(put, url, write, tmp_path, monkeypatch, request_for):
+    put({"t.parquet": write({"image": IMAGES}).read_bytes()})
+    source = open_source(f"{url}/t.parquet", tmp_path / "index")
+    files = RemoteFolder._files.fget
+    troubles: list[str] = []
+
+    class Shaky:
+        def __init__(self, folder: RemoteFolder) -> None:
+            self._files = files(folder)
+
+        def __getattr__(self, name: str):
+            if name == request_for and troubles:
+                raise OSError(troubles.pop())
+            return getattr(self._files, name)
+
+    monkeypatch.setattr(RemoteFolder, "_files", property(Shaky))
+    troubles += ["the connection was reset"]
+    assert source.read(0) == IMAGES[0] and not troubles
+    troubles += ["the connection was reset"] * 2
+    with pytest.raises(
+        SourceError, match=r"t\.parquet cannot be read \(the connection was reset\); put that right, and"
+    ):
+        Source(tmp_path / "index").read(0)
 
 
 def test_remote_files_that_went_away_are_named(put, bucket, write, tmp_path):
