@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tcae_cli.errors import StoreError
+from tcae_cli.errors import SourceError, StoreError
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.folder import Folder
@@ -33,6 +33,8 @@ def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch
         found_so_far(request.source, progress),
     )
     source = Source(index)
+    if source.disagreements and (not previous or changes.num_new):  # rows that are known keep what they have
+        raise SourceError(source.disagreements[0])
     say_found(source, progress)
     if store:
         _refuse_other_images(request, store, source, changes if previous else None)

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
+from tcae_cli.reports.described import described_words
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.remote import is_remote
 
@@ -19,6 +20,8 @@ class Indexed(Protocol):
     uri: str
     passed_over: dict[str, int]
     remarks: tuple[str, ...]
+    labels_from: dict[str, int]
+    captions_from: dict[str, int]
 
     def __len__(self) -> int: ...
 
@@ -41,8 +44,9 @@ def found_so_far(uri: str, progress: Progress) -> Callable[[int], None]:
 
 
 def say_found(source: Indexed, progress: Progress) -> None:
-    """Report the number of images in a source, and everything that its scan did not use."""
+    """Report the number of images in a source, their labels and captions, and everything that its scan did not use."""
     progress.say(_found_words(source.uri, len(source), source.passed_over))
+    progress.say(f"{source.uri}: {described_words(len(source), source.labels_from, source.captions_from)}")
     for remark in source.remarks[:_REMARKS_SHOWN]:
         progress.say(remark)
     if len(source.remarks) > _REMARKS_SHOWN:

@@ -1,4 +1,4 @@
-"""Lists the samples of a folder of images: class folders give labels, sidecar files captions."""
+"""Lists the samples of a folder of images: labels and captions come from files beside them and from class folders."""
 
 import os
 from collections import Counter
@@ -12,15 +12,30 @@ from tcae_cli.errors import NotFoundError, SourceError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.runtime.folder import Folder, open_to_read
 from tcae_cli.runtime.remote import is_remote
-from tcae_cli.sources.columns import number_labels
+from tcae_cli.sources.class_folders import ClassFolders, described
+from tcae_cli.sources.dataset_json import DATASET_JSON
 from tcae_cli.sources.files import FileReader
-from tcae_cli.sources.listing import Entry, Listing, count_suffixes, counted, ignore, image_suffixes, is_image_name
-from tcae_cli.sources.metadata import parse_text
-from tcae_cli.sources.metadata_files import Texts, is_metadata_name, read_metadata
+from tcae_cli.sources.listing import (
+    PASSED_OVER,
+    Entry,
+    Listing,
+    count_suffixes,
+    counted,
+    ignore,
+    image_suffixes,
+    is_image_name,
+    system_folder_in,
+)
+from tcae_cli.sources.metadata_choice import Descriptions, descriptions_for
+from tcae_cli.sources.metadata_files import DescribedImages, Texts, is_metadata_name
+from tcae_cli.sources.metadata_sidecars import Sidecars, is_wanted, state_sidecar
 from tcae_cli.sources.parquet import ParquetFiles, is_parquet_name, list_files
 from tcae_cli.sources.patterns import FoundFiles
 from tcae_cli.sources.registry import Located, Reader, refuse_other_fields
+from tcae_cli.sources.spelling import BySpelling
 from tcae_cli.sources.tar import is_tar_name, list_tars
+
+_MOST_JSON_BYTES = 1 << 20  # of one beside an image: larger ones hold other things than a label and a caption
 
 
 class File(NamedTuple):
@@ -28,11 +43,6 @@ class File(NamedTuple):
 
     name: str  # relative to the folder scanned, "/" between parts
     size_bytes: int
-
-
-class _Text(NamedTuple):
-    caption: str = ""
-    problem: str = ""  # why it cannot be used; "": nothing
 
 
 class ImageFolder:
@@ -50,49 +60,92 @@ class ImageFolder:
     def scan(self, uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int], None] = ignore) -> Listing:
         """List every image under a folder, by sorted relative path; hidden names are skipped, folder links followed.
 
-        The first folder of an image's path is its class; classes are numbered by sorted name, over those that hold
-        images. An image directly in the folder has label -1. Where there are no such folders, or `fields` names their
-        column, labels are those of metadata files. Tars are listed by sorted name, as TarShards lists them, and so are
-        Parquet files.
+        Labels and captions are those of sidecars and metadata files. Without such labels, the first folder of an
+        image's path is its class; classes are numbered by sorted name, over those that hold images, and an image
+        directly in the folder has label -1. Tars are listed by sorted name, as TarShards lists them, and so are Parquet
+        files.
         Raises SourceError if there is no image, NotFoundError if a remote folder holds nothing at all.
         """
         root = (uri if is_remote(uri) else os.path.abspath(uri)).rstrip("/") + "/"
         folder = open_to_read(root)
         found = _find(folder, uri) if is_remote(root) else _walk(Path(root), "", ())
         files = sorted(counted(found, on_progress))
-        images = [file for file in files if is_image_name(file.name)]
-        tars = [] if images else [file.name for file in files if is_tar_name(file.name)]
+        of_users = [file for file in files if not system_folder_in(file.name)]
+        images = [file for file in of_users if is_image_name(file.name)]
+        tars = [] if images else [file.name for file in of_users if is_tar_name(file.name)]
         if tars:
-            refuse_other_fields(uri, "a folder of tars", fields, frozenset({"image"}))
-            return _with_others(list_tars(uri, FoundFiles(root, tars), fields.image, on_progress), files, tars)
-        tables = [] if images else [file.name for file in files if is_parquet_name(file.name)]
+            refuse_other_fields(uri, "a folder of tars", fields, frozenset({"image", "label", "caption"}))
+            return _with_others(list_tars(uri, FoundFiles(root, tars), fields, on_progress), of_users, tars)
+        tables = [] if images else [file.name for file in of_users if is_parquet_name(file.name)]
         if tables:
             refuse_other_fields(uri, "a folder of Parquet files", fields, ParquetFiles.fields)
-            return _with_others(list_files(uri, FoundFiles(root, tables), fields, on_progress), files, tables)
+            return _with_others(list_files(uri, FoundFiles(root, tables), fields, on_progress), of_users, tables)
         if not images:
-            raise SourceError(_no_images(uri, files))
+            raise SourceError(_no_images(uri, of_users))
         return list_images(uri, root, folder, files, fields)
 
 
 def list_images(uri: str, root: str, folder: Texts, files: Sequence[File], fields: SampleFields) -> Listing:
-    """List the images among the files of a folder or an archive, with the labels and captions that they have there.
+    """List the images among the files of a folder or an archive, with the labels and captions that others state.
 
-    Raises FieldError for a field that images in folders do not have, and SourceError for labels that cannot be used.
+    Raises FieldError for a field that images in folders do not have and for labels and captions that do not exist, and
+    SourceError for a metadata file that cannot be used.
     """
     refuse_other_fields(uri, ImageFolder.words, fields, frozenset({"label", "caption"}))
+    descriptions = descriptions_for(fields)
+    set_aside = [Entry(*file) for file in files if system_folder_in(file.name) and is_image_name(file.name)]
+    if set_aside:
+        descriptions.lose(PASSED_OVER, set_aside[0].key, len(set_aside))
+    files = [file for file in files if not system_folder_in(file.name)]
     images = [file for file in files if is_image_name(file.name)]
     names = [file.name for file in files]
-    metadata = read_metadata(folder, names, fields, has_classes=any("/" in file.name for file in images))
-    labels, class_names = _labels(images, metadata.labels)
-    texts = _texts_beside(folder, names) if fields.caption is None else {}
-    entries = []
-    for (name, size_bytes), label in zip(images, labels, strict=True):
-        text = texts.get(os.path.splitext(name)[0], _Text())
-        caption = text.caption or metadata.captions.get(name, "")
-        entries.append(Entry(name, size_bytes, label, caption, problem=text.problem))
-    others = (name for name in names if not is_image_name(name) and not _belongs_to_images(name, texts))
-    passed_over = count_suffixes(others)
-    return Listing(uri, root, entries, class_names, passed_over=passed_over, remarks=tuple(metadata.remarks))
+    sidecars, problems = _state_sidecars(folder, images, files, descriptions)
+    if any(map(is_metadata_name, names)):
+        rows: dict[str, Sequence[int]] = {file.name: (row,) for row, file in enumerate(images)}
+        DescribedImages(BySpelling(rows), descriptions, folder.read, f"{folder.uri.rstrip('/')}/").state_files(names)
+    parents = [file.name.partition("/")[0] if "/" in file.name else "" for file in images]
+    folders = ClassFolders(parents, are_expected=True, has_dataset_json=DATASET_JSON in names)
+    entries = [Entry(*file, problem=problems.get(row, "")) for row, file in enumerate(images)]
+    others = (name for name in names if not (is_image_name(name) or is_metadata_name(name) or name in sidecars))
+    listing = Listing(uri, root, entries, passed_over=count_suffixes(others), set_aside=set_aside)
+    return described(listing, descriptions, folders)
+
+
+def _state_sidecars(
+    folder: Texts, images: Sequence[File], files: Sequence[File], descriptions: Descriptions
+) -> tuple[set[str], dict[int, str]]:
+    """State what the sidecars of images say; return their names, and by row the reason why one cannot be used."""
+    beside = Sidecars(file.name for file in files)
+    too_large = {file.name for file in files if file.size_bytes > _MOST_JSON_BYTES}
+    rows_of: dict[tuple[str, str], list[int]] = {}  # by suffix and name
+    for row, image in enumerate(images):
+        for sidecar in beside.beside(image.name).items():
+            rows_of.setdefault(sidecar, []).append(row)
+    wanted = []
+    for suffix, name in rows_of:
+        if suffix == ".json" and name in too_large:
+            descriptions.lose(".json beside images are larger than 1 MiB and were not read", name)
+        elif is_wanted(suffix, descriptions):
+            wanted.append((suffix, name))
+    problems: dict[int, str] = {}
+    contents = folder.in_order(partial(_read_or_error, folder), [name for _, name in wanted])
+    for (suffix, name), data in zip(wanted, contents, strict=True):
+        where = f"{folder.uri.rstrip('/')}/{name}"
+        rows = rows_of[suffix, name]
+        try:
+            if isinstance(data, OSError):
+                raise SourceError(f"{where} cannot be read ({data.strerror}); make it readable or remove it")
+            state_sidecar(descriptions, suffix, data, rows, where)
+        except SourceError as error:
+            problems |= dict.fromkeys(rows, str(error))
+    return {name for _, name in rows_of}, problems
+
+
+def _read_or_error(folder: Texts, name: str) -> bytes | OSError:
+    try:
+        return folder.read(name)
+    except OSError as error:
+        return error
 
 
 def _with_others(listing: Listing, files: list[File], used: list[str]) -> Listing:
@@ -100,16 +153,6 @@ def _with_others(listing: Listing, files: list[File], used: list[str]) -> Listin
     is_used = set(used)
     others = count_suffixes(file.name for file in files if file.name not in is_used)
     return replace(listing, passed_over=dict((Counter(listing.passed_over) + Counter(others)).most_common()))
-
-
-def _labels(images: list[File], given: dict[str, str]) -> tuple[list[int], tuple[str, ...]]:
-    """Return the class number of each image and the names of classes: as given, else those of the first folders."""
-    if given:
-        return number_labels([given.get(file.name, "") for file in images])
-    folders = [file.name.partition("/")[0] if "/" in file.name else "" for file in images]
-    class_names = sorted(set(folders) - {""})
-    numbers = {"": -1} | {name: number for number, name in enumerate(class_names)}
-    return [numbers[name] for name in folders], tuple(class_names)
 
 
 def _walk(folder: Path, prefix: str, ancestors: tuple[tuple[int, int], ...]) -> Iterator[File]:
@@ -147,30 +190,6 @@ def _find(folder: Folder, uri: str) -> Iterator[File]:
         raise NotFoundError(
             f"{uri} does not exist, or holds nothing; give a folder that holds images, tars or Parquet files"
         )
-
-
-def _texts_beside(folder: Texts, names: list[str]) -> dict[str, _Text]:
-    """Return the texts of the .txt beside images, by the name both have without their suffix."""
-    stems = {os.path.splitext(name)[0] for name in names if is_image_name(name)}
-    texts = [name for name in names if name.endswith(".txt") and name.removesuffix(".txt") in stems]
-    found = folder.in_order(partial(_read_text, folder), texts)
-    return {name.removesuffix(".txt"): text for name, text in zip(texts, found, strict=True)}
-
-
-def _belongs_to_images(name: str, texts: dict[str, _Text]) -> bool:
-    """Return whether a file holds the caption of an image, or of several."""
-    return is_metadata_name(name) or (name.endswith(".txt") and name.removesuffix(".txt") in texts)
-
-
-def _read_text(folder: Texts, name: str) -> _Text:
-    """Return the caption in a text file, or why it cannot be read."""
-    where = f"{folder.uri}/{name}"
-    try:
-        return _Text(caption=parse_text(folder.read(name), where))
-    except SourceError as error:
-        return _Text(problem=str(error))
-    except OSError as error:
-        return _Text(problem=f"{where} cannot be read ({error.strerror}); make it readable or remove it")
 
 
 def _no_images(uri: str, files: list[File]) -> str:

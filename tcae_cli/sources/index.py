@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from hashlib import blake2b
 from io import BytesIO
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from tcae_cli.errors import SourceError
+from tcae_cli.reports.described import EARLIER
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.sources.listing import Container, Group, Listing
 
@@ -51,6 +53,9 @@ def write_index(index_dir: Path, listing: Listing) -> None:
         "has_problems": has_problems,
         "passed_over": dict(listing.passed_over),
         "remarks": listing.remarks,
+        "disagreements": listing.disagreements,
+        "labels_from": _places([entry.label_from or listing.label_from for entry in entries if entry.label >= 0]),
+        "captions_from": _places([entry.caption_from or listing.caption_from for entry in entries if entry.caption]),
         "fingerprint": _fingerprint(listing),
     }
     write_atomic(index_dir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
@@ -67,7 +72,10 @@ def read_summary(index_dir: Path) -> dict[str, Any]:
         raise SourceError(
             f"{index_dir} holds no index of a source ({error.strerror}); open the source again"
         ) from error
-    summary.setdefault("remarks", ())
+    for name in ("remarks", "disagreements"):  # which earlier versions did not write
+        summary.setdefault(name, ())
+    for name in ("labels_from", "captions_from"):
+        summary.setdefault(name, {})
     if summary["index_version"] == _VERSION_OF_TARS_ONLY:
         tars = summary.pop("tar_names")
         summary |= {"kind": "tar" if tars else "folder", "image_column": "", "passed_over": {}}
@@ -79,6 +87,11 @@ def read_summary(index_dir: Path) -> dict[str, Any]:
         for name, compression, groups in summary["containers"]
     )
     return summary
+
+
+def _places(places: Sequence[str]) -> dict[str, int]:
+    """Return how often each place occurs, the most frequent first."""
+    return {place or EARLIER: count for place, count in Counter(places).most_common()}
 
 
 def _refuse_repeated_keys(listing: Listing) -> None:

@@ -9,8 +9,10 @@ from pathlib import Path
 
 from tcae_cli.errors import SourceError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
+from tcae_cli.reports.described import EARLIER
 from tcae_cli.sources.index import write_index
 from tcae_cli.sources.listing import Container, Entry, Listing, ignore
+from tcae_cli.sources.metadata_choice import FOLDERS
 from tcae_cli.sources.source import Source, scan
 
 _NAMES_SHOWN = 10
@@ -61,7 +63,10 @@ def index_source(
     listing = scan(uri, fields, on_progress)
     changes = SourceChanges()
     if previous is not None:
-        merged, changes = _merge(Source(previous.folder), listing, frozenset(previous.retried))
+        before = Source(previous.folder)
+        if fields.label is None and _begun_with_folders(before, listing):
+            listing = scan(uri, replace(fields, label=FOLDERS), on_progress)
+        merged, changes = _merge(before, listing, frozenset(previous.retried))
         listing = merged if previous.append or not changes else listing
     write_index(index_dir, listing)
     return changes
@@ -69,7 +74,7 @@ def index_source(
 
 def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tuple[Listing, SourceChanges]:
     """Return the rows of a previous index as they are now, then the new ones, and how they differ."""
-    _refuse_other_labels(previous, listing)
+    listing = _with_labels_of_one_kind(previous, listing)
     class_names = tuple(dict.fromkeys((*previous.class_names, *listing.class_names)))
     listing = replace(listing, entries=_renumbered(listing, class_names), class_names=class_names)
     found = {entry.key: entry for entry in listing.entries}
@@ -80,8 +85,11 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
     changed: list[str] = []
     vanished: list[str] = []
     described_anew: list[str] = []
+    set_aside = {entry.key: entry for entry in listing.set_aside}
     for row, old in enumerate(previous.entries()):
         now = found.pop(old.key, None)
+        if now is None and old.key in set_aside:  # begun when these images counted, and continued so
+            now = set_aside[old.key]._replace(label=old.label, caption=old.caption)
         if now is None:
             vanished.append(_shown(old.key))
             entries.append(lost.entry(old, _VANISHED))
@@ -90,7 +98,7 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
             entries.append(lost.entry(old, _CHANGED))
         else:
             kept = now if row in retried else _as_first_listed(old, now)
-            if kept != now:
+            if (kept.label, kept.caption) != (now.label, now.caption):
                 described_anew.append(_shown(now.key))
             entries.append(kept)
     changes = SourceChanges(
@@ -106,25 +114,49 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
     return merged, changes
 
 
-def _refuse_other_labels(previous: Source, listing: Listing) -> None:
-    """Raise SourceError if labels were numbers and are names now, or the reverse, since each has numbers of its own."""
+def _begun_with_folders(previous: Source, listing: Listing) -> bool:
+    """Return whether rows were first listed with folders as classes, and other labels or none are stated for them now.
+
+    Earlier versions did not read all that may lie beside an image.
+    """
+    if listing.kind != "folder" or not previous.class_names or (listing.class_names and not listing.disagreements):
+        return False
+    folders = {key.partition("/")[0] for key in previous.keys(range(len(previous))) if "/" in key}
+    return folders == set(previous.class_names)
+
+
+def _with_labels_of_one_kind(previous: Source, listing: Listing) -> Listing:
+    """Return a listing without its labels if they were numbers and are names now, or the reverse: rows keep their own.
+
+    Raises SourceError if there are new rows with a label, since names and numbers have class numbers of their own.
+    """
     was_named = bool(previous.class_names)
     was_labelled = was_named or bool((previous.labels(0, len(previous)) >= 0).any())
     is_named = bool(listing.class_names)
     is_labelled = is_named or any(entry.label >= 0 for entry in listing.entries)
-    if was_labelled and is_labelled and was_named != is_named:
+    if not (was_labelled and is_labelled) or was_named == is_named:
+        return listing
+    known = {entry.key for entry in previous.entries()}
+    if any(entry.label >= 0 and entry.key not in known for entry in listing.entries):
         before, now = ("names", "numbers") if was_named else ("numbers", "names")
         raise SourceError(
             f"{listing.uri}: labels were class {before} when it was first listed, and are {now} now; "
-            f"put them back, choose the column with --label, or encode into another store"
+            f"put them back, choose others with --label, or encode into another store"
         )
+    return replace(listing, class_names=(), entries=[entry._replace(label=-1) for entry in listing.entries])
 
 
 def _as_first_listed(old: Entry, now: Entry) -> Entry:
     """Return an entry with the label and the caption that its row has had, unless its scan found a problem then."""
-    is_same = now.label == old.label and now.caption.encode(errors="replace") == old.caption.encode()  # as in an index
-    had_a_problem = old.problem not in ("", _CHANGED, _VANISHED)
-    return now if is_same or had_a_problem else now._replace(label=old.label, caption=old.caption)
+    if old.problem not in ("", _CHANGED, _VANISHED):
+        return now
+    if now.container < 0:  # then the problem is that of a file beside the image, which the row has no need of
+        now = now._replace(problem="")
+    if now.label != old.label:
+        now = now._replace(label=old.label, label_from=EARLIER)
+    if now.caption.encode(errors="replace") != old.caption.encode():  # as in an index
+        now = now._replace(caption=old.caption, caption_from=EARLIER)
+    return now
 
 
 def _remarks(uri: str, described_anew: Sequence[str]) -> list[str]:

@@ -9,6 +9,13 @@ from typing import NamedTuple, TypeVar
 Item = TypeVar("Item")
 
 _PROGRESS_EVERY = 100
+PASSED_OVER = "images in folders of thumbnails, deleted or hidden files were passed over"  # with their number before it
+
+# Of the thumbnails and remains of network drives, Windows, macOS and notebooks.
+_SYSTEM_FOLDERS = {
+    *("@eadir", "@recycle", "@recently-snapshot", "#recycle", "#snapshot", "$recycle.bin"),
+    *("system volume information", "__macosx", ".ipynb_checkpoints", "lost+found"),
+}
 _IMAGE_SUFFIXES = {
     *(".avif", ".bmp", ".gif", ".jfif", ".jp2", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".ppm"),
     *(".tif", ".tiff", ".webp"),
@@ -25,6 +32,8 @@ class Entry(NamedTuple):
     container: int = -1  # number of the file that holds it and others; -1: a file of its own
     offset: int = -1  # of its bytes in that file, or its row there
     problem: str = ""  # why it cannot be read, as far as the scan knows; "": nothing
+    label_from: str = ""  # the place that states the label; "": as the listing says
+    caption_from: str = ""
 
 
 class Group(NamedTuple):
@@ -55,6 +64,10 @@ class Listing:
     image_column: str = ""  # of tables
     passed_over: Mapping[str, int] = field(default_factory=dict)  # files that are not images, by suffix
     remarks: tuple[str, ...] = ()  # sentences for the user on what else is not used
+    disagreements: tuple[str, ...] = ()  # sentences on labels and captions that two places state differently
+    set_aside: Sequence[Entry] = ()  # no samples, but rows of stores that were begun when these counted as samples
+    label_from: str = ""  # the place that states the labels of entries that name none
+    caption_from: str = ""
 
 
 def counted(items: Iterable[Item], on_progress: Callable[[int], None]) -> Iterator[Item]:
@@ -74,6 +87,14 @@ def ignore(_: int) -> None:
 def is_image_name(name: str) -> bool:
     """Return whether a file of this name counts as an image."""
     return os.path.splitext(name)[1].lower() in _IMAGE_SUFFIXES
+
+
+def system_folder_in(name: str) -> str:
+    """Return the first folder in a name that systems fill and that holds no samples, or that is hidden; "" if none."""
+    for part in name.split("/")[:-1]:
+        if part.lower() in _SYSTEM_FOLDERS or (part.startswith(".") and part.strip(".")):
+            return part
+    return ""
 
 
 def image_suffixes() -> str:

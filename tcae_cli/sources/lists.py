@@ -86,7 +86,7 @@ class ImageList:
             for line, label in labelled
             if not line.name
         ]
-        return Listing(uri, root, sorted(entries), class_names, kind="list")
+        return Listing(uri, root, sorted(entries), class_names, kind="list", label_from=shown, caption_from=shown)
 
 
 def _names_tar(line: _Line) -> bool:
@@ -110,7 +110,7 @@ def _list_tars(
     locations = list(_by_location(uri, folder, [(line, -1) for line in lines]))
     root = root_of(folder, locations)
     names = [location[len(root) :] for location in locations]
-    return list_tars(uri, existing_files(uri, root, names, names, fields.allow_missing), fields.image, on_progress)
+    return list_tars(uri, existing_files(uri, root, names, names, fields.allow_missing), fields, on_progress)
 
 
 def _refuse_fields(uri: str, suffix: str, fields: SampleFields) -> None:

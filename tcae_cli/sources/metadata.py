@@ -37,18 +37,17 @@ def decode_text(data: bytes, where: str) -> str:
     return text
 
 
-def parse_metadata(data: bytes, where: str) -> dict[str, Any]:
-    """Return a JSON object; raises SourceError, naming `where`, if `data` is anything else."""
+def parse_json(data: bytes, where: str) -> Any:
+    """Return a JSON value; raises SourceError, naming `where`, if `data` is not JSON."""
     try:
-        metadata = json.loads(data)
+        return json.loads(data)
     except (ValueError, RecursionError) as error:
         raise SourceError(f"{where}: not readable as JSON ({error}); correct or remove it") from error
+
+
+def parse_metadata(data: bytes, where: str) -> dict[str, Any]:
+    """Return a JSON object; raises SourceError, naming `where`, if `data` is anything else."""
+    metadata = parse_json(data, where)
     if not isinstance(metadata, dict):
         raise SourceError(f"{where}: should be a JSON object, found {type(metadata).__name__}; correct or remove it")
     return metadata
-
-
-def caption_of(metadata: dict[str, Any]) -> str:
-    """Return the caption in a sample's metadata, "" if there is none."""
-    caption = metadata.get("caption", metadata.get("text"))
-    return caption.strip() if isinstance(caption, str) else ""

@@ -1,24 +1,24 @@
-"""Reads metadata.csv and metadata.jsonl in a folder of images: tables of captions and labels, as Hugging Face has them.
+"""Reads the files that describe many images: metadata.csv, metadata.jsonl and dataset.json.
 
-Source: https://huggingface.co/docs/datasets/image_dataset#imagefolder
+Sources: https://huggingface.co/docs/datasets/image_dataset#imagefolder, and the dataset_tool.py of StyleGAN and EDM2.
 """
 
 import posixpath
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from tcae_cli.errors import FieldError
-from tcae_cli.recipe.choices import SampleFields
-from tcae_cli.sources.columns import CAPTION_NAMES, LABEL_NAMES, caption_in, choose, label_in, usual
-from tcae_cli.sources.listing import is_image_name
-from tcae_cli.sources.records import Records, read_records
+from tcae_cli.errors import SourceError
+from tcae_cli.sources.columns import IMAGE_NAMES, usual
+from tcae_cli.sources.dataset_json import DATASET_JSON, read_dataset_json
+from tcae_cli.sources.metadata_choice import METADATA_FILES, Descriptions, Origin
+from tcae_cli.sources.records import Record, read_records
+from tcae_cli.sources.spelling import BySpelling
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-_NAMES = ("metadata.csv", "metadata.jsonl")
-_IMAGE = "file_name"  # the column that names the image, relative to the folder of the table
+_IMAGE = "file_name"  # the column that names the image, where a table has it
 
 
 class Texts(Protocol):
@@ -33,97 +33,97 @@ class Texts(Protocol):
         """Yield function(item) of each item, in order."""
 
 
-@dataclass(frozen=True)
-class Metadata:
-    """The texts that metadata files give to images, by the image's name in the folder."""
-
-    captions: dict[str, str] = field(default_factory=dict)
-    labels: dict[str, str] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)  # sentences on the parts that are not used
-
-
 def is_metadata_name(name: str) -> bool:
-    """Return whether a file of this name has the metadata of images in its folder."""
-    return posixpath.basename(name) in _NAMES
-
-
-def read_metadata(folder: Texts, names: Sequence[str], fields: SampleFields, has_classes: bool) -> Metadata:
-    """Return the captions and labels that the metadata files among `names` give to the images among them.
-
-    fields: the columns of captions and labels that the user named.
-    has_classes: whether there are class folders, so that labels are used only if the user named their column.
-    Raises SourceError for a file that cannot be used, FieldError for a column that does not exist.
-    """
-    found = Metadata()
-    images = {name for name in names if is_image_name(name)}
-    is_used = False
-    for name in filter(is_metadata_name, names):
-        where = f"{folder.uri.rstrip('/')}/{name}"
-        table = read_records(folder.read(name), posixpath.splitext(name)[1], where)
-        if _IMAGE in table.columns:
-            _MetadataFile(where, posixpath.dirname(name), table, fields, has_classes).add_to(found, images)
-            is_used = True
-        elif table.columns:
-            found.remarks.append(f"{where} is not used: it has no column {_IMAGE}, only {', '.join(table.columns)}")
-    for option in ("label", "caption"):
-        if getattr(fields, option) is not None and not is_used:
-            raise FieldError(
-                option,
-                f"--{option}: {folder.uri} has no {' or '.join(_NAMES)} with a column {_IMAGE}, and so no column to "
-                f"choose; omit it",
-            )
-    return found
+    """Return whether a file of this name describes images in its folder."""
+    return posixpath.basename(name) in (*METADATA_FILES, DATASET_JSON)
 
 
 @dataclass(frozen=True)
-class _MetadataFile:
-    where: str
-    parent: str  # the folder of the file, which names are relative to
-    table: Records
-    fields: SampleFields
-    has_classes: bool
+class DescribedImages:
+    """The images that metadata files beside them may name."""
 
-    def add_to(self, found: Metadata, images: Collection[str]) -> None:
-        """Add the captions and labels of images, and remarks on what is not used."""
-        captions = self._caption_columns()
-        label = self._label_column(found)
-        num_lines = 0
-        strays: list[int] = []
-        for line, cells in self.table.records:
-            num_lines += 1
-            name = posixpath.normpath(posixpath.join(self.parent, str(cells.get(_IMAGE) or "")))
-            if name not in images:
-                strays.append(line)
-                continue
-            where = f"{self.where}, line {line}"
-            texts = (caption_in(cells.get(column), where) for column in captions)
-            # An empty cell leaves what another file has said.
-            found.captions[name] = next(filter(None, texts), found.captions.get(name, ""))
-            if label is not None:
-                found.labels[name] = label_in(cells.get(label), where) or found.labels.get(name, "")
+    rows: BySpelling[Sequence[int]]  # by name
+    descriptions: Descriptions
+    read: Callable[[str], bytes]  # the bytes of a file, by name
+    prefix: str  # of names, in messages
+
+    def state_files(self, names: Iterable[str]) -> None:
+        """State what the metadata files among names say. Raises SourceError for a file that cannot be used."""
+        labels, captions = self.descriptions.labels, self.descriptions.captions
+        for name in filter(is_metadata_name, names):
+            place = posixpath.basename(name)
+            if place == DATASET_JSON and labels.takes(place):
+                self._state_dataset_json(name)
+            elif place != DATASET_JSON and (labels.takes(place) or captions.takes(place)):
+                self._state_table(name)
+
+    def _state_dataset_json(self, name: str) -> None:
+        where = self.prefix + name
+        try:
+            found = read_dataset_json(self.read(name), where)
+        except SourceError as error:  # of some other tool, perhaps
+            self.descriptions.remarks.append(f"{error}; until then it is not used")
+            return
+        if found.remark:
+            self.descriptions.remarks.append(found.remark)
+        strays = []
+        for image, label in found.labels.items():
+            rows = self._rows_of(name, image)
+            self.descriptions.labels.state(Origin(DATASET_JSON), rows, label)
+            if not rows:
+                strays.append(image)
         if strays:
-            found.remarks.append(
-                f"{self.where}: {len(strays):,} of {num_lines:,} lines name no image here, the first in line "
-                f"{strays[0]}; {_IMAGE} is the path of an image, relative to the folder of this file"
+            self.descriptions.remarks.append(
+                f"{where}: {len(strays):,} of {len(found.labels):,} labels name no image here, the first of them "
+                f"{strays[0]}; names are relative to the folder of this file"
             )
 
-    def _caption_columns(self) -> list[str]:
-        """Return the columns of captions; the first that is not empty counts in a line."""
-        columns = self.table.columns
-        usual_ones: list[str] = [name for name in ("caption", "text") if name in columns]
-        if self.fields.caption is None and usual_ones:
-            return usual_ones
-        column = choose("caption", self.fields.caption, columns, usual(columns, CAPTION_NAMES), self.where)
-        return [] if column is None else [column]
+    def _state_table(self, name: str) -> None:
+        where = self.prefix + name
+        table = read_records(self.read(name), posixpath.splitext(name)[1], where)
+        self.descriptions.see_columns(table.columns)
+        column = _image_column(table.columns)
+        if column is not None:
+            self._state_records(name, column, table.records)
+        elif table.columns:
+            self.descriptions.remarks.append(
+                f"{where} is not used: it has no column {_IMAGE}, nor another one that must be the name of the image, "
+                f"only {', '.join(table.columns)}"
+            )
 
-    def _label_column(self, found: Metadata) -> str | None:
-        columns = self.table.columns
-        candidates = usual(columns, LABEL_NAMES)
-        if self.fields.label is None and self.has_classes:
-            if candidates:
-                found.remarks.append(
-                    f"{self.where}: the labels in {', '.join(candidates)} are not used, because folders are classes "
-                    f"here; pass --label {candidates[0]} to use them"
-                )
-            return None
-        return choose("label", self.fields.label, columns, candidates, self.where)
+    def _state_records(self, name: str, column: str, records: Iterator[Record]) -> None:
+        where = self.prefix + name
+        num_lines = 0
+        num_stated = 0
+        strays = []
+        for line, cells in records:
+            num_lines += 1
+            rows = self._rows_of(name, str(cells.get(column) or ""))
+            if rows:
+                place = posixpath.basename(name)
+                num_stated += self.descriptions.state_cells(place, rows, cells, f"{where}, line {line}")
+            else:
+                strays.append(line)
+        if strays:
+            self.descriptions.remarks.append(
+                f"{where}: {len(strays):,} of {num_lines:,} lines name no image here, the first in line {strays[0]}; "
+                f"{column} is the path of an image, relative to the folder of this file"
+            )
+        elif num_lines and not num_stated:
+            self.descriptions.remarks.append(
+                f"{where} is not used: none of its {num_lines:,} lines has a label or a caption in a column that is "
+                f"known to hold them; name one with --label or --caption"
+            )
+
+    def _rows_of(self, file: str, image: str) -> Sequence[int]:
+        """Return the rows of the images that a metadata file calls so."""
+        name = posixpath.normpath(posixpath.join(posixpath.dirname(file), image.strip()))
+        return self.rows.get(name) or ()
+
+
+def _image_column(columns: Sequence[str]) -> str | None:
+    """Return the column that names the images, None if there is none, or several that might."""
+    usual_ones = usual(columns, IMAGE_NAMES)
+    if _IMAGE in columns:
+        return _IMAGE
+    return usual_ones[0] if len(usual_ones) == 1 else None

@@ -26,6 +26,8 @@ def open_source(uri: str, index_dir: Path, fields: SampleFields = NO_FIELDS, pro
     write_index(index_dir, scan(uri, fields, found_so_far(uri, progress)))
     source = Source(index_dir)
     say_found(source, progress)
+    for sentence in source.disagreements:
+        progress.say(sentence)
     return source
 
 
@@ -85,6 +87,9 @@ class Source:
         self.has_captions: bool = summary["has_captions"]
         self.passed_over: dict[str, int] = summary["passed_over"]  # files that are not images, by suffix
         self.remarks: tuple[str, ...] = tuple(summary["remarks"])  # sentences on what else the scan did not use
+        self.disagreements: tuple[str, ...] = tuple(summary["disagreements"])  # of places that state labels or captions
+        self.labels_from: dict[str, int] = summary["labels_from"]  # labelled rows by the place that states the label
+        self.captions_from: dict[str, int] = summary["captions_from"]
         self.is_remote = is_remote(summary["root"])
         self.folder = open_to_read(summary["root"])
         self.containers = summary["containers"]

@@ -76,6 +76,8 @@ class TableRows:
             containers=() if columns.is_file_name else tuple(file.container for file in self.files),
             kind=kind,
             image_column=columns.image,
+            label_from=f"column {columns.label}",
+            caption_from=f"column {columns.caption}",
         )
         if columns.is_file_name:
             return self._with_files(listing, labels)

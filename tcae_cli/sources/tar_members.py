@@ -7,8 +7,9 @@ from typing import BinaryIO, NamedTuple, cast
 
 from tcae_cli.sources.compressed import Decompressed
 from tcae_cli.sources.listing import is_image_name
+from tcae_cli.sources.metadata_files import is_metadata_name
+from tcae_cli.sources.metadata_sidecars import SIDECAR_SUFFIXES
 
-SIDECAR_SUFFIXES = (".cls", ".txt", ".json")
 _SIDECAR_MAX_BYTES = 16 << 20
 _MOST_BYTES = 1 << 63
 _END_BYTES = 1024  # a complete tar ends in two blocks of zeros at least
@@ -22,7 +23,7 @@ class Member(NamedTuple):
     size_bytes: int
     offset: int
     problem: str = ""  # why it cannot be read; "": nothing
-    text: bytes = b""  # its contents, of labels, captions and metadata alone
+    text: bytes = b""  # its contents, of files of labels, captions and metadata
 
 
 class Loss(NamedTuple):
@@ -112,9 +113,10 @@ def _member(file: BinaryIO | Decompressed, header: tarfile.TarInfo, tar: str) ->
         return Member(name, 0, offset, "is a link inside a tar; make it with --dereference --hard-dereference")
     if header.issparse():
         return Member(name, size_bytes, offset, "is stored as a sparse file; make the tar without --sparse")
-    if not name.endswith(SIDECAR_SUFFIXES):
+    is_table = is_metadata_name(name)
+    if not is_table and not name.lower().endswith(SIDECAR_SUFFIXES):
         return Member(name, size_bytes, offset)
-    if size_bytes > _SIDECAR_MAX_BYTES:
+    if not is_table and size_bytes > _SIDECAR_MAX_BYTES:
         problem = f"{tar}: {name} is {size_bytes:,} bytes, too many for a label or caption; shorten it"
         return Member(name, size_bytes, offset, problem)
     file.seek(offset)

@@ -4,57 +4,138 @@ A member's name up to the first dot of its base name is its sample, and the rest
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
 from tcae_cli.errors import SourceError
-from tcae_cli.sources.listing import Entry, count_suffixes, is_image_name
-from tcae_cli.sources.metadata import caption_of, parse_label, parse_metadata, parse_text
-from tcae_cli.sources.tar_members import SIDECAR_SUFFIXES, Loss, Member
+from tcae_cli.recipe.choices import SampleFields
+from tcae_cli.sources.listing import (
+    PASSED_OVER,
+    Entry,
+    count_suffixes,
+    is_image_name,
+    system_folder_in,
+)
+from tcae_cli.sources.metadata_choice import Descriptions, descriptions_for
+from tcae_cli.sources.metadata_files import DescribedImages, is_metadata_name
+from tcae_cli.sources.metadata_sidecars import SIDECAR_SUFFIXES, Sidecars, is_wanted, sample_of, state_sidecar
+from tcae_cli.sources.spelling import BySpelling
+from tcae_cli.sources.tar_members import Loss, Member
+
+_NEEDS_IMAGE = (".cls", ".txt", ".json")  # without an image, these are rows that say so
 
 
 class TarRows(NamedTuple):
-    """The rows of one tar, by position, and how many of its members are neither images nor sidecars, by suffix."""
+    """The rows of one tar, by position, and what its members state of them."""
 
-    entries: list[Entry]
-    passed_over: dict[str, int]
+    entries: list[Entry]  # without labels and captions
+    names: list[str]  # of the images, in the tar; "": of no image
+    descriptions: Descriptions
+    passed_over: dict[str, int]  # members that are neither images nor used, by suffix
+    set_aside: list[Entry]
 
 
-def rows_of_tar(tar: str, number: int, members: list[Member], loss: Loss | None, image: str | None) -> TarRows:
+class _Row(NamedTuple):
+    entry: Entry
+    name: str  # of its image in the tar, or of what has no image
+    copy: int = -1  # of the images of this name, from 0; -1: no image
+
+    @property
+    def is_set_aside(self) -> bool:
+        return bool(system_folder_in(self.name)) or (self.copy < 0 and is_metadata_name(self.name))
+
+
+def rows_of_tar(tar: str, number: int, members: list[Member], loss: Loss | None, fields: SampleFields) -> TarRows:
     """Return the rows of one tar, given as its name and number; an unusable sample's row has a problem.
 
-    image: extensions of images, as patterns with commas between them; None: all that images have.
+    fields: image: extensions of images, as patterns with commas between them; None: all that images have. label and
+    caption: as the user chose them.
     Of members with one name, all are rows: the second's key ends in #2. Their labels and captions go k-th with k-th, or
     one serves all. A label without an image is a row too, and so is a caption or metadata, where others have that.
     The part of a tar that is lost is one row, `<tar>@<byte>`.
-    Raises SourceError if a sample has several images and `image` is None.
+    Raises SourceError if a sample has several images and `fields` does not choose, or a metadata file cannot be used.
     """
     by_name: dict[str, list[Member]] = {}
     for member in members:
         by_name.setdefault(member.name, []).append(member)
-    images = [name for name in by_name if is_image_name(name) and (image is None or _is_chosen(name, image))]
-    if image is None:
-        _refuse_several_images(tar, images)
-    entries = [entry for name in images for entry in _images(tar, number, name, by_name)]
+    images = [name for name in by_name if is_image_name(name) and _is_chosen(name, fields.image)]
+    if fields.image is None:
+        _refuse_several_images(tar, [name for name in images if not system_folder_in(name)])
+    found = [row for name in images for row in _rows_of_name(tar, number, by_name[name])]
     # The image of the last label may be in the part that is lost, whose row stands for it.
-    unsure = _sample(members[-1].name) if loss and members else None
-    entries += [
-        Entry(
-            f"{tar}/{sample}", 0, container=number, offset=first.offset, problem="has a label or caption but no image"
-        )
-        for sample, first in _without_image(images, by_name).items()
-        if sample != unsure
-    ]
-    entries.sort(key=lambda entry: entry.offset)
+    unsure = sample_of(members[-1].name) if loss and members else None
+    without_image = _without_image(images, by_name)
+    found += [_row_without_image(tar, number, first) for sample, first in without_image.items() if sample != unsure]
+    found.sort(key=lambda row: row.entry.offset)
+    rows = [row for row in found if not row.is_set_aside]
+    set_aside = [row.entry for row in found if row.is_set_aside]
+
+    descriptions = descriptions_for(fields)
+    entries = _describe(tar, rows, by_name, descriptions)
     if loss:
         entries.append(Entry(f"{tar}@{loss.offset}", 0, container=number, offset=loss.offset, problem=loss.problem))
-    chosen = set(images)
-    others = (name for name in by_name if name not in chosen and not name.endswith(SIDECAR_SUFFIXES))
-    return TarRows(entries, count_suffixes(others))
+    names = [row.name if row.copy >= 0 else "" for row in rows] + [""] * bool(loss)
+    if set_aside:
+        descriptions.lose(PASSED_OVER, set_aside[0].key, len(set_aside))
+    passed_over = count_suffixes(_others(by_name, images, without_image))
+    return TarRows(entries, names, descriptions, passed_over, set_aside)
 
 
-def _is_chosen(name: str, image: str) -> bool:
+def _others(by_name: Iterable[str], images: Sequence[str], samples_without_image: Iterable[str]) -> Iterator[str]:
+    """Yield the members that are no images and belong to none, and that describe none."""
+    samples = {*samples_without_image, *(sample_of(name) for name in by_name if is_image_name(name))}
+    is_used = set(images)
+    for name in by_name:
+        is_sidecar = name.lower().endswith(SIDECAR_SUFFIXES) and sample_of(name) in samples
+        if not (name in is_used or is_sidecar or is_metadata_name(name) or system_folder_in(name)):
+            yield name
+
+
+def _rows_of_name(tar: str, number: int, copies: Sequence[Member]) -> list[_Row]:
+    """Return the rows of all images of one name."""
+    rows = []
+    for copy, image in enumerate(copies):
+        key = f"{tar}/{image.name}" if copy == 0 else f"{tar}/{image.name}#{copy + 1}"
+        entry = Entry(key, image.size_bytes, container=number, offset=image.offset, problem=image.problem)
+        rows.append(_Row(entry, image.name, copy))
+    return rows
+
+
+def _row_without_image(tar: str, number: int, first: Member) -> _Row:
+    problem = "has a label or caption but no image"
+    key = f"{tar}/{sample_of(first.name)}"
+    return _Row(Entry(key, 0, container=number, offset=first.offset, problem=problem), first.name)
+
+
+def _describe(
+    tar: str, rows: Sequence[_Row], by_name: dict[str, list[Member]], descriptions: Descriptions
+) -> list[Entry]:
+    """State what members say of the rows; return the rows, some of which then have a problem."""
+    sidecars = Sidecars(by_name)
+    rows_of: dict[str, list[int]] = {}
+    entries = []
+    for number, row in enumerate(rows):
+        problem = row.entry.problem
+        if row.copy >= 0:
+            rows_of.setdefault(row.name, []).append(number)
+            for suffix, name in sidecars.beside(row.name).items():
+                try:
+                    if is_wanted(suffix, descriptions):
+                        sidecar = _paired(by_name[name], row.copy, len(by_name[row.name]), tar)
+                        state_sidecar(descriptions, suffix, sidecar.text, [number], f"{tar}: {name}")
+                except SourceError as error:
+                    problem = problem or str(error)
+        entries.append(row.entry._replace(problem=problem))
+    if tables := [name for name in by_name if is_metadata_name(name)]:
+        images = DescribedImages(BySpelling(rows_of), descriptions, lambda name: by_name[name][0].text, f"{tar}: ")
+        images.state_files(tables)
+    return entries
+
+
+def _is_chosen(name: str, image: str | None) -> bool:
+    if image is None:
+        return True
     patterns = [pattern.strip().removeprefix(".").lower() for pattern in image.split(",")]
     return any(fnmatchcase(_extension(name), pattern) for pattern in patterns)
 
@@ -63,7 +144,7 @@ def _refuse_several_images(tar: str, images: Sequence[str]) -> None:
     """Raise SourceError if a sample has images of several extensions."""
     extensions: dict[str, list[str]] = {}
     for name in images:
-        found = extensions.setdefault(_sample(name), [])
+        found = extensions.setdefault(sample_of(name), [])
         if _extension(name) not in found:
             found.append(_extension(name))
     for sample, found in extensions.items():
@@ -73,27 +154,6 @@ def _refuse_several_images(tar: str, images: Sequence[str]) -> None:
                 f"{tar}: sample {sample} has several images ({', '.join(found)}); name the one to take, as in "
                 f'--image {likely}, or make a row of each with --image "*"'
             )
-
-
-def _images(tar: str, number: int, name: str, by_name: dict[str, list[Member]]) -> Iterator[Entry]:
-    """Yield the rows of all images of one name."""
-    copies = by_name[name]
-    # Its sidecars have the same name without suffix or, as WebDataset has it, up to the first dot.
-    stems = (_sample(name), os.path.splitext(name)[0])
-    beside = {
-        suffix: by_name[stem + suffix] for stem in stems for suffix in SIDECAR_SUFFIXES if stem + suffix in by_name
-    }
-    for index, image in enumerate(copies):
-        key = f"{tar}/{name}" if index == 0 else f"{tar}/{name}#{index + 1}"
-        try:
-            sidecars = {suffix: _paired(found, index, len(copies), tar) for suffix, found in beside.items()}
-            label, caption = _label_and_caption(sidecars, tar)
-            problem = image.problem
-        except SourceError as error:
-            label = -1
-            caption = ""
-            problem = image.problem or str(error)
-        yield Entry(key, image.size_bytes, label, caption, number, image.offset, problem)
 
 
 def _paired(sidecars: list[Member], index: int, num_copies: int, tar: str) -> Member:
@@ -107,35 +167,17 @@ def _paired(sidecars: list[Member], index: int, num_copies: int, tar: str) -> Me
     return sidecar
 
 
-def _label_and_caption(sidecars: dict[str, Member], tar: str) -> tuple[int, str]:
-    """Return the label and caption in the sidecars. Raises SourceError for one that cannot be used."""
-    label = -1
-    caption = ""
-    if found := sidecars.get(".cls"):
-        label = parse_label(found.text.decode(errors="replace"), f"{tar}: {found.name}")
-    if found := sidecars.get(".json"):
-        caption = caption_of(parse_metadata(found.text, f"{tar}: {found.name}"))
-    if found := sidecars.get(".txt"):
-        caption = parse_text(found.text, f"{tar}: {found.name}")
-    return label, caption
-
-
 def _without_image(images: list[str], by_name: dict[str, list[Member]]) -> dict[str, Member]:
     """Return the first sidecar of each sample that has sidecars but no image."""
-    with_image = {_sample(name) for name in images}
-    sidecars = [name for name in by_name if name.endswith(SIDECAR_SUFFIXES)]
+    with_image = {sample_of(name) for name in images}
+    sidecars = [name for name in by_name if name.endswith(_NEEDS_IMAGE)]
     # A text that belongs to no sample, such as a README, is recognised so: no image has such a file beside it.
-    usual = {os.path.splitext(name)[1] for name in sidecars if _sample(name) in with_image} | {".cls"}
+    usual = {os.path.splitext(name)[1] for name in sidecars if sample_of(name) in with_image} | {".cls"}
     found: dict[str, Member] = {}
     for name in sidecars:
-        if images and os.path.splitext(name)[1] in usual and _sample(name) not in with_image:
-            found.setdefault(_sample(name), by_name[name][0])
+        if images and os.path.splitext(name)[1] in usual and sample_of(name) not in with_image:
+            found.setdefault(sample_of(name), by_name[name][0])
     return found
-
-
-def _sample(name: str) -> str:
-    parent, base = os.path.split(name)
-    return os.path.join(parent, base.split(".")[0])
 
 
 def _extension(name: str) -> str:
