@@ -58,8 +58,9 @@ class Statements:
         return self.asked is not None and self.asked not in _PLACES[self.kind]
 
     def takes(self, place: str) -> bool:
-        """Return whether the user leaves a place in question."""
-        return place in _TABLES if self.asks_for_column else self.asked in (None, place)
+        """Return whether a place may state this, and the user has not chosen another."""
+        places = _TABLES if self.asks_for_column else _PLACES[self.kind]
+        return place in places and (self.asks_for_column or self.asked in (None, place))
 
     def state(self, origin: Origin, rows: Sequence[int], text: str) -> bool:
         """Add what a place states for rows; return whether it has stated nothing else for the first of them before."""

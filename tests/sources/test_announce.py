@@ -23,6 +23,8 @@ class Found:
 
     def __init__(self, passed_over=None, remarks=()) -> None:
         self.passed_over = passed_over or {}
+        self.labels_from: dict[str, int] = {}
+        self.captions_from: dict[str, int] = {}
         self.remarks = tuple(remarks)
 
     def __len__(self) -> int:
@@ -75,7 +77,7 @@ def test_a_remote_source_is_named_before_anything_is_found(heard):
 )
 def test_the_share_that_was_passed_over_is_said_by_suffix(heard, passed_over, words):
     say_found(Found(passed_over), heard)
-    assert heard.said == [words]
+    assert heard.said == [words, "photos: no image has a label, none has a caption"]
 
 
 def test_a_tiny_share_is_not_called_none(heard, monkeypatch):
@@ -86,14 +88,16 @@ def test_a_tiny_share_is_not_called_none(heard, monkeypatch):
 
 def test_of_many_remarks_the_first_are_said(heard):
     say_found(Found(remarks=[f"remark {number}" for number in range(7)]), heard)
-    assert heard.said[1:] == [*(f"remark {number}" for number in range(5)), "photos: 2 more remarks like these"]
+    assert heard.said[2:] == [*(f"remark {number}" for number in range(5)), "photos: 2 more remarks like these"]
 
 
 def test_opening_a_source_says_what_it_holds_and_what_it_does_not_use(heard, make_folder, png, tmp_path):
     files = {f"{number}.png": png() for number in range(20)}
-    folder = make_folder({**files, "a.heic": b"", "metadata.csv": b"file,text\n"})
+    folder = make_folder({**files, "a.heic": b"", "0.txt": b"zero", "metadata.csv": b"title,text\n"})
     open_source(str(folder), tmp_path / "index", progress=heard)
     assert heard.said == [
         f"{folder}: 20 images; 1 of 21 files (4.76%) are not images and were passed over: 1 .heic",
-        f"{folder}/metadata.csv is not used: it has no column file_name, only file, text",
+        f"{folder}: no image has a label, 1 have a caption (.txt)",
+        f"{folder}/metadata.csv is not used: it has no column file_name, nor another one that must be the name of the "
+        "image, only title, text",
     ]

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tcae_cli.errors import ImageError, SourceError, UsageError
+from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.sources.source import Source, open_source
 
@@ -205,17 +205,13 @@ def test_labels_in_metadata_may_be_numbers(make_folder, png):
     assert source.class_names == () and source.labels(0, 2).tolist() == [4, -1]
 
 
-def test_class_folders_come_before_the_labels_of_metadata_unless_these_are_named(make_folder, png):
-    text = metadata("jsonl", ["file_name", "label", "category"], ["a/0.png", 4, 7], ["b/1.png", 5, 8])
+def test_the_labels_of_metadata_come_before_class_folders_unless_these_are_chosen(make_folder, png):
+    text = metadata("jsonl", ["file_name", "label"], ["a/0.png", 7], ["b/1.png", 4])
     folder = make_folder({"a/0.png": png(), "b/1.png": png(), **text})
     source = opened(folder)
+    assert source.class_names == () and source.labels(0, 2).tolist() == [7, 4] and source.disagreements == ()
+    source = opened(folder, label="folders")
     assert source.class_names == ("a", "b") and source.labels(0, 2).tolist() == [0, 1]
-    assert source.remarks == (
-        f"{folder}/metadata.jsonl: the labels in label, category are not used, because folders are classes here; "
-        "pass --label label to use them",
-    )
-    source = opened(folder, label="category")
-    assert source.class_names == () and source.labels(0, 2).tolist() == [7, 8] and source.remarks == ()
 
 
 def test_captions_are_those_of_the_column_that_the_user_names(make_folder, png):
@@ -228,7 +224,7 @@ def test_captions_are_those_of_the_column_that_the_user_names(make_folder, png):
 @FORMS
 def test_metadata_that_names_no_image_is_said(make_folder, png, form):
     text = metadata(form, ["file_name", "text"], ["0.png", "zero"], ["1.png", "one"], ["", "none"])
-    folder = make_folder({"images/0.png": png(), "0.png": png(), **text})
+    folder = make_folder({"a/0.png": png(), "0.png": png(), **text})
     source = opened(folder)
     line = 2 if form == "jsonl" else 3
     assert source.remarks == (
@@ -236,22 +232,6 @@ def test_metadata_that_names_no_image_is_said(make_folder, png, form):
         "of an image, relative to the folder of this file",
     )
     assert source.caption(0) == "zero"
-
-
-def test_a_column_cannot_be_chosen_without_metadata(make_folder, png):
-    folder = make_folder({"0.png": png(), "metadata.csv": b"image,title\n0.png,Lion\n"})
-    with pytest.raises(
-        UsageError,
-        match=r"--caption: .*photos has no metadata\.csv or metadata\.jsonl with a column file_name, and so no ",
-    ):
-        opened(folder, caption="title")
-
-
-def test_a_folder_of_tars_has_no_columns(make_folder):
-    with pytest.raises(
-        UsageError, match=r"--label: .*photos is a folder of tars, which has nothing to choose by it; omit"
-    ):
-        opened(make_folder({"0.tar": b""}), label="class")
 
 
 @pytest.mark.parametrize(
@@ -265,10 +245,6 @@ def test_a_folder_of_tars_has_no_columns(make_folder):
         ({"a.png": b"", "metadata.jsonl": b"\n{oops"}, r"metadata.jsonl, line 2: not readable as JSON \("),
         ({"a.png": b"", "metadata.jsonl": b"[1]"}, "metadata.jsonl, line 1: should be a JSON object, found list"),
         ({"a.png": b"", "metadata.csv": b"file_name,text\na.png,b,c\n"}, r"metadata\.csv, line 2 has 3 cells, but the"),
-        (
-            {"a.png": b"", "metadata.csv": b"file_name,prompt,description\n"},
-            r"metadata\.csv has several columns that may hold the caption: prompt, description; choose one with",
-        ),
     ],
 )
 def test_what_cannot_be_used_is_named(make_folder, files, sentence):

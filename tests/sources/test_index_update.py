@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tcae_cli.errors import ImageError, SourceError
+from tcae_cli.sources import index_update
 from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source
-from tcae_cli.sources.source import Source
+from tcae_cli.sources.listing import Entry, Listing
+from tcae_cli.sources.source import Source, scan
 
 from ..tables import save_arrow, with_paths, write_parquet
 
@@ -269,13 +272,94 @@ def test_those_found_are_counted_as_they_are_found(make_folder, tmp_path):
 
 
 @pytest.mark.parametrize(("first", "second"), [(("0", "1"), ("cat", "dog")), (("cat", "dog"), ("0", "1"))])
-def test_labels_that_were_numbers_and_are_names_now_are_refused(index, make_folder, png, tmp_path, first, second):
-    make_folder({"a.png": png(), "b.png": png()})
+def test_labels_that_were_numbers_and_are_names_now_cannot_be_appended(index, tmp_path, first, second):
     table = tmp_path / "list.csv"
-    table.write_text(f"image,label\nphotos/a.png,{first[0]}\nphotos/b.png,{first[1]}\n")
-    index(table)
-    table.write_text(f"image,label\nphotos/a.png,{second[0]}\nphotos/b.png,{second[1]}\n")
+    table.write_text(f"image,label\na.png,{first[0]}\nb.png,{first[1]}\n")
+    before, _ = index(table)
+    table.write_text(f"image,label\na.png,{second[0]}\nb.png,{second[1]}\n")
+    after, changes = index(table, append=True)
+    assert changes == NO_CHANGES and after.class_names == before.class_names
+    assert after.labels(0, 2).tolist() == [0, 1] and "2 images have another label" in after.remarks[0]
+    table.write_text(f"image,label\na.png,{second[0]}\nb.png,{second[1]}\nc.png,{second[1]}\n")
     with pytest.raises(
-        SourceError, match=r"list\.csv: labels were class n\w+ when it was first listed, and are n\w+ no"
+        SourceError,
+        match=r"list\.csv: labels were class n\w+ when it was first listed, and are n\w+ now; put them back, choose ",
     ):
         index(table, append=True)
+
+
+class Older:
+    """Indexes as an earlier version did, which read less of what lies beside images."""
+
+    def __init__(self, monkeypatch) -> None:
+        self._monkeypatch = monkeypatch
+
+    def lists(self, listing: Listing) -> None:
+        self._monkeypatch.setattr(index_update, "scan", lambda *_: listing)
+
+    def is_over(self) -> None:
+        self._monkeypatch.undo()
+
+
+@pytest.fixture
+def older(monkeypatch) -> Older:
+    return Older(monkeypatch)
+
+
+def entries(folder: Path, labels: dict[str, int]) -> list[Entry]:
+    return [Entry(name, (folder / name).stat().st_size, label) for name, label in labels.items()]
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_store_begun_with_images_of_system_folders_keeps_them_as_rows(index, older, make_folder, png, append):
+    folder = make_folder({"@eaDir/0.png": png(), "cat/1.png": png(seed=1), "dog/2.png": png(seed=2)})
+    listed = entries(folder, {"@eaDir/0.png": 0, "cat/1.png": 1, "dog/2.png": 2})
+    older.lists(Listing(str(folder), f"{folder}/", listed, ("@eaDir", "cat", "dog")))
+    before, _ = index(folder)
+    older.is_over()
+    make_folder({"ant/3.png": png(seed=3)} if append else {})
+    after, changes = index(folder, append)
+    assert keys(after)[:3] == keys(before) and after.labels(0, 3).tolist() == [0, 1, 2]
+    assert changes.num_vanished == changes.num_changed == 0 and after.read(0) == png()
+    assert after.class_names == ("@eaDir", "cat", "dog", "ant")[: 3 + append]
+    assert after.labels_from == {"class folders": 2 + append, "an earlier listing": 1}
+
+
+def test_a_store_begun_with_class_folders_is_continued_with_them(index, older, make_folder, png):
+    folder = make_folder({"b/0.png": png(), "b/0.cls": b"7", "c/1.png": png(seed=1), "c/1.cls": b"x"})
+    older.lists(Listing(str(folder), f"{folder}/", entries(folder, {"b/0.png": 0, "c/1.png": 1}), ("b", "c")))
+    before, _ = index(folder)
+    older.is_over()
+    after, changes = index(folder)
+    assert changes == NO_CHANGES and after.fingerprint == before.fingerprint and after.remarks == ()
+    assert after.labels(0, 2).tolist() == [0, 1] and after.problem(1) == "" and after.class_names == ("b", "c")
+    make_folder({"a/2.png": png(), "a/2.cls": b"4"})
+    after, changes = index(folder, append=True)
+    assert changes.new == ["a/2.png"] and after.labels(0, 3).tolist() == [0, 1, 2]
+    assert after.class_names == ("b", "c", "a")
+
+
+def test_a_store_begun_without_labels_keeps_its_rows_as_they_are_and_says_so(index, older, make_folder, png):
+    folder = make_folder({"0.png": png(), "0.json": b'{"label": 3, "caption": "one"}', "1.png": png(seed=1)})
+    older.lists(Listing(str(folder), f"{folder}/", entries(folder, {"0.png": -1, "1.png": -1})))
+    index(folder)
+    older.is_over()
+    make_folder({"2.png": png(), "2.cls": b"4", "1.json": b"{not JSON"})
+    after, _ = index(folder, append=True)
+    assert after.labels(0, 3).tolist() == [-1, -1, 4] and after.caption(0) == "" and after.problem(1) == ""
+    [remark] = after.remarks
+    assert "1 images have another label or caption than when they were first listed, the first of them 0.png" in remark
+
+
+def test_a_tar_begun_without_its_folders_as_classes_is_continued_so(index, older, make_tar, png):
+    tar = make_tar("s.tar", {"x/cat/0.png": png(), "x/dog/1.png": png(seed=1), "dataset.json": b'{"labels": []}'})
+    whole = scan(str(tar))
+    listed = sorted(
+        [*(entry._replace(label=-1) for entry in whole.entries), *whole.set_aside], key=lambda entry: entry.offset
+    )
+    older.lists(replace(whole, entries=listed, class_names=(), set_aside=()))
+    before, _ = index(tar)
+    older.is_over()
+    after, changes = index(tar)
+    assert changes == NO_CHANGES and keys(after) == keys(before) and after.fingerprint == before.fingerprint
+    assert after.labels(0, len(after)).tolist() == [-1] * len(after)

@@ -38,7 +38,7 @@ def test_keys_tell_tars_in_different_folders_apart(make_tar, png, tmp_path):
 
 
 def test_labels_and_captions_share_the_name_of_the_image(make_tar, png, tmp_path):
-    members = {"a.png": png(), "a.cls": b"7\n", "a.txt": b"text first", "a.json": b'{"caption": "not this"}'}
+    members = {"a.png": png(), "a.cls": b"7\n", "a.txt": b"from text", "a.json": b'{"width": 64}'}
     members |= {
         "d.x/b.v2.png": png(),
         "d.x/b.cls": b"3",
@@ -47,7 +47,7 @@ def test_labels_and_captions_share_the_name_of_the_image(make_tar, png, tmp_path
     }
     source = opened(tmp_path, make_tar("s.tar", members).name)
     assert source.labels(0, 3).tolist() == [7, 3, -1]
-    assert [source.caption(row) for row in range(3)] == ["text first", "from json", ""]
+    assert [source.caption(row) for row in range(3)] == ["from text", "from json", ""]
 
 
 def test_sidecars_may_begin_with_a_byte_order_mark_and_a_label_may_be_none(make_tar, png, tmp_path):
@@ -289,3 +289,29 @@ def test_members_that_are_neither_images_nor_beside_them_are_counted(make_tar, p
     make_tar("s-0.tar", {"a.png": png(), "a.cls": b"1", "a.txt": b"", "a.json": b"{}", "a.npy": b"", ".x.npy": b""})
     make_tar("s-1.tar", {"a.png": png(), "a.mp3": b"", "b.NPY": b""})
     assert opened(tmp_path, "s-{0..1}.tar").passed_over == {".npy": 2, ".mp3": 1}
+
+
+def test_folders_inside_tars_are_classes_below_the_folder_that_all_share(make_tar, png, tmp_path):
+    make_tar("s-0.tar", {"photos/train/cat/1.png": png(), "photos/train/dog/x/2.png": png(seed=1)})
+    make_tar("s-1.tar", {"photos/train/ant/3.png": png(seed=2), "photos/train/4.png": png(seed=3)})
+    source = opened(tmp_path, "s-{0..1}.tar")
+    assert source.class_names == ("ant", "cat", "dog") and source.labels(0, 4).tolist() == [1, 2, 0, -1]
+    assert source.labels_from == {"class folders": 3}
+    assert opened(tmp_path, "s-1.tar").class_names == ()  # one folder divides nothing
+
+
+def test_labels_of_all_tars_are_numbered_together(make_tar, png, tmp_path):
+    make_tar("s-0.tar", {"a.png": png(), "a.json": b'{"label": "dog"}'})
+    make_tar("s-1.tar", {"b.png": png(seed=1), "b.json": b'{"label": "cat"}', "c.png": png(seed=2), "c.cls": b"7"})
+    source = opened(tmp_path, "s-{0..1}.tar")
+    assert source.class_names == ("7", "cat", "dog") and source.labels(0, 3).tolist() == [2, 1, 0]
+
+
+def test_members_that_describe_no_image_are_counted(make_tar, png, tmp_path):
+    make_tar("s.tar", {"a.png": png(), "a.txt": b"one", "README.md": b"", "z.caption": b"two", "LICENSE.json": b"{}"})
+    assert opened(tmp_path, "s.tar").passed_over == {".md": 1, ".caption": 1, ".json": 1}
+
+
+def test_several_images_in_a_system_folder_need_no_choice(make_tar, png, tmp_path):
+    source = opened(tmp_path, make_tar("s.tar", {"a.png": png(), "@eaDir/a.png": png(), "@eaDir/a.jpg": png()}).name)
+    assert keys(source) == ["s.tar/a.png"]
