@@ -194,7 +194,8 @@ def test_a_complete_store_has_nothing_left_to_do(old, name, encode):
     was, now = json.loads(before[changed]), json.loads(after[changed])
     assert changed.endswith("/source.json")
     assert {key for key in was if now.get(key) != was[key]} == {"uri", "root", "index_version", "tar_names"}
-    assert now.keys() - was.keys() == {"containers", "image_column", "kind", "passed_over", "remarks"}
+    added = {"containers", "image_column", "kind", "passed_over", "remarks"}
+    assert now.keys() - was.keys() == added | {"disagreements", "labels_from", "captions_from"}
     assert was.keys() - now.keys() == {"tar_names"}
 
 

@@ -121,8 +121,8 @@ def sample_fields(command: Function) -> Function:
     added: Function = with_fields
     for name, words in (
         ("split", "Split of a dataset on the Hugging Face Hub, or in a folder written by save_to_disk."),
-        ("caption", "Column that holds the captions."),
-        ("label", "Column that holds the labels."),
+        ("caption", "Column that holds the captions, or the place that does, such as .txt or metadata.csv."),
+        ("label", "Column that holds the labels, or the place that does, such as .cls, dataset.json, folders or none."),
         (
             "image",
             'Column of the images, or their extensions in tars ("jpg", "jpg,seg.png", "*"), where there are several.',

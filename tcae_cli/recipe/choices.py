@@ -20,8 +20,8 @@ class SampleFields:
     """What the user said of the samples of a source, where it leaves a choice; None: found by type and name."""
 
     image: str | None = None  # a column, or extensions of members of tars
-    label: str | None = None  # a column
-    caption: str | None = None  # a column
+    label: str | None = None  # a column, or a place such as .cls
+    caption: str | None = None  # a column, or a place such as .txt
     split: str | None = None  # of a dataset on the Hugging Face Hub, or saved from its library
     allow_missing: int | None = None  # files of a pattern or a list of tars that may be missing; None: none
 
