@@ -77,6 +77,7 @@ class ZipArchives:
             kind="zip",
             passed_over=dict(passed_over.most_common()),
             remarks=(*found.remarks, *(remark for listing in listings for remark in listing.remarks)),
+            disagreements=tuple(sentence for listing in listings for sentence in listing.disagreements),
         )
 
 
