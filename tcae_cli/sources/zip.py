@@ -96,32 +96,34 @@ class _ScanOfZips(NamedTuple):
             size_bytes = file.seek(0, os.SEEK_END)
             try:
                 with ZipFile(file) as archive:
-                    members = _Members(archive, where, size_bytes, may_lie_in_a_folder=not self.has_others)
+                    members = _Members(archive, name, where, size_bytes, may_lie_in_a_folder=not self.has_others)
                     listing = list_images(self.uri, "", members, members.files(), self.fields)
             except DAMAGED as error:
                 raise SourceError(f"{where} is not a zip archive, or is damaged ({error}); copy it again") from error
         copies: Counter[str] = Counter()
         entries = []
         for entry in listing.entries:
+            entries.append(members.place(entry, copies[entry.key])._replace(container=number))
             copies[entry.key] += 1
-            member = members.place(entry, copies[entry.key] - 1)
-            entries.append(member._replace(key=f"{name}/{member.key}", container=number))
         return replace(listing, entries=entries)
 
 
 class _Members:
     """The files in a zip, as those of a folder: the folder that holds all of them, if there is one."""
 
-    def __init__(self, archive: ZipFile, where: str, archive_bytes: int, may_lie_in_a_folder: bool) -> None:
+    def __init__(
+        self, archive: ZipFile, name: str, where: str, archive_bytes: int, *, may_lie_in_a_folder: bool
+    ) -> None:
         self._archive = archive
         self._archive_bytes = archive_bytes
         members = [member for member in archive.infolist() if not member.is_dir() and not _is_hidden(member.filename)]
         names = [member.filename.removeprefix("./") for member in members]
-        self._folder = common_root(names) if may_lie_in_a_folder else ""
-        self.uri = f"{where}/{self._folder}"
+        folder = common_root(names) if may_lie_in_a_folder else ""
+        self.uri = f"{where}/{folder}"
+        self._prefix = f"{name}/{folder}"  # of keys
         self._by_name: dict[str, list[ZipInfo]] = {}  # several of one name are rows each
-        for name, member in zip(names, members, strict=True):
-            self._by_name.setdefault(name[len(self._folder) :], []).append(member)
+        for path, member in zip(names, members, strict=True):
+            self._by_name.setdefault(path[len(folder) :], []).append(member)
 
     def files(self) -> list[File]:
         """Return the files by sorted name."""
@@ -139,10 +141,10 @@ class _Members:
         return map(function, items)
 
     def place(self, entry: Entry, copy: int) -> Entry:
-        """Return the entry of an image with its name in the zip, its place, and why it cannot be read there."""
+        """Return the entry of an image with its key, its place, and the reason why it cannot be read there."""
         member = self._by_name[entry.key][copy]
         return entry._replace(
-            key=f"{self._folder}{entry.key}" + (f"#{copy + 1}" if copy else ""),
+            key=f"{self._prefix}{entry.key}" + (f"#{copy + 1}" if copy else ""),
             size_bytes=member.file_size,
             offset=max(0, member.header_offset),
             problem=entry.problem or self._problem(member),

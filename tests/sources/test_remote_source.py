@@ -4,9 +4,11 @@ import http.server
 import multiprocessing
 import pickle
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import s3fs
@@ -17,6 +19,7 @@ from tcae_cli.runtime import remote_folder
 from tcae_cli.sources.source import Source, open_source
 
 from ..hub_server import HubServer
+from ..pictures import write_zip
 from ..tables import table
 
 Put = Callable[[dict[str, bytes]], str]
@@ -267,6 +270,19 @@ def test_missing_tars_of_an_object_store_are_counted_and_passed_over(put: Put, b
         opened(f"{bucket}/{{0..3}}.tar")
     source = opened(f"{bucket}/{{0..3}}.tar", allow_missing=2)
     assert list(source.read_many([0, 1])) == [png(seed=1), png(seed=3)]
+
+
+def test_a_remote_zip_is_read_by_part(put: Put, bucket, url, opened, png, tmp_path, monkeypatch):
+    members = {f"{label}/{number}.png": png(seed=number) for label in "ab" for number in range(3)}
+    put({"photos.zip": write_zip(tmp_path / "photos.zip", members, zipfile.ZIP_DEFLATED).read_bytes()})
+    for uri in (f"{bucket}/photos.zip", f"{url}/photos.zip?token=secret"):
+        source = opened(uri)
+        assert source.keys((0, 5)) == ["photos.zip/a/0.png", "photos.zip/b/2.png"] and source.class_names == ("a", "b")
+        with monkeypatch.context() as patches:
+            read = Mock(side_effect=source.folder.read_range)
+            patches.setattr(source.folder, "read_range", read)
+            assert list(source.read_many([4, 1])) == [png(seed=1), png(seed=1)]
+        assert read.call_count == 2
 
 
 def test_a_url_that_leads_nowhere_is_named(url, opened):
