@@ -1,8 +1,9 @@
 """What is in a store: its arrays as a plain Zarr reader finds them, its attributes and its files."""
 
+import json
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ import s3fs
 import zarr
 
 from tcae_cli.errors import StoreError
+from tcae_cli.store.metadata import metadata_file, sealed_names
 
 
 def arrays_of(store: Path | str) -> dict[str, np.ndarray]:
@@ -71,8 +73,15 @@ def assert_same_store(one: Path | str, other: Path | str) -> None:
     assert_same_arrays(one, other)
     attributes = [attributes_of(path) for path in (one, other)]
     for each in attributes:
-        del each["created_at"], each["generation"]
+        del each["created_at"], each["generation"], each["seal"]
     assert attributes[0] == attributes[1]
+
+
+def change_metadata(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change a zarr.json, and seal it again as it was: as if a writer had a bug."""
+    metadata = json.loads(path.read_bytes())
+    change(metadata)
+    path.write_bytes(metadata_file(metadata, sealed_names(metadata)))
 
 
 SIDE_ARRAYS = ("keys", "content_hash", "original_size", "crop")

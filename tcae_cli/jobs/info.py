@@ -98,7 +98,7 @@ def _duplicates(path: str) -> dict[str, Any]:
         many = np.flatnonzero(counts > 1)
         shown = many[np.argsort(first[many])][:_GROUPS_SHOWN]
         keys = [store.keys(ok[group == number][:_KEYS_SHOWN]) for number in shown]
-    except (OSError, ValueError, RuntimeError) as error:  # raised by zarr for damaged metadata and chunks
+    except OSError as error:
         raise StoreError(f"{path} is damaged ({error}); tcae verify {path} says where") from error
     return {"num_groups": len(many), "num_rows": int(counts[many].sum()), "keys": keys}
 

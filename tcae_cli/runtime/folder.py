@@ -40,15 +40,15 @@ class Ranges(Protocol):
     def read(self, start: int, size: int) -> bytes:
         """Return `size` bytes from `start` on, fewer where the file ends; a negative start counts from the end."""
 
-    def fill_now(self, piece: memoryview | bytearray, start: int) -> bool:
-        """Fill a piece of memory from `start` on without waiting for a disk.
+    def fill_now(self, pieces: Sequence[memoryview | bytearray], start: int, size: int) -> bool:
+        """Fill pieces of memory, of `size` bytes together, from `start` on without waiting for a disk.
 
-        Return False if the file ends within it, or if the bytes are only on a disk, which is then asked for them. The
+        Return False if the file ends within, or if the bytes are only on a disk, which is then asked for them. The
         bytes of a remote file are fetched as by fill.
         """
 
-    def fill(self, piece: memoryview | bytearray, start: int) -> bool:
-        """Fill a piece of memory from `start` on; return False if the file ends within it."""
+    def fill(self, pieces: Sequence[memoryview | bytearray], start: int, size: int) -> bool:
+        """Fill pieces of memory, of `size` bytes together, from `start` on; return False if the file ends within."""
 
 
 class Folder(Protocol):

@@ -230,19 +230,18 @@ class LocalRanges:
             start = max(0, os.fstat(self._descriptor).st_size + start)
         return os.pread(self._descriptor, size, start)
 
-    def fill_now(self, piece: memoryview | bytearray, start: int) -> bool:
-        """Fill a piece of memory if the page cache has all of it; otherwise ask the disk for it."""
+    def fill_now(self, pieces: Sequence[memoryview | bytearray], start: int, size: int) -> bool:
+        """Fill pieces of memory if the page cache has all of it; otherwise ask the disk for it."""
         with suppress(OSError):  # the cache has nothing of it, or the file system does not say
-            if self.fill(piece, start, _WITHOUT_WAITING):
+            if self.fill(pieces, start, size, _WITHOUT_WAITING):
                 return True
         if sys.platform != "darwin":
             with suppress(OSError):  # it is only advice
-                size = memoryview(piece).nbytes
                 os.posix_fadvise(self._descriptor, start, size, os.POSIX_FADV_WILLNEED)
         return False
 
-    def fill(self, piece: memoryview | bytearray, start: int, flags: int = 0) -> bool:
-        return os.preadv(self._descriptor, [piece], start, flags) == memoryview(piece).nbytes
+    def fill(self, pieces: Sequence[memoryview | bytearray], start: int, size: int, flags: int = 0) -> bool:
+        return os.preadv(self._descriptor, pieces, start, flags) == size
 
 
 def owner_of_part(name: str) -> str | None:

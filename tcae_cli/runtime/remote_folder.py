@@ -228,15 +228,16 @@ class _RemoteRanges:
     def read(self, start: int, size: int) -> bytes:
         return self._folder.read_range(self._name, start, size)
 
-    def fill_now(self, piece: memoryview | bytearray, start: int) -> bool:
-        return self.fill(piece, start)
+    def fill_now(self, pieces: Sequence[memoryview | bytearray], start: int, size: int) -> bool:
+        return self.fill(pieces, start, size)
 
-    def fill(self, piece: memoryview | bytearray, start: int) -> bool:
-        target = memoryview(piece).cast("B")
-        data = self.read(start, target.nbytes)
-        if len(data) < target.nbytes:
+    def fill(self, pieces: Sequence[memoryview | bytearray], start: int, size: int) -> bool:
+        data = memoryview(self.read(start, size))
+        if len(data) < size:
             return False
-        target[:] = data
+        for piece in pieces:
+            target = memoryview(piece).cast("B")
+            target[:], data = data[: target.nbytes], data[target.nbytes :]
         return True
 
 

@@ -10,12 +10,12 @@ from itertools import islice
 import numpy as np
 
 from tcae_cli.errors import StoreError
-from tcae_cli.store.codecs.registry import CODECS
+from tcae_cli.runtime.checksums import crc32c_of
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import shard_file
 from tcae_cli.store.quantise import FILL_VALUE, as_float
 from tcae_cli.store.record import FileRecord, ShardRecord, parse_record, record_name
-from tcae_cli.store.shard_file import crc32c_of
+from tcae_cli.store.row_chunks import RowChunks
 from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.side_chunks import SideChunks
 from tcae_cli.store.spec import FAILED, OK, PENDING
@@ -98,7 +98,7 @@ class ShardChecker:
     def _check_view(self, view: str, found: ShardCheck, record: ShardRecord) -> None:
         data, is_sound = self._read(shard_file(self._spec, view, found.shard), found, record)
         # Which chunks of a changed file are damaged can be told only where each has a checksum of its own.
-        if data is None or not (is_sound or CODECS[self._spec.codec].has_checksum):
+        if data is None or not (is_sound or RowChunks(self._spec).has_checksum):
             return
         num_problems = len(found.problems)
         moments: Moments | None = None

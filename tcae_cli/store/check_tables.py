@@ -1,40 +1,47 @@
 """Checks a store's root, arrays' metadata, statistics and failures table against the records of its shards."""
 
-import json
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
+from zarr.core.metadata import ArrayV3Metadata
 
+from tcae_cli.errors import StoreError
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.commit import Totals
 from tcae_cli.store.handle import StoreHandle
-from tcae_cli.store.layout import ROOT, array_metadata, read_array
+from tcae_cli.store.layout import DAMAGED, ROOT, array_metadata, read_array
+from tcae_cli.store.metadata import SEAL, parse_metadata
 from tcae_cli.store.statistics import LatentMoments
 
-_DAMAGED = (OSError, ValueError, KeyError, RuntimeError)  # raised by zarr for damaged metadata and chunks
+_DAMAGED = (OSError, StoreError)
 _ROW_COUNTS = ("ok", "failed", "encoded_again_in_float32")
 
 
 def check_arrays(store: StoreHandle) -> list[str]:
     """Return a sentence for each problem of the metadata of the store's arrays."""
     problems = []
-    fields = ["node_type", "data_type", "chunk_grid"]
-    if store.is_complete:  # otherwise rows may be about to be appended
-        fields.append("shape")
     wanted = array_metadata(store.spec)
     for name, data in zip(wanted, store.folder.read_many(list(wanted)), strict=True):
         if data is None:
             problems.append(f"{name} is missing; repeat tcae encode-dataset, which writes it again")
             continue
         try:
-            found = json.loads(data)
-            differing = [key for key in fields if found[key] != json.loads(wanted[name])[key]]
-        except (ValueError, KeyError, TypeError):
+            # Both as this zarr writes them, since the store may have been made with another version.
+            found, right = (_as_zarr_writes(parse_metadata(each)) for each in (data, wanted[name]))
+        except DAMAGED:
             problems.append(f"{name} is damaged; remove it and repeat tcae encode-dataset, which writes it again")
             continue
+        names = right.keys() - {"attributes"} - (set() if store.is_complete else {"shape"})  # rows may be appended
+        differing = sorted(key for key in names if found.get(key) != right[key])
+        attributes, said = right["attributes"], found["attributes"]
+        differing += sorted(key for key in attributes.keys() - {SEAL} if said.get(key) != attributes[key])
         problems += [f"{name}: its {key} is not what the store's root describes" for key in differing]
     return problems
+
+
+def _as_zarr_writes(metadata: dict[str, Any]) -> dict[str, Any]:
+    return dict(ArrayV3Metadata.from_dict(metadata).to_dict())
 
 
 def check_tables(store: StoreHandle, totals: Totals) -> list[str]:
@@ -58,7 +65,7 @@ def check_tables(store: StoreHandle, totals: Totals) -> list[str]:
             if not _is_close(said.get(view, {}).get(name), value, moments.tolerance())
         ]
         problems += _check_statistics(store.folder, view, moments)
-    return problems + _check_failures(store.folder, totals)
+    return problems + _check_failures(store.folder, totals) + _check_groups(store, totals)
 
 
 def _is_close(said: Any, value: Any, tolerance: float) -> bool:
@@ -79,6 +86,29 @@ def _check_statistics(folder: Folder, view: str, moments: LatentMoments) -> list
             problems.append(f"statistics/{view}/{name} cannot be read ({error})")
     wrong = [name for name in moments.differing(said) if name in said]
     return problems + [f"statistics/{view}/{name} is not that of the latents stored" for name in wrong]
+
+
+def _check_groups(store: StoreHandle, totals: Totals) -> list[str]:
+    """Return a sentence for each problem of the groups' metadata, and of the copies of metadata in the root."""
+    groups = ["statistics", "failures", *(f"statistics/{view}" for view in totals.moments)]
+    arrays = [*store.spec.views, *store.spec.side_arrays]
+    names = [f"{node}/zarr.json" for node in (*groups, *arrays)]
+    copies = store.consolidated
+    problems = []
+    for name, data in zip(names, store.folder.read_many(names), strict=True):
+        node = name.removesuffix("/zarr.json")
+        try:
+            found = parse_metadata(data or b"")
+        except ValueError as error:
+            if node in groups:  # arrays are checked elsewhere
+                problems.append(f"{name} is damaged ({error})" if data is not None else f"{name} is missing")
+            continue
+        view = node.removeprefix("statistics/")
+        if view in totals.moments and node != view and found["attributes"]["num_rows"] != totals.moments[view].num_rows:
+            problems.append(f"{name}: its num_rows is not that of the latents stored")
+        if node in copies and copies[node] != found:
+            problems.append(f"{ROOT}: its copy of {name} is not the same")
+    return problems
 
 
 def _check_failures(folder: Folder, totals: Totals) -> list[str]:

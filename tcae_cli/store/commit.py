@@ -5,24 +5,22 @@ written last.
 """
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import zarr
-from zarr.storage import MemoryStore
 
+from tcae_cli.errors import StoreError
 from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.runtime.local_folder import PARTS, owner_of_part
 from tcae_cli.store.handle import StoreHandle
-from tcae_cli.store.layout import INDEXES, PRIVATE_FOLDER, group_metadata, index_folder, read_array
+from tcae_cli.store.layout import INDEXES, PRIVATE_FOLDER, index_folder, read_array, table_files
+from tcae_cli.store.metadata import group_file
 from tcae_cli.store.record import ShardRecord, read_records, write_record
-from tcae_cli.store.spec import SourceIdentity
+from tcae_cli.store.spec import SourceIdentity, StoreSpec
 from tcae_cli.store.statistics import LatentMoments
-
-_CHUNK_ROWS = 65_536  # of the failures table
 
 # The names of files that are removed once they are out of date; whatever else lies beside them stays.
 _TABLE_FILE = re.compile(r"(statistics|failures)/([\w.]+/)*(zarr\.json|c([./][0-9]+)*)")
@@ -70,7 +68,7 @@ def finalise(store: StoreHandle) -> bool:
             return False
         totals.add(record)
 
-    tables = _tables(totals)
+    tables = _tables(store.spec, totals)
     folder.write(tables)
     folder.remove([name for name in sizes if _TABLE_FILE.fullmatch(name) and name not in tables])
     is_first = folder.create(_finished_name(generation), b"")
@@ -79,6 +77,7 @@ def finalise(store: StoreHandle) -> bool:
     if store.generation != generation:  # another process has reopened it meanwhile
         return False
     store.write_root(
+        _nodes(folder, store.spec, tables),
         rows={"ok": totals.num_ok, "failed": totals.num_failed, "encoded_again_in_float32": totals.num_again},
         num_clipped=totals.num_clipped,
         statistics={view: moments.summary() for view, moments in totals.moments.items()},
@@ -105,7 +104,7 @@ def reopen_failed(store: StoreHandle, shards: Iterable[int]) -> int:
     if failed:
         _reopen(store)
     for record in failed:
-        write_record(store.folder, record.model_copy(update={"reopened": True}))
+        write_record(store.folder, store.spec, record.model_copy(update={"reopened": True}))
     return sum(record.num_failed for record in failed)
 
 
@@ -138,9 +137,11 @@ def rows_without_latents(store: StoreHandle) -> list[int]:
 def read_failures(folder: Folder) -> list[Failure]:
     """Return the failures table of a complete store.
 
-    Raises the errors of read_array for missing or damaged columns, ValueError for columns of different lengths.
+    Raises the errors of read_array for missing or damaged columns, StoreError for columns of different lengths.
     """
     columns = [read_array(folder, f"failures/{name}").tolist() for name in ("row", "path", "stage", "error")]
+    if len({len(values) for values in columns}) > 1:
+        raise StoreError(f"{folder.uri}/failures is damaged (its columns have different lengths)")
     return [Failure(*values) for values in zip(*columns, strict=True)]
 
 
@@ -158,36 +159,39 @@ def _reopen(store: StoreHandle, **changes: Any) -> None:
     store.write_root(complete=False, statistics=None, generation=generation, **changes)
 
 
+def _nodes(folder: Folder, spec: StoreSpec, tables: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the zarr.json of every group and array of a store but the private one, by name; none in version 1."""
+    if not spec.has_checksums:
+        return {}
+    arrays = [f"{name}/zarr.json" for name in (*spec.views, *spec.side_arrays)]
+    found = zip(arrays, folder.read_many(arrays), strict=True)
+    nodes = {name: data for name, data in found if data is not None}
+    return nodes | {name: data for name, data in tables.items() if name.endswith("/zarr.json")}
+
+
 def _finished_name(generation: int) -> str:
     """Return the name of the file whose creation decides which process completed this generation of the store."""
     return f"{PRIVATE_FOLDER}/finished.{generation}"
 
 
-def _tables(totals: Totals) -> dict[str, bytes]:
+def _tables(spec: StoreSpec, totals: Totals) -> dict[str, bytes]:
     """Return the files of the statistics, a group for each view, and of the failures, an array for each column."""
-    statistics: dict[str, np.ndarray] = {}
-    groups: dict[str, bytes] = {}
+    groups: dict[str, dict[str, Any]] = {"statistics": {}, "failures": {}}  # with their attributes
+    statistics: dict[str, tuple[np.ndarray, Sequence[str]]] = {}
     for view, moments in totals.moments.items():
-        statistics |= {f"{view}/{name}": values for name, values in moments.arrays().items()}
-        groups[f"statistics/{view}/zarr.json"] = group_metadata({"num_rows": moments.num_rows})
-    failures: dict[str, np.ndarray] = {"row": np.array([failure.row for failure in totals.failures], np.int64)}
+        _, *dimensions = spec.dimension_names(view) or ()
+        for name, values in moments.arrays().items():
+            statistics[f"{view}/{name}"] = values, dimensions[:1] if values.ndim == 1 else dimensions[1:]
+        groups[f"statistics/{view}"] = {"num_rows": moments.num_rows}
+    row = np.array([failure.row for failure in totals.failures], np.int64)
+    failures: dict[str, tuple[np.ndarray, Sequence[str]]] = {"row": (row, ["failure"])}
     for name in ("path", "stage", "error"):
-        failures[name] = np.array([getattr(failure, name) for failure in totals.failures], object)
-    return {**_group_files("statistics", statistics), **groups, **_group_files("failures", failures)}
-
-
-def _group_files(group: str, arrays: Mapping[str, np.ndarray]) -> dict[str, bytes]:
-    """Return the files of a Zarr group, by name in the store."""
-    files: dict[str, Any] = {}
-    for name, values in arrays.items():
-        array = zarr.create_array(
-            MemoryStore(files),
-            name=f"{group}/{name}",
-            shape=values.shape,
-            dtype="string" if values.dtype == object else values.dtype,
-            chunks=(max(1, min(len(values), _CHUNK_ROWS)), *values.shape[1:]),
-        )
-        if values.size:
-            array[...] = values
-    parents = {name: data.to_bytes() for name, data in files.items() if name.startswith(f"{group}/")}
-    return {**parents, f"{group}/zarr.json": group_metadata({})}
+        failures[name] = np.array([getattr(failure, name) for failure in totals.failures], object), ["failure"]
+    return {
+        **table_files(spec, "statistics", statistics),
+        **table_files(spec, "failures", failures),
+        **{
+            f"{group}/zarr.json": group_file(attributes, attributes if spec.has_checksums else None)
+            for group, attributes in groups.items()
+        },
+    }

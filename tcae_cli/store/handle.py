@@ -1,24 +1,34 @@
 """Opens a store, whose root changes only through its handle, and creates a new one with the arrays it describes."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
-
-from pydantic import ValidationError
 
 from tcae_cli.errors import DiskError, StoreError
 from tcae_cli.runtime.folder import Folder
-from tcae_cli.store.layout import PRIVATE_FOLDER, ROOT, array_metadata, group_metadata
+from tcae_cli.store.layout import PRIVATE_FOLDER, ROOT, array_metadata
+from tcae_cli.store.metadata import (
+    CONSOLIDATED,
+    check_seal,
+    group_file,
+    metadata_file,
+    parse_metadata,
+    sealed_names,
+)
 from tcae_cli.store.spec import StoreSpec
+
+_VERSIONS = (1, 2)
 
 
 class StoreHandle:
-    """Holds the root of an open store. Raises StoreError if there is no store of latents of version 1 in the folder.
+    """Holds the root of an open store. Raises StoreError if there is no store of latents in the folder.
 
     Other processes may change the root at any time: call `refresh` where that matters, and before each `write_root`.
     """
 
     folder: Folder
     attributes: dict[str, Any]  # of the root group
+    consolidated: dict[str, Any]  # the copies it has of the zarr.json below it, by node
     spec: StoreSpec  # the part of them that is fixed when a store is made; only appending changes its source
 
     def __init__(self, folder: Folder) -> None:
@@ -58,9 +68,11 @@ class StoreHandle:
             raise StoreError(f"{self.folder.uri} is not a store of latents: {reason}") from error
         self._take(data)
 
-    def write_root(self, **changes: Any) -> None:
-        """Change attributes of the root in one atomic write."""
-        data = group_metadata({**self.attributes, **changes})
+    def write_root(self, nodes: Mapping[str, bytes] | None = None, **changes: Any) -> None:
+        """Change attributes of the root in one atomic write; `nodes` are what group_file copies, by default nothing."""
+        # Attributes that users have added stay, outside the seal.
+        sealed = [*self._sealed, *changes] if self.spec.has_checksums else None
+        data = group_file({**self.attributes, **changes}, sealed, nodes or {})
         self.folder.write({ROOT: data})
         self._take(data)
 
@@ -68,19 +80,22 @@ class StoreHandle:
         uri = self.folder.uri
         try:
             root = json.loads(data)
-            attributes: dict[str, Any] = root["attributes"] if root["node_type"] == "group" else {}
+            attributes: dict[str, Any] = dict(root["attributes"]) if root["node_type"] == "group" else {}
         except (ValueError, KeyError, TypeError) as error:
             raise StoreError(f"{uri}/{ROOT} is not the metadata of a Zarr group; name another path") from error
         version = attributes.get("format_version")
-        if version != 1:
+        if version not in _VERSIONS:
             found = "a Zarr group of something else" if version is None else f"of format version {version}"
-            raise StoreError(f"{uri} is {found}, not a store this tcae reads (version 1); name another path")
+            raise StoreError(f"{uri} is {found}, not a store this tcae reads (version 1 or 2); name another path")
         try:
+            check_seal(root)
             self.spec = StoreSpec.model_validate({name: attributes[name] for name in StoreSpec.model_fields})
-        except (KeyError, ValidationError) as error:
+        except (KeyError, ValueError) as error:  # pydantic's is a ValueError too
             reason = str(error).splitlines()[0]
             raise StoreError(f"{uri}/{ROOT} is damaged: {reason}; restore it from a copy") from error
         self.attributes = attributes
+        self.consolidated = root.get(CONSOLIDATED, {}).get("metadata", {})
+        self._sealed = sealed_names(root) or list(attributes)
 
 
 def find_store(folder: Folder) -> StoreHandle | None:
@@ -104,26 +119,29 @@ def find_store(folder: Folder) -> StoreHandle | None:
 def create_store(folder: Folder, spec: StoreSpec) -> StoreHandle:
     """Create a store with all rows pending, and open it; open the one here if another process has created it first."""
     attributes = {**spec.model_dump(mode="json"), "statistics": None, "complete": False, "generation": 0}
-    folder.create(ROOT, group_metadata(attributes))
+    folder.create(ROOT, group_file(attributes, attributes if spec.has_checksums else None))
     store = StoreHandle(folder)
     fit_arrays(store)
     return store
 
 
 def fit_arrays(store: StoreHandle) -> None:
-    """Create the arrays that a store's root describes and that are missing, and lengthen those that lack rows.
+    """Create the arrays that a store's root describes and that are missing or damaged; lengthen those that lack rows.
 
     Every process that opens a store for writing does this, which completes a creation or an append that was killed.
     """
     wanted = array_metadata(store.spec)
     changes = {}
     for name, found in zip(wanted, store.folder.read_many(list(wanted)), strict=True):
-        if not found:
+        try:
+            metadata = parse_metadata(found or b"")
+            was = metadata["shape"]
+        except (ValueError, KeyError):
             changes[name] = wanted[name]
             continue
         # Only the shape of an array that exists may change: its chunks are written as its metadata says.
-        metadata, shape = json.loads(found), json.loads(wanted[name])["shape"]
-        if metadata["shape"] != shape:
-            changes[name] = json.dumps({**metadata, "shape": shape}, indent=2).encode()
+        shape = parse_metadata(wanted[name])["shape"]
+        if was != shape:
+            changes[name] = metadata_file({**metadata, "shape": shape}, sealed_names(metadata))
     if changes:
         store.folder.write(changes)

@@ -5,21 +5,30 @@ The format is specified in docs/stores.md.
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import zarr
+from zarr.codecs import Crc32cCodec, ZstdCodec
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
+from tcae_cli.errors import StoreError
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.codecs.registry import CODECS
+from tcae_cli.store.metadata import metadata_file, parse_metadata
 from tcae_cli.store.quantise import FILL_VALUE
 from tcae_cli.store.spec import PENDING, StoreSpec
+
+_TABLE_CHUNK_ROWS = 65_536
+_TO_BUFFER = default_buffer_prototype().buffer.from_bytes
 
 PRIVATE_FOLDER = ".tcae"
 INDEXES = f"{PRIVATE_FOLDER}/index"
 ROOT = "zarr.json"
+# What zarr and the parsing of its metadata raise for damaged files.
+DAMAGED = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RuntimeError)
 
 # Rows that are not ok have values that no computation overlooks.
 _FILL_VALUES: dict[str, Any] = {"float16": math.nan, "float32": math.nan, "int8": FILL_VALUE}
@@ -37,14 +46,8 @@ def shard_file(spec: StoreSpec, array: str, shard: int) -> str:
     return f"{array}/c.{shard}" + ".0" * (dimensions - 1)
 
 
-def group_metadata(attributes: dict[str, Any]) -> bytes:
-    """Return the zarr.json of a group with these attributes, as UTF-8."""
-    root = {"zarr_format": 3, "node_type": "group", "attributes": attributes}
-    return json.dumps(root, indent=2, ensure_ascii=False, allow_nan=False).encode()
-
-
 def array_metadata(spec: StoreSpec) -> dict[str, bytes]:
-    """Return the zarr.json of each of a store's views and side arrays, by file name."""
+    """Return the zarr.json of each of a store's views and side arrays, and of the private folder, by file name."""
     files: dict[str, Any] = {}
     store, n, rows = MemoryStore(files), spec.num_rows, spec.rows_per_shard
     for name, view in spec.views.items():
@@ -57,10 +60,10 @@ def array_metadata(spec: StoreSpec) -> dict[str, bytes]:
             dtype=spec.dtype,
             chunks=(1, *shape),
             shards=(rows, *shape),
-            compressors=CODECS[spec.codec]().compressor(np.dtype(spec.dtype).itemsize),
+            compressors=_view_compressors(spec),
             fill_value=_FILL_VALUES[spec.dtype],
             chunk_key_encoding={"name": "default", "separator": "."},  # one folder, one fsync
-            dimension_names=("row", "channel", "height", "width"),
+            dimension_names=spec.dimension_names(name),
             attributes={"size": view.size, "flip": view.flip, **scale},
         )
     for name, dtype in spec.side_arrays.items():
@@ -70,23 +73,88 @@ def array_metadata(spec: StoreSpec) -> dict[str, bytes]:
             shape=(n, *_row_shape(name)),
             dtype=dtype,
             chunks=(rows, *_row_shape(name)),
+            compressors=side_compressors(spec),
             fill_value=_SIDE_FILL_VALUES.get(dtype, 0),
             chunk_key_encoding={"name": "default", "separator": "."},
+            dimension_names=spec.dimension_names(name),
         )
-    return {name: data.to_bytes() for name, data in files.items() if name.count("/") == 1}
+    if spec.has_checksums:
+        _add_private_array(store)
+    found = {name: data.to_bytes() for name, data in files.items() if name.count("/") == 1}
+    return {name: _sealed(data) for name, data in found.items()} if spec.has_checksums else found
+
+
+def side_compressors(spec: StoreSpec) -> Any:
+    """Return the `compressors` argument of zarr.create_array for every array but the views."""
+    return (ZstdCodec(), Crc32cCodec()) if spec.has_checksums else "auto"
+
+
+def table_files(
+    spec: StoreSpec, group: str, arrays: Mapping[str, tuple[np.ndarray, Sequence[str]]]
+) -> dict[str, bytes]:
+    """Return the files of a group of arrays, each given with the names of its dimensions, by name in the store."""
+    files: dict[str, Any] = {}
+    for name, (values, dimension_names) in arrays.items():
+        array = zarr.create_array(
+            MemoryStore(files),
+            name=f"{group}/{name}",
+            shape=values.shape,
+            dtype="string" if values.dtype == object else values.dtype,
+            chunks=(max(1, min(len(values), _TABLE_CHUNK_ROWS)), *values.shape[1:]),
+            compressors=side_compressors(spec),
+            dimension_names=dimension_names if spec.has_checksums else None,
+        )
+        if values.size:
+            array[...] = values
+    found = {name: data.to_bytes() for name, data in files.items() if name.startswith(f"{group}/")}
+    if spec.has_checksums:
+        found |= {name: _sealed(data) for name, data in found.items() if name.endswith("/zarr.json")}
+    return found
 
 
 def read_array(folder: Folder, name: str) -> np.ndarray:
     """Return all values of a small array, not one of latents.
 
-    Raises OSError, ValueError, KeyError or RuntimeError, as zarr does, for an array that is missing or damaged.
+    Raises StoreError if the array is missing or damaged, OSError if a file of it cannot be read.
     """
     names = list(folder.sizes(name))
-    to_buffer = default_buffer_prototype().buffer.from_bytes
-    found = zip(names, folder.read_many(names), strict=True)
+    found = {file: data for file, data in zip(names, folder.read_many(names), strict=True) if data is not None}
+    if f"{name}/zarr.json" not in found:
+        raise StoreError(f"{folder.uri}/{name}/zarr.json is missing; tcae verify {folder.uri} says what else")
     # zarr does not read the object store itself: it would leave a connection of its own open.
-    files = {file: to_buffer(data) for file, data in found if data is not None}
-    return np.asarray(zarr.open_array(MemoryStore(files), path=name, mode="r")[:])
+    files: dict[str, Any] = {file: _TO_BUFFER(data) for file, data in found.items()}
+    try:
+        parse_metadata(found[f"{name}/zarr.json"])
+        return np.asarray(zarr.open_array(MemoryStore(files), path=name, mode="r")[:])
+    except DAMAGED as error:
+        raise StoreError(f"{folder.uri}/{name} is damaged ({error}); tcae verify {folder.uri} says where") from error
+
+
+def _view_compressors(spec: StoreSpec) -> Any:
+    codec = CODECS[spec.codec]()
+    compressor = codec.compressor(np.dtype(spec.dtype).itemsize)
+    if not spec.has_checksums or codec.has_checksum:
+        return compressor
+    return ([] if compressor is None else [compressor]) + [Crc32cCodec()]
+
+
+def _add_private_array(store: MemoryStore) -> None:
+    """Make the private folder an empty array: readers that list a store know it then, and look no further into it."""
+    zarr.create_array(
+        store,
+        name=PRIVATE_FOLDER,
+        shape=(0,),
+        chunks=(1,),
+        dtype="uint8",
+        compressors=None,
+        dimension_names=("private",),
+        attributes={"description": "Files of tcae; this array has no values"},
+    )
+
+
+def _sealed(data: bytes) -> bytes:
+    metadata = json.loads(data)
+    return metadata_file(metadata, metadata.get("attributes", {}))
 
 
 def _row_shape(side_array: str) -> tuple[int, ...]:

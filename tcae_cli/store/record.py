@@ -4,13 +4,15 @@ A shard that is reopened, because images are appended or failed ones are tried a
 ok. While its files are replaced the record also names the new ones, so that each file may be either.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
 from tcae_cli.errors import StoreError
 from tcae_cli.reports.failure import Failure
+from tcae_cli.runtime.checksums import crc32c_of_json
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.layout import PRIVATE_FOLDER
 from tcae_cli.store.spec import StoreSpec
@@ -44,6 +46,7 @@ class ShardRecord(_Part):
     statistics: dict[str, dict[str, Any]] | None  # of each view, LatentMoments of the ok rows; None if there are none
     reopened: bool = False  # its failed rows are to be tried again
     replacing: dict[str, FileRecord] = {}  # the files that take the place of `files`
+    crc32c: int | None = None  # of the record as canonical JSON without it; None in format version 1
 
     def fits(self, sizes: Mapping[str, int]) -> bool:
         """Return whether all its files exist with the size of the committed file or of the one that replaces it."""
@@ -61,14 +64,17 @@ def record_name(shard: int) -> str:
     return f"{RECORDS_FOLDER}/{shard:06d}.json"
 
 
-def record_file(record: ShardRecord) -> dict[str, bytes]:
-    """Return the file that commits a shard, as its bytes by its name."""
-    return {record_name(record.shard): record.model_dump_json().encode()}
+def record_file(spec: StoreSpec, record: ShardRecord) -> dict[str, bytes]:
+    """Return the file that commits a shard of a store, as its bytes by its name."""
+    content = record.model_dump(mode="json", exclude={"crc32c"})
+    if spec.has_checksums:
+        content["crc32c"] = crc32c_of_json(content)
+    return {record_name(record.shard): json.dumps(content, separators=(",", ":"), ensure_ascii=False).encode()}
 
 
-def write_record(folder: Folder, record: ShardRecord) -> None:
+def write_record(folder: Folder, spec: StoreSpec, record: ShardRecord) -> None:
     """Commit a shard, all files of which have been written."""
-    folder.write(record_file(record))
+    folder.write(record_file(spec, record))
 
 
 def read_records(
@@ -86,8 +92,13 @@ def read_records(
 def parse_record(folder: Folder, shard: int, data: bytes) -> ShardRecord:
     """Return the record in a file's bytes. Raises StoreError if it is damaged."""
     try:
-        return ShardRecord.model_validate_json(data)
-    except ValidationError as error:
+        record = ShardRecord.model_validate_json(data)
+        if record.crc32c is not None:
+            content = json.loads(data)
+            if content.pop("crc32c") != crc32c_of_json(content):
+                raise ValueError("it does not match its CRC-32C")
+        return record
+    except ValueError as error:  # pydantic's own among them
         raise StoreError(
             f"{folder.uri}/{record_name(shard)} is damaged; remove it and repeat: its shard is then encoded again"
         ) from error

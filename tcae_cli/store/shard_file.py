@@ -11,18 +11,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import google_crc32c
 import numpy as np
 
+from tcae_cli.runtime.checksums import CRC_BYTES, crc32c_of
 from tcae_cli.runtime.folder import FileInProgress
 from tcae_cli.store.record import FileRecord
 
 ABSENT = 2**64 - 1
-CRC_BYTES = 4
 _BLOCK_BYTES = 2**20  # written at a time
 _BLOCKS_WAITING = 2  # to be written, at most: memory does not grow where the disk is slow
-
-
-def crc32c_of(data: bytes) -> int:
-    """Return the CRC-32C of these bytes, an unsigned 32-bit number."""
-    return int(google_crc32c.value(data))
 
 
 class ShardFileWriter:

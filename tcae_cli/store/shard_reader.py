@@ -8,10 +8,11 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 
 from tcae_cli.errors import StoreError
+from tcae_cli.runtime.checksums import CRC_BYTES, crc32c_of
 from tcae_cli.runtime.folder import Folder, Ranges
-from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.layout import shard_file
-from tcae_cli.store.shard_file import ABSENT, CRC_BYTES, crc32c_of
+from tcae_cli.store.row_chunks import RowChunks, refuse_other_crc32c
+from tcae_cli.store.shard_file import ABSENT
 from tcae_cli.store.spec import StoreSpec
 
 _REQUESTS_TOGETHER = 32  # of rows of a remote store
@@ -37,11 +38,11 @@ class ShardReader:
         self._folder = folder
         self._spec = spec
         self._view = view
-        self._codec = CODECS[spec.codec]()
+        self._chunks = RowChunks(spec)
         self._rows_per_shard = spec.rows_per_shard
         self._shape = spec.sample_shape(view)
         self._dtype = np.dtype(spec.dtype).newbyteorder("<")
-        self._is_kept_as_read = self._codec.is_raw and self._dtype.isnative
+        self._is_kept_as_read = self._chunks.is_raw and self._dtype.isnative
         self._shard = lru_cache(min(folder.most_open, _MOST_SHARDS_OPEN))(self._open)
         self._touched: set[int] = set()  # shards that were opened, or were pending, at least once
 
@@ -80,7 +81,7 @@ class ShardReader:
     def stored(self, row: int, chunk: bytes | bytearray) -> np.ndarray:
         """Return the values in a row's chunk, [c, h, w], in the store's dtype. Raises StoreError on damage."""
         try:
-            return np.frombuffer(self._codec.decode(chunk), self._dtype).reshape(self._shape)
+            return np.frombuffer(self._chunks.decode(chunk), self._dtype).reshape(self._shape)
         except (RuntimeError, ValueError) as error:
             raise self._damaged(row, str(error)) from error
 
@@ -118,20 +119,30 @@ class ShardReader:
         if found is None:
             return False
         offset, size = found
-        piece = target.data if self._is_kept_as_read and size == target.nbytes else bytearray(size)
-        if not shard.file.fill_now(piece, offset):
-            return _Asked(row, shard.file, offset, piece, target)
-        self._decode(row, piece, target)
+        crc_bytes = self._chunks.crc_bytes
+        if not self._is_kept_as_read or size != target.nbytes + crc_bytes:
+            pieces: tuple[memoryview | bytearray, ...] = (bytearray(size),)
+        else:
+            pieces = (target.data, bytearray(crc_bytes)) if crc_bytes else (target.data,)
+        if not shard.file.fill_now(pieces, offset, size):
+            return _Asked(row, shard.file, offset, size, pieces, target)
+        self._decode(row, pieces, target)
         return True
 
     def _finish(self, asked: "_Asked") -> None:
-        if not asked.file.fill(asked.piece, asked.offset):
+        if not asked.file.fill(asked.pieces, asked.offset, asked.size):
             raise self._damaged(asked.row, "the file ends within them")
-        self._decode(asked.row, asked.piece, asked.target)
+        self._decode(asked.row, asked.pieces, asked.target)
 
-    def _decode(self, row: int, piece: memoryview | bytearray, target: np.ndarray) -> None:
-        if isinstance(piece, bytearray):
-            target[:] = self.stored(row, piece)
+    def _decode(self, row: int, pieces: tuple[memoryview | bytearray, ...], target: np.ndarray) -> None:
+        """Fill the target from the pieces of a chunk, unless they are its own memory; compare its checksum."""
+        if isinstance(pieces[0], bytearray):
+            target[:] = self.stored(row, pieces[0])
+        elif len(pieces) > 1:
+            try:
+                refuse_other_crc32c(target, bytes(pieces[1]))
+            except ValueError as error:
+                raise self._damaged(row, str(error)) from error
 
     def _open(self, number: int) -> "_OpenShard[Ranges]":
         file = self._folder.ranges(shard_file(self._spec, self._view, number))
@@ -152,8 +163,9 @@ class _Asked:
     row: int
     file: Ranges
     offset: int
-    piece: memoryview | bytearray
-    target: np.ndarray  # the same memory, unless it has to be decoded
+    size: int  # bytes
+    pieces: tuple[memoryview | bytearray, ...]
+    target: np.ndarray  # the memory of the first piece, unless it has to be decoded
 
 
 class _Bytes:

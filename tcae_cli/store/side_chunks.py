@@ -8,8 +8,10 @@ import zarr
 from zarr.core.buffer import default_buffer_prototype
 from zarr.storage import MemoryStore
 
+from tcae_cli.errors import StoreError
 from tcae_cli.store.handle import StoreHandle
-from tcae_cli.store.layout import shard_file
+from tcae_cli.store.layout import DAMAGED, shard_file
+from tcae_cli.store.metadata import parse_metadata
 from tcae_cli.store.spec import OK, PENDING
 
 
@@ -23,8 +25,16 @@ class SideChunks:
         self._arrays: dict[str, zarr.Array] = {}
         self._to_buffer = default_buffer_prototype().buffer.from_bytes
         for name in self._spec.side_arrays:
-            self._files[f"{name}/zarr.json"] = self._to_buffer(self._folder.read(f"{name}/zarr.json"))
-            array = zarr.open_array(MemoryStore(self._files), path=name, mode="r+")
+            metadata = self._folder.read(f"{name}/zarr.json")
+            self._files[f"{name}/zarr.json"] = self._to_buffer(metadata)
+            try:
+                parse_metadata(metadata)
+                array = zarr.open_array(MemoryStore(self._files), path=name, mode="r+")
+            except DAMAGED as error:
+                raise StoreError(
+                    f"{self._folder.uri}/{name}/zarr.json is damaged ({error}); remove it and repeat "
+                    f"tcae encode-dataset, which writes it again"
+                ) from error
             # A chunk of nothing but the fill value is a file too: a missing file has not been written yet.
             self._arrays[name] = array.with_config({"write_empty_chunks": True})
 
@@ -36,13 +46,16 @@ class SideChunks:
         return data
 
     def decode(self, name: str, shard: int, chunk: bytes) -> np.ndarray:
-        """Return the value of each row of a shard."""
+        """Return the value of each row of a shard. Raises StoreError if the chunk is damaged."""
         rows = self._spec.rows_of_shard(shard)
         file = shard_file(self._spec, name, shard)
         self._files[file] = self._to_buffer(chunk)
-        values = np.asarray(self._arrays[name][rows.start : rows.stop])
-        del self._files[file]
-        return values
+        try:
+            return np.asarray(self._arrays[name][rows.start : rows.stop])
+        except DAMAGED as error:
+            raise StoreError(f"{self._folder.uri}/{file} is damaged ({error})") from error
+        finally:
+            del self._files[file]
 
     def status_taken_back(self, shard: int, coming: Mapping[str, np.ndarray]) -> dict[str, bytes]:
         """Return the status file of a shard in which rows that will change are pending; empty if no ok row changes.

@@ -1,4 +1,4 @@
-"""Defines the part of a store's root attributes that is fixed when the store is made (format version 1)."""
+"""Defines the part of a store's root attributes that is fixed when the store is made (format versions 1 and 2)."""
 
 import math
 from dataclasses import dataclass
@@ -87,7 +87,7 @@ class Quantisation(_Part):
 class StoreSpec(_Part):
     """Everything that is fixed when a store is made."""
 
-    format_version: Literal[1] = 1
+    format_version: Literal[1, 2] = 2  # a store stays what it was made as
     encoder: EncoderIdentity
     transform: TransformSpec
     compute: ComputeSpec
@@ -118,6 +118,11 @@ class StoreSpec(_Part):
         return views
 
     @property
+    def has_checksums(self) -> bool:
+        """Return whether every chunk, record and zarr.json carries a checksum that readers compare."""
+        return self.format_version > 1
+
+    @property
     def num_rows(self) -> int:
         """Return the number of rows of every array."""
         return self.source.count
@@ -143,6 +148,18 @@ class StoreSpec(_Part):
     def crop_name(self, size: int) -> str:
         """Return the name of the array that holds which part of the original a view of this size shows."""
         return "crop" if size == self.sizes[0] else f"crop_{size}"
+
+    def dimension_names(self, array: str) -> tuple[str, ...] | None:
+        """Return the names of the dimensions of a view or side array; height and width differ between sizes."""
+        if array in self.views:
+            size = self.views[array].size
+            suffix = "" if size == self.sizes[0] or not self.has_checksums else f"_{size}"
+            return "row", "channel", f"height{suffix}", f"width{suffix}"
+        if not self.has_checksums:
+            return None
+        if array == "original_size":
+            return "row", "extent"
+        return ("row", "edge") if array.startswith("crop") else ("row",)
 
     def sample_shape(self, view: str = MAIN_VIEW) -> tuple[int, int, int]:
         """Return the shape of one sample's latents, [c, h, w]."""

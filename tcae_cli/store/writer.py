@@ -11,13 +11,14 @@ import numpy as np
 
 from tcae_cli.errors import StoreError
 from tcae_cli.reports.failure import Failure
+from tcae_cli.runtime.checksums import crc32c_of
 from tcae_cli.runtime.folder import Folder
-from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import shard_file
 from tcae_cli.store.quantise import as_float
 from tcae_cli.store.record import FileRecord, ShardRecord, read_records, record_file, record_name, write_record
-from tcae_cli.store.shard_file import ShardFileWriter, crc32c_of
+from tcae_cli.store.row_chunks import RowChunks
+from tcae_cli.store.shard_file import ShardFileWriter
 from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.side_chunks import SideChunks
 from tcae_cli.store.spec import FAILED, OK, PENDING, StoreSpec
@@ -73,7 +74,7 @@ class StoreWriter:
     def __init__(self, store: StoreHandle, check: Callable[[], None] = lambda: None) -> None:
         self.folder = store.folder
         self.spec = store.spec
-        self.codec = CODECS[store.spec.codec]()
+        self.codec = RowChunks(store.spec)
         self.side = SideChunks(store)
         self.check = check
 
@@ -154,12 +155,12 @@ class ShardInProgress:
 
         if self._plan.record:
             folder.write(self._writer.side.status_taken_back(shard, self._side))
-            write_record(folder, self._plan.record.model_copy(update={"replacing": records}))
+            write_record(folder, spec, self._plan.record.model_copy(update={"replacing": records}))
         for file in self._files.values():
             file.publish()
         status_file = shard_file(spec, "status", shard)
         status, record = {status_file: chunks.pop(status_file)}, self._record(records)
-        folder.write(chunks, status, record_file(record))
+        folder.write(chunks, status, record_file(spec, record))
         return record
 
     def abandon(self) -> None:

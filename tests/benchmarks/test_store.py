@@ -119,7 +119,7 @@ def without_protocol() -> Iterator[None]:
         patch.setattr(ShardFileWriter, "_sum_up", lambda self, block: None)
         for module in (shard_file, writer):
             patch.setattr(module, "crc32c_of", lambda data: 0)
-        patch.setattr(writer, "record_file", lambda record: {})
+        patch.setattr(writer, "record_file", lambda spec, record: {})
         patch.setattr(ShardInProgress, "_record", lambda self, files: None)
         patch.setattr(LocalFolder, "write", write_plainly)
         patch.setattr(LocalFolder, "remove", lambda self, names: None)

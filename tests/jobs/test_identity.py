@@ -16,7 +16,7 @@ from tcae_cli.reports.decode import DecodeRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.store.reader import LatentStore
 
-from ..store_contents import refused
+from ..store_contents import change_metadata, refused
 
 
 @pytest.fixture(scope="module")
@@ -102,14 +102,14 @@ def test_the_same_images_at_another_place_are_the_same_source(photos, store, enc
     assert encode(shutil.copytree(photos, tmp_path / "moved"), store).num_encoded_now == 0
 
 
-@pytest.mark.parametrize(("version", "words"), [(2, "of format version 2"), (None, "a Zarr group of something else")])
+@pytest.mark.parametrize(("version", "words"), [(3, "of format version 3"), (None, "a Zarr group of something else")])
 def test_another_format_is_named(photos, store, encode, tmp_path, version, words):
     other = shutil.copytree(store, tmp_path / "other.zarr")
     root = json.loads((other / "zarr.json").read_text())
     root["attributes"]["format_version"] = version
     (other / "zarr.json").write_text(json.dumps(root))
 
-    sentence = f"{other} is {words}, not a store this tcae reads (version 1); name another path"
+    sentence = f"{other} is {words}, not a store this tcae reads (version 1 or 2); name another path"
     assert refused(encode, photos, other) == sentence
     with pytest.raises(StoreError) as raised:
         LatentStore(other)
@@ -118,10 +118,10 @@ def test_another_format_is_named(photos, store, encode, tmp_path, version, words
 
 def test_a_root_that_is_damaged_is_named(photos, store, encode, tmp_path):
     other = shutil.copytree(store, tmp_path / "other.zarr")
-    root = json.loads((other / "zarr.json").read_text())
-    root["attributes"]["rows_per_shard"] = "many"
-    (other / "zarr.json").write_text(json.dumps(root))
+    change_metadata(other / "zarr.json", lambda root: root["attributes"].update(rows_per_shard="many"))
     assert f"{other}/zarr.json is damaged: " in refused(encode, photos, other)
+    (other / "zarr.json").write_text((store / "zarr.json").read_text().replace('"dtype": "float16"', '"dtype": "int8"'))
+    assert f"{other}/zarr.json is damaged: it does not match its CRC-32C; restore it" in refused(encode, photos, other)
     (other / "zarr.json").write_text("{")
     assert "zarr.json is not the metadata of a Zarr group; name another path" in refused(encode, photos, other)
 

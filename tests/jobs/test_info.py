@@ -18,6 +18,8 @@ from tcae_cli.reports.store import InfoReport, InfoRequest
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.record import record_name
 
+from ..store_contents import change_metadata
+
 
 def info(store: Path | str) -> InfoReport:
     return describe_store(InfoRequest(store=str(store)), Silent())
@@ -36,9 +38,8 @@ def source(photos, tmp_path) -> Path:
 def make_incomplete(store: Path) -> None:
     (store / record_name(1)).unlink()
     (store / "status" / "c.1").unlink()
-    root = json.loads((store / "zarr.json").read_text())
-    root["attributes"] |= {"complete": False, "statistics": None}
-    (store / "zarr.json").write_text(json.dumps(root))
+    incomplete = {"complete": False, "statistics": None}
+    change_metadata(store / "zarr.json", lambda root: root["attributes"].update(incomplete))
 
 
 def test_a_complete_store_says_what_it_is(source, tmp_path, encode, small_checkpoint):
@@ -65,7 +66,7 @@ def test_sizes_are_those_on_the_disk(source, tmp_path, encode):
     assert report.bytes_per_image == report.bytes_on_disk / 23
     assert report.share_of_pixels == report.bytes_on_disk / (23 * 3 * 64 * 64)
     raw = 23 * 8 * 2 * 2 * 2
-    assert report.share_of_raw_latents == (raw + 2 * (16 * 16 + 4)) / raw  # and the indexes of two shards
+    assert report.share_of_raw_latents == (raw + 23 * 4 + 2 * (16 * 16 + 4)) / raw  # with checksums and two indexes
 
 
 def test_duplicates_are_found_by_content(source, tmp_path, encode):

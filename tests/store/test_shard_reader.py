@@ -89,7 +89,9 @@ def test_advice_that_is_not_taken_costs_nothing(make_store, codec, always_waitin
 
 
 @pytest.mark.parametrize(
-    ("place", "reason"), [((0, 40), "cannot reshape"), ((2**40, 48), "the file ends within them")], ids=str
+    ("place", "reason"),
+    [((0, 40), "their CRC-32C does not match"), ((2**40, 48), "the file ends within them")],
+    ids=str,
 )
 def test_an_uncompressed_row_of_another_size_and_one_beyond_the_file_are_named(make_store, place, reason):
     path = make_store(codec="none")
