@@ -17,7 +17,7 @@ from tcae_cli.errors import SourceError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.runtime.folder import Folder, common_root, open_to_read
 from tcae_cli.sources.folder import File, list_images
-from tcae_cli.sources.listing import Container, Entry, Listing, ignore, image_suffixes
+from tcae_cli.sources.listing import Container, Entry, Listing, ignore, image_suffixes, system_folder_in
 from tcae_cli.sources.locations import without_query
 from tcae_cli.sources.patterns import expand_pattern, names_files
 from tcae_cli.sources.registry import Located, Reader
@@ -118,12 +118,12 @@ class _Members:
         self._archive_bytes = archive_bytes
         members = [member for member in archive.infolist() if not member.is_dir() and not _is_hidden(member.filename)]
         names = [member.filename.removeprefix("./") for member in members]
-        folder = common_root(names) if may_lie_in_a_folder else ""
+        folder = common_root([path for path in names if not system_folder_in(path)]) if may_lie_in_a_folder else ""
         self.uri = f"{where}/{folder}"
         self._prefix = f"{name}/{folder}"  # of keys
         self._by_name: dict[str, list[ZipInfo]] = {}  # several of one name are rows each
         for path, member in zip(names, members, strict=True):
-            self._by_name.setdefault(path[len(folder) :], []).append(member)
+            self._by_name.setdefault(path.removeprefix(folder), []).append(member)
 
     def files(self) -> list[File]:
         """Return the files by sorted name."""

@@ -1,6 +1,7 @@
 """Zip archives as a source."""
 
 import io
+import json
 import pickle
 import random
 import stat
@@ -32,14 +33,31 @@ def keys(source: Source) -> list[str]:
     return source.keys(range(len(source)))
 
 
+def test_edm2s_archives_have_their_labels_in_dataset_json(opened, png):
+    names = [f"0000{number // 2}/img0000000{number}.png" for number in range(4)]
+    members = {name: png(seed=number) for number, name in enumerate(names)}
+    labels = [[name, number] for name, number in zip(names, (7, 0, -1), strict=False)]
+    source = opened(members | {"dataset.json": json.dumps({"labels": labels}).encode()})
+    assert keys(source) == [f"photos.zip/{name}" for name in names]
+    assert source.labels(0, 4).tolist() == [7, 0, -1, -1] and source.class_names == ()
+    assert not source.passed_over
+    assert list(source.read_many([3, 0])) == [png(seed=3), png(seed=0)]
+
+
+def test_numbered_folders_beside_a_dataset_json_without_labels_are_no_classes(opened, png):
+    members = {f"0000{number}/img0000000{number}.png": png() for number in range(3)}
+    source = opened(members | {"dataset.json": b'{"labels": null}'})
+    assert source.labels(0, 3).tolist() == [-1] * 3 and source.class_names == ()
+
+
 def test_a_zip_is_a_folder_in_a_file(opened, png):
     members = [("photos/", b""), ("photos/b/2.png", png(seed=2)), ("photos/a/1.png", png(seed=1))]
     members += [("photos/a/1.txt", b"one"), ("photos/b/notes.md", b"-"), ("photos/.hidden.png", b"")]
-    source = opened([*members, ("__MACOSX/photos/a/._1.png", b"mac")])
+    source = opened([*members, ("__MACOSX/photos/a/._1.png", b"mac"), ("__MACOSX/photos/2.png", b"mac")])
     assert keys(source) == ["photos.zip/photos/a/1.png", "photos.zip/photos/b/2.png"]
     assert source.class_names == ("a", "b") and source.labels(0, 2).tolist() == [0, 1]
     assert [source.caption(row) for row in (0, 1)] == ["one", ""]
-    assert source.passed_over == {".md": 1}
+    assert source.passed_over == {".md": 1} and "__MACOSX/photos/2.png" in source.remarks[0]
 
 
 def test_classes_are_numbered_over_all_zips_of_a_pattern(png, tmp_path):
