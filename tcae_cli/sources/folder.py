@@ -30,7 +30,7 @@ from tcae_cli.sources.metadata_choice import Descriptions, descriptions_for
 from tcae_cli.sources.metadata_files import DescribedImages, Texts, is_metadata_name
 from tcae_cli.sources.metadata_sidecars import Sidecars, is_wanted, state_sidecar
 from tcae_cli.sources.parquet import ParquetFiles, is_parquet_name, list_files
-from tcae_cli.sources.patterns import FoundFiles
+from tcae_cli.sources.patterns import FoundFiles, expand_pattern, glob_matches
 from tcae_cli.sources.registry import Located, Reader, refuse_other_fields
 from tcae_cli.sources.spelling import BySpelling
 from tcae_cli.sources.tar import is_tar_name, list_tars
@@ -46,13 +46,17 @@ class File(NamedTuple):
 
 
 class ImageFolder:
-    """A folder of images or, where it holds none, of tars or Parquet; local, or below a URL that can be listed."""
+    """A folder of images, or those of its images that a glob names; where it holds none, a folder of tars or Parquet.
+
+    It is local, or below a URL that can be listed.
+    """
 
     words = "a folder of images"
     fields = frozenset({"image", "label", "caption"})  # a member of tars; columns of tables and of metadata files
 
     def recognises(self, uri: str) -> bool:
-        return is_remote(uri) or os.path.isdir(uri)
+        matches = glob_matches(uri)
+        return is_remote(uri) or os.path.isdir(uri) or (bool(matches) and all(map(is_image_name, matches)))
 
     def reader(self, located: Located) -> Reader:
         return FileReader(located)
@@ -60,16 +64,21 @@ class ImageFolder:
     def scan(self, uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int], None] = ignore) -> Listing:
         """List every image under a folder, by sorted relative path; hidden names are skipped, folder links followed.
 
+        Keys of a glob are relative to the folder before its first wildcard.
         Labels and captions are those of sidecars and metadata files. Without such labels, the first folder of an
         image's path is its class; classes are numbered by sorted name, over those that hold images, and an image
         directly in the folder has label -1. Tars are listed by sorted name, as TarShards lists them, and so are Parquet
         files.
         Raises SourceError if there is no image, NotFoundError if a remote folder holds nothing at all.
         """
-        root = (uri if is_remote(uri) else os.path.abspath(uri)).rstrip("/") + "/"
+        chosen = _images_of_glob(uri)
+        root = chosen.root if chosen else (uri if is_remote(uri) else os.path.abspath(uri)).rstrip("/") + "/"
         folder = open_to_read(root)
         found = _find(folder, uri) if is_remote(root) else _walk(Path(root), "", ())
         files = sorted(counted(found, on_progress))
+        if chosen:
+            names = set(chosen.names)
+            files = [file for file in files if file.name in names or not is_image_name(file.name)]
         of_users = [file for file in files if not system_folder_in(file.name)]
         images = [file for file in of_users if is_image_name(file.name)]
         tars = [] if images else [file.name for file in of_users if is_tar_name(file.name)]
@@ -83,6 +92,12 @@ class ImageFolder:
         if not images:
             raise SourceError(_no_images(uri, of_users))
         return list_images(uri, root, folder, files, fields)
+
+
+def _images_of_glob(uri: str) -> FoundFiles | None:
+    """Return the images that a glob names; None for a folder."""
+    is_glob = "*" in uri and is_image_name(uri) if is_remote(uri) else not os.path.isdir(uri)
+    return expand_pattern(uri) if is_glob else None
 
 
 def list_images(uri: str, root: str, folder: Texts, files: Sequence[File], fields: SampleFields) -> Listing:

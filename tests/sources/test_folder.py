@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tcae_cli.errors import ImageError, SourceError
+from tcae_cli.errors import ImageError, NotFoundError, SourceError
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.sources.source import Source, open_source
 
@@ -42,6 +42,23 @@ def as_nobody() -> Iterator[None]:
 
 def keys(source: Source) -> list[str]:
     return source.keys(range(len(source)))
+
+
+def test_a_glob_names_some_of_the_images_of_a_folder(make_folder, png, tmp_path):
+    names = ("cat/1.png", "cat/2.jpg", "cat/old/3.png", "dog/1.PNG", "dog/4.png")
+    folder = make_folder({name: png(seed=seed) for seed, name in enumerate(names)} | {"cat/1.txt": b"a cat"})
+    source = open_source(f"{folder}/*/*.png", tmp_path / "index")
+    assert source.keys(range(2)) == ["cat/1.png", "dog/4.png"] and source.class_names == ("cat", "dog")
+    assert source.caption(0) == "a cat" and source.read(1) == png(seed=4)
+    assert source.fingerprint == open_source(f"{folder}/[cd]*/*.png", tmp_path / "again").fingerprint
+    assert len(open_source(f"{folder}/**/*.png", tmp_path / "index")) == 3
+    assert open_source(f"{folder}/cat/*.{{png,jpg}}", tmp_path / "index").keys(range(2)) == ["1.png", "2.jpg"]
+    with pytest.raises(
+        SourceError, match=r"1\.\* matches 2 with \.png, 1 with \.txt, which are not of one kind of source"
+    ):
+        open_source(f"{folder}/*/1.*", tmp_path / "index")
+    with pytest.raises(NotFoundError, match=r"\*\.gif does not exist; give"):
+        open_source(f"{folder}/*.gif", tmp_path / "index")
 
 
 def test_classes_are_the_first_folders_that_hold_images_by_name(make_folder, png):

@@ -272,6 +272,12 @@ def test_missing_tars_of_an_object_store_are_counted_and_passed_over(put: Put, b
     assert list(source.read_many([0, 1])) == [png(seed=1), png(seed=3)]
 
 
+def test_a_glob_names_some_of_the_images_of_an_object_store(put: Put, bucket, opened, png):
+    put({f"photos/{name}": png() for name in ("a/1.png", "a/2.jpg", "b/3.png")})
+    source = opened(f"{bucket}/photos/*/*.png")
+    assert source.keys(range(2)) == ["a/1.png", "b/3.png"] and source.class_names == ("a", "b")
+
+
 def test_a_remote_zip_is_read_by_part(put: Put, bucket, url, opened, png, tmp_path, monkeypatch):
     members = {f"{label}/{number}.png": png(seed=number) for label in "ab" for number in range(3)}
     put({"photos.zip": write_zip(tmp_path / "photos.zip", members, zipfile.ZIP_DEFLATED).read_bytes()})
