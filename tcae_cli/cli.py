@@ -1,10 +1,12 @@
 """The command line: imports a command when it is used, and turns errors into a line and an exit code."""
 
+import errno
 import os
 import sys
 import threading
 import traceback
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -24,7 +26,9 @@ _COMMANDS = {
     "eval": "Measure models, stores and images: reconstruction, latents, generation, cost.",
     "weights": "List the pretrained networks that losses and metrics look through, and fetch them ahead.",
 }
+FAILED = 1
 INTERRUPTED = 130
+_TOO_MANY_FILES = os.strerror(errno.EMFILE)  # in what Python, torch and the loader of libraries say
 
 
 class _LazyCommands(click.Group):
@@ -66,6 +70,7 @@ def tcae(debug: bool) -> None:
 
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong use, 3 too many failed samples, 130 interrupted."""
+    _use_utf8()
     exit_code = _run(sys.argv[1:])
     others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
     if exit_code and not all(thread.daemon for thread in others):
@@ -75,6 +80,19 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(exit_code)
     sys.exit(exit_code)
+
+
+def _use_utf8() -> None:
+    """Start this process again in Python's UTF-8 mode where the locale is of another encoding.
+
+    Names and texts are UTF-8 in every file that is read and written here; a POSIX locale knows ASCII alone.
+    """
+    if sys.getfilesystemencoding() != "utf-8":
+        sys.stdout.flush()
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+    for stream in (sys.stdout, sys.stderr):  # a name that is not UTF-8, or a terminal that is not
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def _run(arguments: list[str]) -> int:
@@ -92,6 +110,13 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exc()
         click.echo(f"Error: {error}", err=True)
         return error.exit_code
+    except (OSError, RuntimeError, ImportError) as error:
+        if _TOO_MANY_FILES not in str(error):
+            raise
+        if debug:
+            traceback.print_exc()
+        click.echo(f"Error: too many files are open at once ({error}); raise their number with ulimit -n", err=True)
+        return FAILED
     except (KeyboardInterrupt, click.Abort):
         click.echo(
             "\nInterrupted. Finished work is kept: repeat the command to resume "

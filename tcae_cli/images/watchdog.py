@@ -1,5 +1,6 @@
 """Notices when a worker of a DataLoader dies or hangs, and which row it was on."""
 
+import errno
 import threading
 import time
 from collections.abc import Generator, Iterator
@@ -84,6 +85,8 @@ def watched(loader: DataLoader[Result], notes: RowNotes) -> Generator[Result, No
     try:
         iterator: Any = iter(loader)
     except (OSError, EOFError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EMFILE:
+            raise  # new workers would meet the same
         raise WorkersLost(f"starting it: {error}", {}) from error
     watchdog = _Watchdog(notes, iterator._workers)
     try:

@@ -19,6 +19,7 @@ _CAUSES = {
     errno.EACCES: "permission is denied",
     errno.EPERM: "permission is denied",
     errno.ENOENT: "it was removed while in use",
+    errno.EMFILE: "too many files are open at once, whose number ulimit -n raises",
     errno.EEXIST: "a file of that name is in the way",
     errno.ENOTDIR: "a file is where a folder should be",
     errno.EISDIR: "a folder is where a file should be",

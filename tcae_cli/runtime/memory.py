@@ -96,19 +96,19 @@ def peak_bytes(run: Callable[[], object], device: torch.device) -> int | None:
         torch.cuda.reset_peak_memory_stats(device)
         run()
         return torch.cuda.max_memory_allocated(device) - held
-    return _peak_bytes_of_process(run) if sys.platform == "linux" else None
+    held_by_process = _reset_peak_of_process()
+    run()
+    return None if held_by_process is None else max(0, _memory_bytes("VmHWM") - held_by_process)
 
 
-def _peak_bytes_of_process(run: Callable[[], object]) -> int | None:
-    """Return None where the system does not let a process reset its peak, as in some containers."""
+def _reset_peak_of_process() -> int | None:
+    """Return the bytes held now; None where the system does not let a process reset its peak, as in some containers."""
     try:
         # The allocator would serve the run from memory that is free but still held, which no figure would show.
         ctypes.CDLL(None).malloc_trim(0)
         (_PROCESS / "clear_refs").write_text("5")
-        held = _memory_bytes("VmRSS")
-        run()
-        return max(0, _memory_bytes("VmHWM") - held)
-    except OSError:
+        return _memory_bytes("VmRSS")
+    except (OSError, AttributeError):  # AttributeError: a C library without malloc_trim
         return None
 
 
