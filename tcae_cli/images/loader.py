@@ -24,6 +24,7 @@ from tcae_cli.images.transform import Transform
 from tcae_cli.images.watchdog import RowNotes, Stage, WorkersLost, watched
 from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.processes import leave_with_the_parent
+from tcae_cli.runtime.shared_memory import MORE_SHARED_MEMORY, prepare_for_workers
 from tcae_cli.runtime.threads import in_threads
 from tcae_cli.sources.source import Source
 
@@ -75,6 +76,7 @@ def _decode_in_workers(
 
     Then a thread here reads ahead of the workers, so that a group of rows is read once, and is in memory once.
     """
+    prepare_for_workers(num_workers)
     source = decoder.source
     if source.access == "row":
         yield from load_in_workers(_Feed(decoder, batches), source.uri, num_workers)
@@ -169,7 +171,7 @@ def load_in_workers(work: Work[Made, Out], uri: str, num_workers: int) -> Genera
         except RuntimeError as error:
             if _SHARED_MEMORY_FILE not in str(error):
                 raise
-            fix = "try fewer --workers or a smaller batch"
+            fix = MORE_SHARED_MEMORY
             raise SourceError(f"{uri}: decoded images do not fit into shared memory (/dev/shm); {fix}") from error
         finally:
             results.close()

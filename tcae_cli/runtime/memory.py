@@ -2,7 +2,6 @@
 
 import ctypes
 import os
-import sys
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

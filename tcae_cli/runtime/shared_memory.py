@@ -1,13 +1,41 @@
 """Allocates memory that several processes share."""
 
 import math
+import resource
 
 import torch
 from torch import Tensor
 
-from tcae_cli.errors import DiskError
+from tcae_cli.errors import DeviceError, DiskError
 
 _FILE = "file </torch_"  # in torch's words when there is no room for one
+
+
+MORE_SHARED_MEMORY = "make it larger (docker run --shm-size), or try fewer --workers, down to 0"
+_FILES, _FILES_OF_A_WORKER = 64, 16  # open at once, at most: pipes, and batches in shared memory
+
+
+def prepare_for_workers(num_workers: int) -> None:
+    """Let this process open the files that so many worker processes take.
+
+    Raises DeviceError if the system does not allow so many, or if there is no shared memory for what workers send.
+    """
+    needed = _FILES + _FILES_OF_A_WORKER * num_workers
+    limit, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit != resource.RLIM_INFINITY and limit < needed:
+        if most != resource.RLIM_INFINITY and most < needed:
+            raise DeviceError(
+                f"decoding in {num_workers} processes takes {needed} open files, and only {most} are allowed; "
+                f"raise their number with ulimit -n {needed}"
+            )
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, most))
+    try:
+        torch.UntypedStorage._new_shared(1)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise DeviceError(
+            f"shared memory (/dev/shm) cannot be used ({reason}); pass --workers 0, or mount it"
+        ) from error
 
 
 def is_full(error: Exception) -> bool:

@@ -15,6 +15,7 @@ from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.images.loader import load_in_workers
 from tcae_cli.images.watchdog import RowNotes
 from tcae_cli.recipe.schema import Recipe
+from tcae_cli.runtime.shared_memory import prepare_for_workers
 from tcae_cli.sources.source import Source
 from tcae_cli.training.views.crops import SampleViews, TrainingBatch, decode_for_views, sample_views, stack_views
 
@@ -103,6 +104,7 @@ def load_training_batches(views: TrainingViews, steps: range, num_workers: int) 
     being on a row, or if shared memory is full.
     """
     if num_workers:
+        prepare_for_workers(num_workers)
         yield from load_in_workers(_Steps(views, steps), views.source.uri, num_workers)
     else:
         yield from map(views.__getitem__, steps)

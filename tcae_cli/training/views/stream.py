@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tcae_cli.errors import ImageError, SourceError, TcaeError
 from tcae_cli.images.loader import start_worker, worker_context
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.runtime.shared_memory import is_full
+from tcae_cli.runtime.shared_memory import MORE_SHARED_MEMORY, is_full, prepare_for_workers
 from tcae_cli.training.views.batches import epoch_order
 from tcae_cli.training.views.crops import SampleViews, TrainingBatch, decode_for_views, sample_views, stack_views
 
@@ -215,6 +215,7 @@ class _Consumer:
 
 
 def _load_in_workers(plan: _Plan) -> Generator[_Made, None, None]:
+    prepare_for_workers(plan.num_workers)
     iterator: Any = None
     try:
         iterator = iter(
@@ -230,9 +231,8 @@ def _load_in_workers(plan: _Plan) -> Generator[_Made, None, None]:
         yield from iterator
     except (RuntimeError, OSError, EOFError) as error:
         if is_full(error):
-            fix = "try fewer --workers or a smaller batch"
             raise SourceError(
-                f"{plan.stream.files.uri}: images do not fit into shared memory (/dev/shm); {fix}"
+                f"{plan.stream.files.uri}: images do not fit into shared memory (/dev/shm); {MORE_SHARED_MEMORY}"
             ) from error
         if str(error).startswith("Caught "):  # raised in a worker that is still alive
             raise
