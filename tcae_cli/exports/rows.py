@@ -9,7 +9,6 @@ from functools import cached_property
 import numpy as np
 
 from tcae_cli.errors import StoreError
-from tcae_cli.store.layout import read_array
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import View
 
@@ -79,7 +78,7 @@ class ExportRows:
     @cached_property
     def original_sizes(self) -> np.ndarray:
         """The height and width of the originals in pixels, [n, 2], int32."""
-        return read_array(self.store.folder, "original_size")[self.store.ok_rows]
+        return self.store.original_sizes()[self.store.ok_rows]
 
     def class_name(self, label: int) -> str:
         """Return the name of a class, "" if it has none."""

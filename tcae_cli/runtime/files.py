@@ -27,6 +27,25 @@ _CAUSES = {
 }
 
 
+class ReadError(DiskError):
+    """Raised when a file exists and cannot be read; it has the errno, reason and file name of the system's error."""
+
+    def __str__(self) -> str:
+        cause = _CAUSES.get(self.errno or 0) or self.strerror
+        return f"{self.filename} cannot be read: {cause}; put it right and repeat"
+
+
+@contextmanager
+def read_errors(path: Path | str) -> Iterator[None]:
+    """Turn errors of the system in reading a file that exists into a ReadError about it."""
+    try:
+        yield
+    except (FileNotFoundError, NotADirectoryError, DiskError):
+        raise
+    except OSError as error:
+        raise ReadError(error.errno, error.strerror, str(path)) from error
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file in one piece: a reader sees the whole new file or the whole old one. Raises DiskError."""
     temporary = temporary_beside(path)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, TypeVar
 from uuid import uuid4
 
-from tcae_cli.runtime.files import disk_errors, path_inside, start_writing_out, sync
+from tcae_cli.runtime.files import disk_errors, path_inside, read_errors, start_writing_out, sync
 from tcae_cli.runtime.processes import this_process
 from tcae_cli.runtime.remote import NUM_READS
 
@@ -45,14 +45,15 @@ class LocalFolder:
         self._made: list[Path] = []
 
     def read(self, name: str) -> bytes:
-        with open(os.path.join(self.uri, name), "rb", buffering=0) as file:
+        path = os.path.join(self.uri, name)
+        with read_errors(path), open(path, "rb", buffering=0) as file:
             return file.read()
 
     def read_many(self, names: Sequence[str]) -> Iterator[bytes | None]:
         for name in names:
             try:
                 yield self.read(name)
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 yield None
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
@@ -62,7 +63,9 @@ class LocalFolder:
         return LocalRanges(os.path.join(self.uri, name))
 
     def open(self, name: str, read_ahead_bytes: int | None = None) -> BinaryIO:
-        return open(os.path.join(self.uri, name), "rb")
+        path = os.path.join(self.uri, name)
+        with read_errors(path):
+            return open(path, "rb")
 
     def in_order(
         self, function: Callable[[Item], Result], items: Iterable[Item], num_reads: int = NUM_READS
@@ -222,26 +225,30 @@ class LocalRanges:
     """The Ranges of a local file that stays open: opening it costs more than reading a row."""
 
     def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_RDONLY)
+        self._path = path
+        with read_errors(path):
+            self._descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, start: int, size: int) -> bytes:
-        if start < 0:
-            start = max(0, os.fstat(self._descriptor).st_size + start)
-        return os.pread(self._descriptor, size, start)
+        with read_errors(self._path):
+            if start < 0:
+                start = max(0, os.fstat(self._descriptor).st_size + start)
+            return os.pread(self._descriptor, size, start)
 
     def fill_now(self, pieces: Sequence[memoryview | bytearray], start: int, size: int) -> bool:
         """Fill pieces of memory if the page cache has all of it; otherwise ask the disk for it."""
         with suppress(OSError):  # the cache has nothing of it, or the file system does not say
-            if self.fill(pieces, start, size, _WITHOUT_WAITING):
+            if os.preadv(self._descriptor, pieces, start, _WITHOUT_WAITING) == size:
                 return True
         if sys.platform != "darwin":
             with suppress(OSError):  # it is only advice
                 os.posix_fadvise(self._descriptor, start, size, os.POSIX_FADV_WILLNEED)
         return False
 
-    def fill(self, pieces: Sequence[memoryview | bytearray], start: int, size: int, flags: int = 0) -> bool:
-        return os.preadv(self._descriptor, pieces, start, flags) == size
+    def fill(self, pieces: Sequence[memoryview | bytearray], start: int, size: int) -> bool:
+        with read_errors(self._path):
+            return os.preadv(self._descriptor, pieces, start) == size
 
 
 def owner_of_part(name: str) -> str | None:

@@ -7,19 +7,52 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict, TypeAdapter
+from typing_extensions import TypedDict
 
 from tcae_cli.errors import SourceError
 from tcae_cli.reports.described import EARLIER
 from tcae_cli.runtime.files import make_folder, write_atomic
-from tcae_cli.sources.listing import Container, Group, Listing
+from tcae_cli.sources.listing import Container, Listing
 
 SUMMARY_FILE = "source.json"  # written last: an index without it does not exist
 
+# What numpy raises for bytes that are not a .npy file.
+_DAMAGED = (OSError, ValueError, TypeError, EOFError, OverflowError, SyntaxError, TokenError)
+
 _VERSION = 3
 _VERSION_OF_TARS_ONLY = 2  # its containers are tars, and it names no kind
+
+
+class Summary(TypedDict):
+    """The part of an index that is about its source as a whole, in SUMMARY_FILE."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    index_version: int
+    uri: str
+    root: str  # of keys and containers
+    kind: str  # by its name in the registry of sources
+    containers: tuple[Container, ...]
+    image_column: str
+    class_names: tuple[str, ...]
+    has_captions: bool
+    has_problems: bool
+    passed_over: dict[str, int]
+    remarks: tuple[str, ...]
+    disagreements: tuple[str, ...]
+    labels_from: dict[str, int]
+    captions_from: dict[str, int]
+    fingerprint: str
+
+
+_SUMMARY = TypeAdapter(Summary)
+# What earlier versions did not write.
+_LATER: dict[str, Any] = {"remarks": (), "disagreements": (), "labels_from": {}, "captions_from": {}}
 
 
 def write_index(index_dir: Path, listing: Listing) -> None:
@@ -61,32 +94,49 @@ def write_index(index_dir: Path, listing: Listing) -> None:
     write_atomic(index_dir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
 
 
-def read_summary(index_dir: Path) -> dict[str, Any]:
-    """Return what an index says of its source as a whole; its containers are Containers.
+def read_summary(index_dir: Path) -> Summary:
+    """Return what an index says of its source as a whole.
 
-    Raises SourceError if there is no index in the folder, or one of a version that is not known.
+    Raises SourceError if there is no index in the folder, or one that is damaged or of a version that is not known.
     """
+    path = index_dir / SUMMARY_FILE
     try:
-        summary: dict[str, Any] = json.loads((index_dir / SUMMARY_FILE).read_bytes())
+        summary: dict[str, Any] = _LATER | json.loads(path.read_bytes())
+        version = summary["index_version"]
+        if version == _VERSION_OF_TARS_ONLY:
+            tars = summary.pop("tar_names")
+            summary |= {"kind": "tar" if tars else "folder", "image_column": "", "passed_over": {}}
+            summary["containers"] = [(name, "", ()) for name in tars]
+        elif version != _VERSION:
+            raise SourceError(f"{index_dir} was made by another version of tcae; remove it and open the source again")
+        return _SUMMARY.validate_python(summary)
     except OSError as error:
         raise SourceError(
             f"{index_dir} holds no index of a source ({error.strerror}); open the source again"
         ) from error
-    for name in ("remarks", "disagreements"):  # which earlier versions did not write
-        summary.setdefault(name, ())
-    for name in ("labels_from", "captions_from"):
-        summary.setdefault(name, {})
-    if summary["index_version"] == _VERSION_OF_TARS_ONLY:
-        tars = summary.pop("tar_names")
-        summary |= {"kind": "tar" if tars else "folder", "image_column": "", "passed_over": {}}
-        summary["containers"] = [(name, "", ()) for name in tars]
-    elif summary["index_version"] != _VERSION:
-        raise SourceError(f"{index_dir} was made by another version of tcae; remove it and open the source again")
-    summary["containers"] = tuple(
-        Container(name, compression, tuple(Group(*group) for group in groups))
-        for name, compression, groups in summary["containers"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise damaged(path, str(error)) from error
+
+
+def read_column(index_dir: Path, name: str, dtype: type[np.generic]) -> np.ndarray:
+    """Map a column of an index, [n], into memory. Raises SourceError if it is missing or damaged."""
+    path = index_dir / f"{name}.npy"
+    try:
+        column: np.ndarray = np.load(path, mmap_mode="r")
+    except _DAMAGED as error:
+        raise damaged(path, getattr(error, "strerror", None) or str(error)) from error
+    if not isinstance(column, np.ndarray) or column.ndim != 1 or column.dtype != dtype:
+        raise damaged(path, f"it is not one column of {np.dtype(dtype)}")
+    return column
+
+
+def damaged(path: Path, reason: str) -> SourceError:
+    """Return the error to raise for a file of an index that is not as it was written."""
+    first_line = (reason.splitlines() or ["it breaks off"])[0]
+    return SourceError(
+        f"{path} is damaged ({first_line}); remove {path.with_name(SUMMARY_FILE)} and repeat, so that the source is "
+        f"listed again"
     )
-    return summary
 
 
 def _places(places: Sequence[str]) -> dict[str, int]:

@@ -15,8 +15,8 @@ from tcae_cli.reports.progress import SILENT, Progress
 from tcae_cli.runtime.folder import open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.announce import found_so_far, say_found
-from tcae_cli.sources.index import read_summary, write_index
-from tcae_cli.sources.listing import Entry, Listing, count_suffixes, ignore
+from tcae_cli.sources.index import SUMMARY_FILE, damaged, read_column, read_summary, write_index
+from tcae_cli.sources.listing import Container, Entry, Listing, count_suffixes, ignore
 from tcae_cli.sources.patterns import glob_matches
 from tcae_cli.sources.registry import KINDS, Access, Place, Reader, SourceKind, refuse_other_fields, source_words
 
@@ -75,7 +75,7 @@ def find_kind(uri: str) -> SourceKind:
 class Source:
     """Samples 0 ... len - 1, the same in every process and every run; pickles as the folder of its index.
 
-    Raises SourceError if there is no index in the folder.
+    Raises SourceError if there is no index in the folder, or if it is damaged.
     """
 
     def __init__(self, index_dir: Path) -> None:
@@ -92,17 +92,19 @@ class Source:
         self.captions_from: dict[str, int] = summary["captions_from"]
         self.is_remote = is_remote(summary["root"])
         self.folder = open_to_read(summary["root"])
-        self.containers = summary["containers"]
+        self.containers: Sequence[Container] = summary["containers"]
         self.image_column: str = summary["image_column"]
         self._maps: list[np.ndarray] = []
-        self._labels = self._map("labels")
-        self._sizes = self._map("sizes")
+        self._labels = self._map("labels", np.int64)
+        self._sizes = self._map("sizes", np.int64)
         self._keys = self._strings("keys")
         self._captions = self._strings("captions") if self.has_captions else None
         self._problems = self._strings("problems") if summary["has_problems"] else None
-        self._containers = self._map("tars")
-        self._offsets = self._map("offsets")
+        self._containers = self._map("tars", np.int32)
+        self._offsets = self._map("offsets", np.int64)
         self._kind: str = summary["kind"]
+        if self._kind not in KINDS:
+            raise damaged(self.index_dir / SUMMARY_FILE, f"there is no kind {self._kind} of sources")
 
     def __reduce__(self) -> tuple[type["Source"], tuple[Path]]:
         return type(self), (self.index_dir,)
@@ -138,11 +140,11 @@ class Source:
 
     def caption(self, row: int) -> str:
         """Return the caption of a sample, "" if it has none."""
-        return self._captions[row].decode() if self._captions else ""
+        return self._captions[row].decode(errors="replace") if self._captions else ""
 
     def problem(self, row: int) -> str:
         """Return why a sample cannot be read, "" if the scan found no reason."""
-        return self._problems[row].decode() if self._problems else ""
+        return self._problems[row].decode(errors="replace") if self._problems else ""
 
     def size_bytes(self, row: int) -> int:
         """Return the bytes of a sample's file when it was scanned; 0 if unknown."""
@@ -208,21 +210,33 @@ class Source:
     def _read(self, row: int) -> bytes:
         if problem := self.problem(row):
             raise ImageError("index", problem)
-        place = Place(
-            os.fsdecode(self._keys[row]), self.size_bytes(row), int(self._containers[row]), int(self._offsets[row])
-        )
+        container = int(self._containers[row])
+        if container >= len(self.containers):
+            raise damaged(self.index_dir / "tars.npy", f"it names file {container:,} of {len(self.containers):,}")
+        place = Place(os.fsdecode(self._keys[row]), self.size_bytes(row), container, int(self._offsets[row]))
         try:
             return self._reader.read(place)
         except OSError as error:
             raise ImageError("read", error.strerror or str(error)) from error
 
     def _strings(self, name: str) -> "_Strings":
-        return _Strings(self._map(f"{name}.ends"), self._map(f"{name}.blob"))
+        ends = self._read_column(f"{name}.ends", np.int64)
+        blob = self._read_column(f"{name}.blob", np.uint8)
+        if len(ends) != len(self) + 1 or ends[-1] != len(blob):
+            raise damaged(self.index_dir / f"{name}.ends.npy", f"it does not fit {name}.blob.npy and labels.npy")
+        return _Strings(ends, blob)
 
-    def _map(self, name: str) -> np.ndarray:
-        array: np.ndarray = np.load(self.index_dir / f"{name}.npy", mmap_mode="r")
-        self._maps.append(array)
-        return array
+    def _map(self, name: str, dtype: type[np.generic]) -> np.ndarray:
+        """Map a column that has one value for each row."""
+        column = self._read_column(name, dtype)
+        if len(column) != len(self._maps[0]):
+            raise damaged(self.index_dir / f"{name}.npy", f"it has {len(column):,} rows, not {len(self):,}")
+        return column
+
+    def _read_column(self, name: str, dtype: type[np.generic]) -> np.ndarray:
+        column = read_column(self.index_dir, name, dtype)
+        self._maps.append(column)
+        return column
 
 
 class _Strings:

@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 from tcae_cli.errors import StoreError
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.codecs.registry import CODECS
-from tcae_cli.store.metadata import metadata_file, parse_metadata
+from tcae_cli.store.metadata import metadata_file, parse_metadata, sealed_names
 from tcae_cli.store.quantise import FILL_VALUE
 from tcae_cli.store.spec import PENDING, StoreSpec
 
@@ -28,7 +28,7 @@ PRIVATE_FOLDER = ".tcae"
 INDEXES = f"{PRIVATE_FOLDER}/index"
 ROOT = "zarr.json"
 # What zarr and the parsing of its metadata raise for damaged files.
-DAMAGED = (ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, RuntimeError)
+DAMAGED = (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
 
 # Rows that are not ok have values that no computation overlooks.
 _FILL_VALUES: dict[str, Any] = {"float16": math.nan, "float32": math.nan, "int8": FILL_VALUE}
@@ -105,17 +105,32 @@ def table_files(
             dimension_names=dimension_names if spec.has_checksums else None,
         )
         if values.size:
-            array[...] = values
+            # Every chunk is a file, so that a missing one is noticed.
+            array.with_config({"write_empty_chunks": True})[...] = values
     found = {name: data.to_bytes() for name, data in files.items() if name.startswith(f"{group}/")}
     if spec.has_checksums:
         found |= {name: _sealed(data) for name, data in found.items() if name.endswith("/zarr.json")}
     return found
 
 
-def read_array(folder: Folder, name: str) -> np.ndarray:
-    """Return all values of a small array, not one of latents.
+def read_side_array(folder: Folder, spec: StoreSpec, name: str, is_complete: bool) -> np.ndarray:
+    """Return the values of a side array, [n, ...]; while a store is not complete, fill values and fewer rows as well.
 
-    Raises StoreError if the array is missing or damaged, OSError if a file of it cannot be read.
+    Raises as read_array does.
+    """
+    values = read_array(folder, name, spec.num_rows, is_complete)
+    dtype = spec.side_arrays[name]
+    is_right = values.dtype.kind in "OT" if dtype == "string" else values.dtype == dtype
+    if not is_right or values.shape[1:] != _row_shape(name) or (is_complete and len(values) != spec.num_rows):
+        raise _damaged(folder, name, f"its values are {values.dtype} {list(values.shape)}")
+    return values
+
+
+def read_array(folder: Folder, name: str, most_rows: int | None = None, is_complete: bool = True) -> np.ndarray:
+    """Return all values of a small array, not one of latents, or its first rows.
+
+    Raises StoreError if the array is missing or damaged, or lacks a chunk although the store is complete, DiskError if
+    a file of it cannot be read.
     """
     names = list(folder.sizes(name))
     found = {file: data for file, data in zip(names, folder.read_many(names), strict=True) if data is not None}
@@ -124,10 +139,27 @@ def read_array(folder: Folder, name: str) -> np.ndarray:
     # zarr does not read the object store itself: it would leave a connection of its own open.
     files: dict[str, Any] = {file: _TO_BUFFER(data) for file, data in found.items()}
     try:
-        parse_metadata(found[f"{name}/zarr.json"])
-        return np.asarray(zarr.open_array(MemoryStore(files), path=name, mode="r")[:])
+        metadata = parse_metadata(found[f"{name}/zarr.json"])
+        array = zarr.open_array(MemoryStore(files), path=name, mode="r")
+        num_rows = array.shape[0] if most_rows is None else min(most_rows, array.shape[0])
+        # The tables of format version 1 have no chunk where all values are fill values.
+        if is_complete and (most_rows is not None or sealed_names(metadata) is not None):
+            for chunk in range(math.ceil(num_rows / array.chunks[0])):
+                file = array.metadata.encode_chunk_key((chunk,) + (0,) * (array.ndim - 1))
+                if f"{name}/{file}" not in files:
+                    raise ValueError(f"{file} is missing")
+        return np.asarray(array[:num_rows])
     except DAMAGED as error:
-        raise StoreError(f"{folder.uri}/{name} is damaged ({error}); tcae verify {folder.uri} says where") from error
+        raise _damaged(folder, name, reason_of(error)) from error
+
+
+def reason_of(error: Exception) -> str:
+    """Return the first line of an error, for the middle of a sentence."""
+    return next(iter(str(error).splitlines()), type(error).__name__)
+
+
+def _damaged(folder: Folder, name: str, reason: str) -> StoreError:
+    return StoreError(f"{folder.uri}/{name} is damaged ({reason}); tcae verify {folder.uri} says where")
 
 
 def _view_compressors(spec: StoreSpec) -> Any:

@@ -176,10 +176,9 @@ class Lease:
     def _read(self, name: str) -> dict[str, Any]:
         """Return a claim; an empty dict if there is none."""
         try:
-            claim: dict[str, Any] = json.loads(self._folder.read(name))
+            return _parse_claim(self._folder, name)
         except FileNotFoundError:
             return {}
-        return claim
 
     def _live_claim(self, name: str) -> dict[str, Any] | None:
         """Return a claim if its process is alive, None otherwise."""
@@ -223,7 +222,7 @@ def live_claims(folder: Folder) -> list[dict[str, Any]]:
     found = []
     for name in folder.sizes(_FOLDER):
         with suppress(FileNotFoundError):  # removed meanwhile
-            claim: dict[str, Any] = json.loads(folder.read(name) or b"{}")
+            claim = _parse_claim(folder, name)
             silence_s = max(0.0, time.time() - folder.modified(name))
             is_live = is_alive(claim["pid"]) if claim and _is_here(claim) else silence_s <= _STALE_S
             if claim.get("state", _DONE) != _DONE and is_live:
@@ -248,6 +247,20 @@ def _kept_fresh(lease: Lease) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
+
+
+def _parse_claim(folder: Folder, name: str) -> dict[str, Any]:
+    """Return the claim in a file. Raises FileNotFoundError if there is none, StoreError if it is damaged."""
+    try:
+        claim: dict[str, Any] = json.loads(folder.read(name))
+        kinds = {"state": str, "host": str, "pid": int, "processes": str, "owner": str}
+        if not all(isinstance(claim[key], kind) for key, kind in kinds.items()):
+            raise ValueError("a value is of another kind")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StoreError(
+            f"{folder.uri}/{name} is damaged ({error!r:.80}); remove it once no process is writing the store"
+        ) from error
+    return claim
 
 
 def _claim_name(launch: str, member: str) -> str:

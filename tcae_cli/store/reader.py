@@ -13,7 +13,7 @@ from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.runtime.folder import open_folder
 from tcae_cli.store.commit import read_failures
 from tcae_cli.store.handle import StoreHandle
-from tcae_cli.store.layout import read_array, shard_file
+from tcae_cli.store.layout import read_side_array, shard_file
 from tcae_cli.store.quantise import FILL_VALUE, as_float
 from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.spec import MAIN_VIEW, OK, PENDING
@@ -156,13 +156,17 @@ class LatentStore:
 
     def status(self) -> np.ndarray:
         """Return the status of every row, [n], uint8: 0 pending, 1 ok, 2 failed."""
-        status = read_array(self.folder, "status")[: len(self)]
+        status = self._side("status")
         # While rows are being appended the array may not reach them all yet.
         return np.pad(status, (0, len(self) - len(status)), constant_values=PENDING)
 
     def labels(self) -> np.ndarray:
         """Return the class number of every row, [n], int64; -1 where there is none."""
-        return read_array(self.folder, "labels")
+        return self._side("labels")
+
+    def original_sizes(self) -> np.ndarray:
+        """Return the height and width in pixels of the image of every row, [n, 2], int32; 0 where it is not ok."""
+        return self._side("original_size")
 
     @overload
     def keys(self, rows: int) -> str: ...
@@ -184,12 +188,12 @@ class LatentStore:
         """Return the caption of each of these rows, in their order, "" where there is none; of one row, its caption."""
         numbers = self._row_numbers(rows)
         if self.spec.has_captions:
-            return _strings(read_array(self.folder, "captions"), numbers)
+            return _strings(self._side("captions"), numbers)
         return [""] * len(numbers) if numbers.ndim else ""
 
     def content_hash(self, rows: int | Sequence[int] | None = None) -> np.ndarray:
         """Return the BLAKE2b hash of the image bytes that each row was encoded from, [k], uint64; by default of all."""
-        hashes = read_array(self.folder, "content_hash")
+        hashes = self._side("content_hash")
         return hashes if rows is None else hashes[self._row_numbers(rows)]
 
     def failures(self) -> list[dict[str, Any]]:
@@ -217,7 +221,10 @@ class LatentStore:
 
     @cached_property
     def _keys(self) -> np.ndarray:
-        return read_array(self.folder, "keys")
+        return self._side("keys")
+
+    def _side(self, name: str) -> np.ndarray:
+        return read_side_array(self.folder, self.spec, name, self.complete)
 
 
 def whole_numbers(index: int | Sequence[int]) -> np.ndarray:

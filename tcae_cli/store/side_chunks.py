@@ -10,7 +10,7 @@ from zarr.storage import MemoryStore
 
 from tcae_cli.errors import StoreError
 from tcae_cli.store.handle import StoreHandle
-from tcae_cli.store.layout import DAMAGED, shard_file
+from tcae_cli.store.layout import DAMAGED, reason_of, shard_file
 from tcae_cli.store.metadata import parse_metadata
 from tcae_cli.store.spec import OK, PENDING
 
@@ -32,7 +32,7 @@ class SideChunks:
                 array = zarr.open_array(MemoryStore(self._files), path=name, mode="r+")
             except DAMAGED as error:
                 raise StoreError(
-                    f"{self._folder.uri}/{name}/zarr.json is damaged ({error}); remove it and repeat "
+                    f"{self._folder.uri}/{name}/zarr.json is damaged ({reason_of(error)}); remove it and repeat "
                     f"tcae encode-dataset, which writes it again"
                 ) from error
             # A chunk of nothing but the fill value is a file too: a missing file has not been written yet.
@@ -53,7 +53,7 @@ class SideChunks:
         try:
             return np.asarray(self._arrays[name][rows.start : rows.stop])
         except DAMAGED as error:
-            raise StoreError(f"{self._folder.uri}/{file} is damaged ({error})") from error
+            raise StoreError(f"{self._folder.uri}/{file} is damaged ({reason_of(error)})") from error
         finally:
             del self._files[file]
 
