@@ -3,6 +3,7 @@
 import io
 import random
 import shutil
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -113,7 +114,6 @@ class Fuzz:
                 for reader, read in self.readers.items():
                     if words := self._look(reader, read):
                         self.wrong.append(f"{name}, {how}: {reader} {words}")
-                        print(self.wrong[-1], flush=True)
 
     def _look(self, name: str, read: Reader) -> str | None:
         """Return what a reader does wrong with the damage; None if nothing."""
@@ -125,12 +125,9 @@ class Fuzz:
                 return f"says {sentence!r}"
             return None if self.where.name in sentence or not self.is_exact else f"names no file: {sentence}"
         except Exception as error:  # noqa: BLE001
-            import traceback
-
-            last = traceback.extract_tb(error.__traceback__)
-            ours = [f for f in last if "tcae_cli" in f.filename]
-            f = ours[-1]
-            return f"raises {error!r:.200} at {f.filename.rpartition('tcae_cli/')[2]}:{f.lineno}"
+            trace = traceback.extract_tb(error.__traceback__)
+            where = [frame for frame in trace if "tcae_cli" in frame.filename][-1]
+            return f"raises {error!r:.200} at {where.filename}:{where.lineno}"
         return "reads other values" if self.is_exact and found != self._right[name] else None
 
 
@@ -141,10 +138,8 @@ def command(*arguments: Any) -> str:
         warnings.simplefilter("ignore", UserWarning)
         exit_code = _run([str(each) for each in arguments])
     if exit_code:
-        raise TcaeError(
-            " ".join(line for line in errors.getvalue().splitlines() if line.startswith("Error"))
-            or out.getvalue().replace("\n", "; ")
-        )
+        said = [line for line in errors.getvalue().splitlines() if line.startswith("Error: ")]
+        raise TcaeError(" ".join(said) or out.getvalue().replace("\n", "; "))
     return out.getvalue()
 
 
