@@ -82,7 +82,8 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
         lease.refresh()
         lease.check()
         finished = not was_complete and finalise(store)
-    return _report(request, store, encoded, decides=finished or (was_complete and place.is_leader))
+    decides = finished or (was_complete and place.is_leader)
+    return _report(request, store, encoded, source, decides)
 
 
 def _place(request: EncodeRequest) -> Place:
@@ -218,7 +219,9 @@ def refuse_differences(store: StoreHandle, settings: StoreSettings, *, any_batch
         )
 
 
-def _report(request: EncodeRequest, store: StoreHandle, encoded: ShardsReport, decides: bool) -> EncodeReport:
+def _report(
+    request: EncodeRequest, store: StoreHandle, encoded: ShardsReport, source: Source, decides: bool
+) -> EncodeReport:
     store.refresh()  # another process may have completed it
     attributes, complete = store.attributes, store.is_complete
     rows = attributes["rows"] if complete else {"ok": 0, "failed": 0}
@@ -228,6 +231,8 @@ def _report(request: EncodeRequest, store: StoreHandle, encoded: ShardsReport, d
         num_rows=total,
         num_ok=rows["ok"],
         num_failed=rows["failed"],
+        labels_from=source.labels_from,
+        captions_from=source.captions_from if store.spec.has_captions else {},
         num_encoded_now=encoded.num_rows,
         elapsed_s=encoded.elapsed_s,
         startup_s=encoded.startup_s,

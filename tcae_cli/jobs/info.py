@@ -1,17 +1,23 @@
-"""`tcae info`: describes a store and how far it is, from its root, its records and two small arrays."""
+"""`tcae info`: describes a store and how far it is, from its root, its records, its index and two small arrays."""
 
+import json
 import warnings
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from tcae_cli.errors import StoreError
+from tcae_cli.reports.described import EARLIER
 from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.store import InfoReport, InfoRequest
 from tcae_cli.runtime.folder import open_folder
+from tcae_cli.sources.index import SUMMARY_FILE
 from tcae_cli.store.commit import Totals
 from tcae_cli.store.handle import StoreHandle
+from tcae_cli.store.layout import index_folder, read_array
 from tcae_cli.store.lease import live_claims
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.record import read_records, record_name
@@ -63,6 +69,7 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
         transform=spec.transform.model_dump(mode="json"),
         compute=spec.compute.model_dump(mode="json"),
         source=spec.source.model_dump(mode="json"),
+        **_described(store),
         **_bytes(spec, sizes, totals.num_ok),
         failures_by_stage=dict(Counter(failure.stage for failure in totals.failures).most_common()),
         failures=totals.failures[:_FAILURES_SHOWN],
@@ -72,6 +79,35 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
         psnr_float32=quantisation.psnr_float32 if quantisation else None,
         psnr_int8=quantisation.psnr_int8 if quantisation else None,
     )
+
+
+def _described(store: StoreHandle) -> dict[str, Any]:
+    """Return how many rows have a label and a caption, by the place that states them."""
+    (summary,) = store.folder.read_many([f"{index_folder(store.spec)}/{SUMMARY_FILE}"])
+    try:
+        described = json.loads(summary or b"{}")
+        counts = {
+            name: {str(place): int(count) for place, count in described[name].items()}
+            for name in ("labels_from", "captions_from")
+        }
+    except (ValueError, LookupError, TypeError, AttributeError):  # of an earlier version, which did not write them
+        names = {"labels_from": "labels"} | ({"captions_from": "captions"} if store.spec.has_captions else {})
+        counts = {}
+        for name, array in names.items():
+            with _damage_as_one_sentence(store.folder.uri):
+                cells = read_array(store.folder, array)
+            count = int((cells >= 0).sum()) if array == "labels" else sum(map(bool, cells))
+            counts[name] = {EARLIER: count} if count else {}
+    return counts if store.spec.has_captions else counts | {"captions_from": {}}
+
+
+@contextmanager
+def _damage_as_one_sentence(path: str) -> Iterator[None]:
+    """Raise StoreError where metadata or chunks turn out to be damaged."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"{path} is damaged ({error}); tcae verify {path} says where") from error
 
 
 def _bytes(spec: StoreSpec, sizes: dict[str, int], num_ok: int) -> dict[str, Any]:
@@ -91,15 +127,13 @@ def _duplicates(path: str) -> dict[str, Any]:
     """Return the groups of ok rows whose images had the same bytes."""
     with warnings.catch_warnings(action="ignore"):  # of a store that is not complete
         store = LatentStore(path)
-    try:
+    with _damage_as_one_sentence(path):
         hashes, ok = store.content_hash(), store.ok_rows
         ok = ok[ok < len(hashes)]  # while rows are appended
         _, first, group, counts = np.unique(hashes[ok], return_index=True, return_inverse=True, return_counts=True)
         many = np.flatnonzero(counts > 1)
         shown = many[np.argsort(first[many])][:_GROUPS_SHOWN]
         keys = [store.keys(ok[group == number][:_KEYS_SHOWN]) for number in shown]
-    except OSError as error:
-        raise StoreError(f"{path} is damaged ({error}); tcae verify {path} says where") from error
     return {"num_groups": len(many), "num_rows": int(counts[many].sum()), "keys": keys}
 
 

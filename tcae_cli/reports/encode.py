@@ -51,6 +51,8 @@ class EncodeReport(Report):
     num_rows: int
     num_ok: int
     num_failed: int
+    labels_from: dict[str, int]  # rows with a label, by the place that states it
+    captions_from: dict[str, int]
     num_encoded_now: int  # rows, by this process
     elapsed_s: float  # from loading the model to the last commit, by this process
     startup_s: float  # of these, until the first batch was read

@@ -40,6 +40,8 @@ class InfoReport(Report):
     transform: dict[str, Any]
     compute: dict[str, Any]  # dtype, batch_size
     source: dict[str, Any]  # uri, count, fingerprint, class_names
+    labels_from: dict[str, int]  # rows with a label, by the place that states it
+    captions_from: dict[str, int]
     bytes_on_disk: int
     bytes_per_image: float | None  # of all files, over the ok rows; None while there are none
     share_of_raw_latents: float | None  # files of latents over the same latents without a codec

@@ -6,6 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from tcae_cli.reports.described import described_words
 from tcae_cli.reports.store import InfoReport, VerifyReport
 from tcae_cli.terminal.words import data_size
 
@@ -68,6 +69,7 @@ def _contents(report: InfoReport) -> list[tuple[str, str]]:
         ("encoder", f"{encoder['name']} ({encoder['hash'][:12]})" + (f", recipe of {steps:,} steps" if steps else "")),
         ("encoded", f"{how}, {compute['dtype']}, batches of {compute['batch_size']:,}"),
         ("source", f"{source['uri']}: {source['count']:,} images ({source['fingerprint'][:12]}){classes}"),
+        ("described", described_words(report.num_rows, report.labels_from, report.captions_from)),
         ("made", f"{report.created_at}" + (f" with {tools}" if tools else "")),
     ]
 

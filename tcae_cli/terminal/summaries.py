@@ -5,6 +5,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tcae_cli.reports.decode import DecodeReport
+from tcae_cli.reports.described import described_words
 from tcae_cli.reports.encode import EncodeReport
 from tcae_cli.reports.export import ExportReport
 from tcae_cli.reports.train import TrainReport
@@ -21,6 +22,8 @@ def show_encoding(console: Console, report: EncodeReport) -> None:
         console.print(f"{report.store} is complete: {rows}; nothing to do")
     else:
         console.print(f"{report.store} is complete: {rows}, {report.bytes_on_disk / 1e6:,.1f} MB")
+    if report.complete:
+        console.print(Text(described_words(report.num_rows, report.labels_from, report.captions_from)))
     if report.num_encoded_now:
         _show_stages(console, report)
     if report.num_clipped:

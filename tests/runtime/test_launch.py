@@ -82,6 +82,8 @@ def test_the_reports_of_all_ranks_become_one(tmp_path):
             "num_ok": 9,
             "num_failed": 1,
             "num_clipped": 0,
+            "labels_from": {},
+            "captions_from": {},
             "num_encoded_now": 5,
         }
         fields |= {
