@@ -213,4 +213,7 @@ def _no_images(uri: str, files: list[File]) -> str:
         return f"{uri} is empty; images are files ending in {image_suffixes()}"
     counts = count_suffixes(file.name for file in files)
     found = ", ".join(f"{count} with {suffix}" for suffix, count in list(counts.items())[:3])
-    return f"{uri} holds no images, only other files ({found}); images are files ending in {image_suffixes()}"
+    advice = f"images are files ending in {image_suffixes()}"
+    if ".zip" in counts:
+        advice = f"for the images in its zips, give {uri.rstrip('/')}/*.zip"
+    return f"{uri} holds no images, only other files ({found}); {advice}"

@@ -28,6 +28,7 @@ Result = TypeVar("Result")
 
 _SUFFIX = ".zip"
 _IS_ENCRYPTED = 1  # a flag of a member
+_MOST_TEXT_BYTES = 1 << 30
 _MOST_EXPANDED = 1040  # times that deflated bytes grow at most
 
 
@@ -95,11 +96,11 @@ class _ScanOfZips(NamedTuple):
         with self.folder.open(location) as file:
             size_bytes = file.seek(0, os.SEEK_END)
             try:
-                with ZipFile(file) as archive:
-                    members = _Members(archive, name, where, size_bytes, may_lie_in_a_folder=not self.has_others)
-                    listing = list_images(self.uri, "", members, members.files(), self.fields)
+                archive = ZipFile(file)
             except DAMAGED as error:
                 raise SourceError(f"{where} is not a zip archive, or is damaged ({error}); copy it again") from error
+            members = _Members(archive, name, where, size_bytes, may_lie_in_a_folder=not self.has_others)
+            listing = list_images(self.uri, "", members, members.files(), self.fields)
         copies: Counter[str] = Counter()
         entries = []
         for entry in listing.entries:
@@ -116,7 +117,7 @@ class _Members:
     ) -> None:
         self._archive = archive
         self._archive_bytes = archive_bytes
-        members = [member for member in archive.infolist() if not member.is_dir() and not _is_hidden(member.filename)]
+        members = [member for member in archive.infolist() if _is_shown_file(member.filename)]
         names = [member.filename.removeprefix("./") for member in members]
         folder = common_root([path for path in names if not system_folder_in(path)]) if may_lie_in_a_folder else ""
         self.uri = f"{where}/{folder}"
@@ -130,9 +131,12 @@ class _Members:
         return sorted(File(name, each.file_size) for name, members in self._by_name.items() for each in members)
 
     def read(self, name: str) -> bytes:
-        """Return the contents of a small file. Raises OSError if it is damaged."""
+        """Return the contents of a text. Raises OSError if it is damaged, or so large that it is none."""
+        member = self._by_name[name][-1]
+        if member.file_size > _MOST_TEXT_BYTES:
+            raise OSError(errno.EFBIG, "too large for a text", f"{self.uri}{name}")
         try:
-            return self._archive.read(self._by_name[name][-1])
+            return self._archive.read(member)
         except DAMAGED as error:
             raise OSError(errno.EIO, f"damaged in the zip: {error}", f"{self.uri}{name}") from error
 
@@ -164,8 +168,10 @@ class _Members:
         return ""
 
 
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") and part.strip(".") for part in name.split("/"))
+def _is_shown_file(name: str) -> bool:
+    """Return whether a member of this name is a file, and not hidden."""
+    is_hidden = any(part.startswith(".") and part.strip(".") for part in name.split("/"))
+    return bool(name) and not name.endswith("/") and not is_hidden
 
 
 def _common_classes(uri: str, listings: Sequence[Listing]) -> tuple[str, ...]:

@@ -219,6 +219,15 @@ def test_a_stream_of_tars_trains_and_goes_on(photos, tmp_path, make_tar_of):
     assert any("the stream resumes at its unit" in sentence for sentence in said.said)
 
 
+def test_listed_tars_stream_without_those_that_may_be_missing(photos, tmp_path, make_tar_of):
+    make_tar_of(photos, tmp_path / "0.tar")
+    (tmp_path / "tars.txt").write_text("0.tar\n1.tar\n")
+    streaming = recipe(steps=1, data={"shuffle_buffer": 8})
+    fields = SampleFields(allow_missing=1)
+    train(request(tmp_path / "tars.txt", tmp_path / "run", streaming, fields=fields), Silent())
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [1]
+
+
 def test_a_piped_stream_needs_images_to_measure_on(photos, tmp_path, make_tar_of):
     pipe = f"pipe:cat {make_tar_of(photos, tmp_path / '0.tar')}"
     with pytest.raises(UsageError, match="cannot serve for validation; give images with --val"):

@@ -514,6 +514,12 @@ def test_rows_are_counted_file_by_file(write, tmp_path):
     assert counts == [5, 10, 15]
 
 
+def test_missing_files_of_a_pattern_are_passed_over_as_far_as_that_is_allowed(opened, png, tmp_path):
+    write_parquet(tmp_path / "part-2.parquet", {"image": [png()]})
+    source = opened("part-{1..2}.parquet", allow_missing=1)
+    assert source.read(0) == png() and "lacks 1 of its 2 files, which --allow-missing permits" in source.remarks[0]
+
+
 @pytest.mark.parametrize("name", ["gone.parquet", "gone-*.parquet"])
 def test_files_that_do_not_exist_are_named(opened, name):
     with pytest.raises(NotFoundError, match=r"gone.*\.parquet (does not exist|matches no file); "):
