@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from tcae_cli.sources.listing import (
 )
 from tcae_cli.sources.metadata_choice import Descriptions, descriptions_for
 from tcae_cli.sources.metadata_files import DescribedImages, Texts, is_metadata_name
-from tcae_cli.sources.metadata_sidecars import Sidecars, is_wanted, state_sidecar
+from tcae_cli.sources.metadata_sidecars import Sidecars, is_wanted, state_sidecar, suffix_of_sidecar
 from tcae_cli.sources.parquet import ParquetFiles, is_parquet_name, list_files
 from tcae_cli.sources.patterns import FoundFiles, expand_pattern, glob_matches
 from tcae_cli.sources.registry import Located, Reader, refuse_other_fields
@@ -128,32 +128,32 @@ def list_images(uri: str, root: str, folder: Texts, files: Sequence[File], field
 
 def _state_sidecars(
     folder: Texts, images: Sequence[File], files: Sequence[File], descriptions: Descriptions
-) -> tuple[set[str], dict[int, str]]:
+) -> tuple[Collection[str], dict[int, str]]:
     """State what the sidecars of images say; return their names, and by row the reason why one cannot be used."""
     beside = Sidecars(file.name for file in files)
     too_large = {file.name for file in files if file.size_bytes > _MOST_JSON_BYTES}
-    rows_of: dict[tuple[str, str], list[int]] = {}  # by suffix and name
+    rows_of: dict[str, list[int]] = {}  # by name
     for row, image in enumerate(images):
-        for sidecar in beside.beside(image.name).items():
-            rows_of.setdefault(sidecar, []).append(row)
+        for name in beside.beside(image.name):
+            rows_of.setdefault(name, []).append(row)
     wanted = []
-    for suffix, name in rows_of:
-        if suffix == ".json" and name in too_large:
+    for name in rows_of:
+        if name in too_large and suffix_of_sidecar(name) == ".json":
             descriptions.lose(".json beside images are larger than 1 MiB and were not read", name)
-        elif is_wanted(suffix, descriptions):
-            wanted.append((suffix, name))
+        elif is_wanted(suffix_of_sidecar(name), descriptions):
+            wanted.append(name)
     problems: dict[int, str] = {}
-    contents = folder.in_order(partial(_read_or_error, folder), [name for _, name in wanted])
-    for (suffix, name), data in zip(wanted, contents, strict=True):
+    contents = folder.in_order(partial(_read_or_error, folder), wanted)
+    for name, data in zip(wanted, contents, strict=True):
         where = f"{folder.uri.rstrip('/')}/{name}"
-        rows = rows_of[suffix, name]
+        rows = rows_of[name]
         try:
             if isinstance(data, OSError):
                 raise SourceError(f"{where} cannot be read ({data.strerror}); make it readable or remove it")
-            state_sidecar(descriptions, suffix, data, rows, where)
+            state_sidecar(descriptions, suffix_of_sidecar(name), data, rows, where)
         except SourceError as error:
             problems |= dict.fromkeys(rows, str(error))
-    return {name for _, name in rows_of}, problems
+    return rows_of.keys(), problems
 
 
 def _read_or_error(folder: Texts, name: str) -> bytes | OSError:

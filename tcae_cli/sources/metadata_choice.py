@@ -11,7 +11,7 @@ from tcae_cli.sources.dataset_json import DATASET_JSON
 
 FOLDERS = "folders"  # as a choice: the names of folders are the labels
 NONE = "none"  # as a choice: there are no labels, or no captions
-METADATA_FILES = ("metadata.csv", "metadata.jsonl")
+METADATA_FILES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 
 # What --label and --caption may name beside a column, in order of precedence.
 _TABLES = (".json", *METADATA_FILES)

@@ -1,8 +1,9 @@
-"""Reads the files that describe many images: metadata.csv, metadata.jsonl and dataset.json.
+"""Reads the files that describe many images: metadata.csv, metadata.jsonl, metadata.parquet and dataset.json.
 
 Sources: https://huggingface.co/docs/datasets/image_dataset#imagefolder, and the dataset_tool.py of StyleGAN and EDM2.
 """
 
+import itertools
 import posixpath
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from tcae_cli.errors import SourceError
 from tcae_cli.sources.columns import IMAGE_NAMES, usual
 from tcae_cli.sources.dataset_json import DATASET_JSON, read_dataset_json
 from tcae_cli.sources.metadata_choice import METADATA_FILES, Descriptions, Origin
-from tcae_cli.sources.records import Record, read_records
+from tcae_cli.sources.records import Record, Records, read_records
 from tcae_cli.sources.spelling import BySpelling
 
 Item = TypeVar("Item")
@@ -80,7 +81,9 @@ class DescribedImages:
 
     def _state_table(self, name: str) -> None:
         where = self.prefix + name
-        table = read_records(self.read(name), posixpath.splitext(name)[1], where)
+        suffix = posixpath.splitext(name)[1]
+        data = self.read(name)
+        table = _parquet_records(data, where) if suffix == ".parquet" else read_records(data, suffix, where)
         self.descriptions.see_columns(table.columns)
         column = _image_column(table.columns)
         if column is not None:
@@ -119,6 +122,20 @@ class DescribedImages:
         """Return the rows of the images that a metadata file calls so."""
         name = posixpath.normpath(posixpath.join(posixpath.dirname(file), image.strip()))
         return self.rows.get(name) or ()
+
+
+def _parquet_records(data: bytes, where: str) -> Records:
+    """Return the table in the bytes of a Parquet file. Raises SourceError, naming `where`, if it cannot be read."""
+    import pyarrow as pa  # here, since other sources need no pyarrow
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except (pa.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise SourceError(f"{where} is not readable as Parquet ({reason}); write it again, or remove it") from error
+    rows = (row for batch in table.to_batches() for row in batch.to_pylist())
+    return Records(table.column_names, itertools.starmap(Record, enumerate(rows, start=1)))
 
 
 def _image_column(columns: Sequence[str]) -> str | None:

@@ -1,7 +1,7 @@
 """Reads the files beside an image that hold its label, caption or metadata: .cls, .txt, .caption and .json."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from tcae_cli.sources.metadata import parse_json, parse_label, parse_text
 from tcae_cli.sources.metadata_choice import Descriptions, Origin
@@ -16,21 +16,27 @@ class Sidecars:
     """The sidecars among names, by the image that they lie beside."""
 
     def __init__(self, names: Iterable[str]) -> None:
-        by_stem: dict[str, dict[str, str]] = {}
+        by_stem: dict[str, tuple[str, ...]] = {}
         for name in names:
-            stem, suffix = os.path.splitext(name)
-            if suffix.lower() in SIDECAR_SUFFIXES:
-                by_stem.setdefault(stem, {})[suffix.lower()] = name
+            if suffix_of_sidecar(name):
+                stem = os.path.splitext(name)[0]
+                by_stem[stem] = (*by_stem.get(stem, ()), name)
         self._by_stem = BySpelling(by_stem)
 
-    def beside(self, image: str) -> dict[str, str]:
-        """Return the sidecars of an image by suffix: they have its name without suffix or, as WebDataset has it, up to
-        the first dot.
+    def beside(self, image: str) -> Collection[str]:
+        """Return the sidecars of an image, one of a suffix: they have its name without suffix or, as WebDataset has it,
+        up to the first dot.
         """
         found: dict[str, str] = {}
         for stem in dict.fromkeys((sample_of(image), os.path.splitext(image)[0])):
-            found.update(self._by_stem.get(stem) or {})
-        return found
+            found.update((suffix_of_sidecar(name), name) for name in self._by_stem.get(stem) or ())
+        return found.values()
+
+
+def suffix_of_sidecar(name: str) -> str:
+    """Return the suffix of a sidecar, in lower case; "" for other files."""
+    suffix = os.path.splitext(name)[1].lower()
+    return suffix if suffix in SIDECAR_SUFFIXES else ""
 
 
 def sample_of(name: str) -> str:

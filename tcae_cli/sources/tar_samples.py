@@ -19,7 +19,7 @@ from tcae_cli.sources.listing import (
 )
 from tcae_cli.sources.metadata_choice import Descriptions, descriptions_for
 from tcae_cli.sources.metadata_files import DescribedImages, is_metadata_name
-from tcae_cli.sources.metadata_sidecars import SIDECAR_SUFFIXES, Sidecars, is_wanted, sample_of, state_sidecar
+from tcae_cli.sources.metadata_sidecars import Sidecars, is_wanted, sample_of, state_sidecar, suffix_of_sidecar
 from tcae_cli.sources.spelling import BySpelling
 from tcae_cli.sources.tar_members import Loss, Member
 
@@ -87,7 +87,7 @@ def _others(by_name: Iterable[str], images: Sequence[str], samples_without_image
     samples = {*samples_without_image, *(sample_of(name) for name in by_name if is_image_name(name))}
     is_used = set(images)
     for name in by_name:
-        is_sidecar = name.lower().endswith(SIDECAR_SUFFIXES) and sample_of(name) in samples
+        is_sidecar = suffix_of_sidecar(name) and sample_of(name) in samples
         if not (name in is_used or is_sidecar or is_metadata_name(name) or system_folder_in(name)):
             yield name
 
@@ -119,7 +119,8 @@ def _describe(
         problem = row.entry.problem
         if row.copy >= 0:
             rows_of.setdefault(row.name, []).append(number)
-            for suffix, name in sidecars.beside(row.name).items():
+            for name in sidecars.beside(row.name):
+                suffix = suffix_of_sidecar(name)
                 try:
                     if is_wanted(suffix, descriptions):
                         sidecar = _paired(by_name[name], row.copy, len(by_name[row.name]), tar)

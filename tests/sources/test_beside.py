@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from unicodedata import normalize
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from tcae_cli.errors import UsageError
+from tcae_cli.errors import SourceError, UsageError
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.sources.source import Source, open_source
 
@@ -28,6 +31,12 @@ def opened(request, make_folder, make_tar, tmp_path: Path) -> Open:
 @pytest.fixture
 def images(png) -> dict[str, bytes]:
     return {f"{number}.png": png(seed=number) for number in range(3)}
+
+
+def parquet_table(columns: dict[str, list]) -> bytes:
+    file = BytesIO()
+    pq.write_table(pa.table(columns), file)
+    return file.getvalue()
 
 
 def labels(source: Source) -> list[int]:
@@ -93,6 +102,20 @@ def test_metadata_files_name_images_in_their_folder_by_one_of_the_usual_columns(
     assert captions(source) == ["one", "two", ""] and labels(source) == [0, 1, -1]
     assert source.captions_from == {"prompt in metadata.csv": 2}
     assert source.passed_over == {}
+
+
+def test_metadata_may_be_parquet(opened, images):
+    cells = {"file_name": ["1.png", "gone.png"], "text": ["one", None], "label": [4, 5]}
+    source = opened({**images, "metadata.parquet": parquet_table(cells)})
+    assert captions(source) == ["", "one", ""] and labels(source) == [-1, 4, -1]
+    assert "metadata.parquet: 1 of 2 lines name no image here, the first in line 2; " in source.remarks[0]
+
+
+def test_metadata_that_is_no_parquet_is_one_sentence(opened, images):
+    with pytest.raises(
+        SourceError, match=r"metadata\.parquet is not readable as Parquet \(.*\); write it again, or re"
+    ):
+        opened({**images, "metadata.parquet": b"PAR1"})
 
 
 def test_dataset_json_states_labels_and_numbered_folders_are_no_classes_beside_it(opened, png):
@@ -195,7 +218,7 @@ def test_nothing_is_labelled_if_the_user_says_so(opened, png):
             {"1.json": b'{"title": "Lion"}'},
             {"caption": "headline"},
             "--caption headline: no image of .*photos.* has it; columns and keys beside the images are title, and "
-            "other choices .txt, .caption, .json, metadata.csv, metadata.jsonl, none$",
+            "other choices .txt, .caption, .json, metadata.csv, metadata.jsonl, metadata.parquet, none$",
         ),
         ({}, {"caption": "title"}, "columns and keys beside the images are none"),
         ({"1.txt": b""}, {"label": ".cls"}, r"--label \.cls: nothing of the kind states labels in .*; omit it"),
