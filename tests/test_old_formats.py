@@ -30,6 +30,7 @@ BROKEN, BROKEN_BYTES, BROKEN_ROW = "animal/03.jpg", 200, 3  # in the source of t
 OPTIONS = {"plain": ["--max-failures", "5%"], "flipped": ["--flip"], "int8": ["--dtype", "int8"], "from_tar": []}
 NUM_ROWS = {"plain": 33, "flipped": 33, "int8": 33, "from_tar": 17}
 SHARD_ROWS = 16
+VERSION_1 = {"plain", "flipped", "int8", "from_tar"}
 CPU = ["--device", "cpu", "--workers", "0"]
 HASHES = {
     "small.safetensors": (
@@ -174,7 +175,11 @@ def test_a_store_is_described_verified_and_decoded(old, name, tcae, tmp_path):
     before = files_of(path)
 
     assert f"{num_ok} ok, {num_failed} failed, 0 pending" in tcae("info", path)
-    assert f"{num_ok} rows ok, {num_failed} failed" in tcae("verify", path, "--source", source_of(old, name), *model)
+    verified = tcae("verify", path, "--source", source_of(old, name), *model)
+    assert f"{num_ok} rows ok, {num_failed} failed" in verified
+    assert (
+        "its side arrays are unprotected, so readers do not notice a flipped bit" in " ".join(verified.split())
+    ) == (name in VERSION_1)
     tcae("decode", path, tmp_path / "decoded", *model)
     assert len(list((tmp_path / "decoded").rglob("*.png"))) == num_ok
     assert files_of(path) == before
@@ -195,7 +200,7 @@ def test_a_complete_store_has_nothing_left_to_do(old, name, encode):
     assert changed.endswith("/source.json")
     assert {key for key in was if now.get(key) != was[key]} == {"uri", "root", "index_version", "tar_names"}
     added = {"containers", "image_column", "kind", "passed_over", "remarks"}
-    assert now.keys() - was.keys() == added | {"disagreements", "labels_from", "captions_from"}
+    assert now.keys() - was.keys() == added | {"checksums", "crc32c", "disagreements", "labels_from", "captions_from"}
     assert was.keys() - now.keys() == {"tar_names"}
 
 

@@ -227,7 +227,6 @@ def snippet(page: str, word: str) -> str:
 
 
 @pytest.mark.usefixtures("store")
-@pytest.mark.filterwarnings("ignore::UserWarning:zarr")  # plain zarr does not know .tcae
 def test_a_store_is_read_without_tcae(capsys):
     code = snippet("docs/reading.md", "import zarr")
     lines = [line for line in code.splitlines() if line]
@@ -315,7 +314,6 @@ def test_the_example_of_a_metric_is_one(add, photos, small_checkpoint):
     assert 0 < evaluate(request, Silent()).evaluations[0].values["mae"] < 255
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning:zarr")  # plain zarr does not know .tcae
 def test_the_examples_of_a_codec_and_a_family_make_a_store_that_plain_zarr_reads(add, encode, photos, tmp_path):
     add(CODECS, "gzip", example("GzipChunks"))
     add(FAMILIES, "means:", example("BlockMeans"))

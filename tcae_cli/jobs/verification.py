@@ -20,6 +20,7 @@ class Verification:
     problems: list[str] = field(default_factory=list)  # the first of them, a sentence each
     num_problems: int = 0
     not_checked: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what a sound store lacks
     started: float = field(default_factory=time.perf_counter)
 
     def add_problem(self, sentence: str) -> None:

@@ -23,6 +23,7 @@ from tcae_cli.runtime.folder import open_folder
 from tcae_cli.sources.source import Source
 from tcae_cli.store.check_shard import ShardCheck, ShardChecker
 from tcae_cli.store.check_tables import check_arrays, check_tables
+from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.commit import Totals
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder
@@ -86,6 +87,12 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
     picture = choose_picture(request, store)
     model = _find_model(verification)  # refused before hours of work
     device = choose_device(request.device)
+    if not spec.has_checksums:
+        latents = "" if CODECS[spec.codec].has_checksum else ", and so are its latents"
+        verification.notes.append(
+            f"the store is of format version 1: its side arrays are unprotected{latents}, so readers do not notice a "
+            f"flipped bit there, though this command does; encode into a new store to protect them"
+        )
 
     shards = _check_shards(verification)
     now = StoreHandle(store.folder)  # since the shards may take hours, in which others append to a store or retry rows
@@ -197,5 +204,6 @@ def _report(verification: Verification, shards: _CheckedShards, num_compared: in
         problems=verification.problems,
         num_problems=verification.num_problems,
         not_checked=verification.not_checked,
+        notes=verification.notes,
         elapsed_s=time.perf_counter() - verification.started,
     )

@@ -90,6 +90,7 @@ class VerifyReport(Report):
     problems: list[str]  # the first of them
     num_problems: int
     not_checked: list[str]  # the checks that could not be made, and why
+    notes: list[str]  # what the store lacks, though that is no problem
     elapsed_s: float
 
     @property

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from hashlib import blake2b
 from io import BytesIO
 from pathlib import Path
-from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,10 @@ from typing_extensions import TypedDict
 
 from tcae_cli.errors import SourceError
 from tcae_cli.reports.described import EARLIER
+from tcae_cli.runtime.checksums import crc32c_of_json
 from tcae_cli.runtime.files import make_folder, write_atomic
+from tcae_cli.sources.index_column import SUMMARY_FILE, checksums_of, damaged
 from tcae_cli.sources.listing import Container, Listing
-
-SUMMARY_FILE = "source.json"  # written last: an index without it does not exist
-
-# What numpy raises for bytes that are not a .npy file.
-_DAMAGED = (OSError, ValueError, TypeError, EOFError, OverflowError, SyntaxError, TokenError)
 
 _VERSION = 3
 _VERSION_OF_TARS_ONLY = 2  # its containers are tars, and it names no kind
@@ -48,11 +44,12 @@ class Summary(TypedDict):
     labels_from: dict[str, int]
     captions_from: dict[str, int]
     fingerprint: str
+    checksums: dict[str, list[int]]  # of each column's blocks
 
 
 _SUMMARY = TypeAdapter(Summary)
 # What earlier versions did not write.
-_LATER: dict[str, Any] = {"remarks": (), "disagreements": (), "labels_from": {}, "captions_from": {}}
+_LATER: dict[str, Any] = {"remarks": (), "disagreements": (), "labels_from": {}, "captions_from": {}, "checksums": {}}
 
 
 def write_index(index_dir: Path, listing: Listing) -> None:
@@ -63,17 +60,20 @@ def write_index(index_dir: Path, listing: Listing) -> None:
     _refuse_repeated_keys(listing)
     make_folder(index_dir)
     entries = listing.entries
-    _save_strings(index_dir, "keys", [os.fsencode(entry.key) for entry in entries])
-    _save(index_dir, "labels", np.array([entry.label for entry in entries], np.int64))
-    _save(index_dir, "sizes", np.array([entry.size_bytes for entry in entries], np.int64))
-    _save(index_dir, "tars", np.array([entry.container for entry in entries], np.int32))  # as version 2 named them
-    _save(index_dir, "offsets", np.array([entry.offset for entry in entries], np.int64))
+    columns = {
+        **_strings("keys", [os.fsencode(entry.key) for entry in entries]),
+        "labels": np.array([entry.label for entry in entries], np.int64),
+        "sizes": np.array([entry.size_bytes for entry in entries], np.int64),
+        "tars": np.array([entry.container for entry in entries], np.int32),  # as version 2 named them
+        "offsets": np.array([entry.offset for entry in entries], np.int64),
+    }
     has_captions = any(entry.caption for entry in entries)
     if has_captions:
-        _save_strings(index_dir, "captions", [entry.caption.encode(errors="replace") for entry in entries])
+        columns |= _strings("captions", [entry.caption.encode(errors="replace") for entry in entries])
     has_problems = any(entry.problem for entry in entries)
     if has_problems:
-        _save_strings(index_dir, "problems", [entry.problem.encode(errors="backslashreplace") for entry in entries])
+        columns |= _strings("problems", [entry.problem.encode(errors="backslashreplace") for entry in entries])
+    checksums = {name: _save(index_dir, name, column) for name, column in columns.items()}
     summary = {
         "index_version": _VERSION,
         "uri": listing.uri,
@@ -90,7 +90,9 @@ def write_index(index_dir: Path, listing: Listing) -> None:
         "labels_from": _places([entry.label_from or listing.label_from for entry in entries if entry.label >= 0]),
         "captions_from": _places([entry.caption_from or listing.caption_from for entry in entries if entry.caption]),
         "fingerprint": _fingerprint(listing),
+        "checksums": checksums,
     }
+    summary["crc32c"] = crc32c_of_json(summary)
     write_atomic(index_dir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
 
 
@@ -101,8 +103,11 @@ def read_summary(index_dir: Path) -> Summary:
     """
     path = index_dir / SUMMARY_FILE
     try:
-        summary: dict[str, Any] = _LATER | json.loads(path.read_bytes())
-        version = summary["index_version"]
+        summary: dict[str, Any] = json.loads(path.read_bytes())
+        version, crc = summary["index_version"], summary.pop("crc32c", None)
+        if version in (_VERSION, _VERSION_OF_TARS_ONLY) and crc not in (None, crc32c_of_json(summary)):
+            raise damaged(path, "it does not match its CRC-32C")
+        summary = _LATER | summary
         if version == _VERSION_OF_TARS_ONLY:
             tars = summary.pop("tar_names")
             summary |= {"kind": "tar" if tars else "folder", "image_column": "", "passed_over": {}}
@@ -116,27 +121,6 @@ def read_summary(index_dir: Path) -> Summary:
         ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(path, str(error)) from error
-
-
-def read_column(index_dir: Path, name: str, dtype: type[np.generic]) -> np.ndarray:
-    """Map a column of an index, [n], into memory. Raises SourceError if it is missing or damaged."""
-    path = index_dir / f"{name}.npy"
-    try:
-        column: np.ndarray = np.load(path, mmap_mode="r")
-    except _DAMAGED as error:
-        raise damaged(path, getattr(error, "strerror", None) or str(error)) from error
-    if not isinstance(column, np.ndarray) or column.ndim != 1 or column.dtype != dtype:
-        raise damaged(path, f"it is not one column of {np.dtype(dtype)}")
-    return column
-
-
-def damaged(path: Path, reason: str) -> SourceError:
-    """Return the error to raise for a file of an index that is not as it was written."""
-    first_line = (reason.splitlines() or ["it breaks off"])[0]
-    return SourceError(
-        f"{path} is damaged ({first_line}); remove {path.with_name(SUMMARY_FILE)} and repeat, so that the source is "
-        f"listed again"
-    )
 
 
 def _places(places: Sequence[str]) -> dict[str, int]:
@@ -163,14 +147,15 @@ def _fingerprint(listing: Listing) -> str:
     return digest.hexdigest()
 
 
-def _save_strings(index_dir: Path, name: str, strings: Sequence[bytes]) -> None:
-    """Save strings as one blob and the n + 1 offsets into it."""
+def _strings(name: str, strings: Sequence[bytes]) -> dict[str, np.ndarray]:
+    """Return strings as one blob and the n + 1 offsets into it, by the names of their columns."""
     ends = np.cumsum([0, *map(len, strings)], dtype=np.int64)
-    _save(index_dir, f"{name}.ends", ends)
-    _save(index_dir, f"{name}.blob", np.frombuffer(b"".join(strings), np.uint8))
+    return {f"{name}.ends": ends, f"{name}.blob": np.frombuffer(b"".join(strings), np.uint8)}
 
 
-def _save(index_dir: Path, name: str, array: np.ndarray) -> None:
+def _save(index_dir: Path, name: str, column: np.ndarray) -> list[int]:
+    """Save a column, and return the checksums of its file."""
     buffer = BytesIO()
-    np.save(buffer, array, allow_pickle=False)
+    np.save(buffer, column, allow_pickle=False)
     write_atomic(index_dir / f"{name}.npy", buffer.getvalue())
+    return checksums_of(buffer.getvalue())

@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from itertools import pairwise
-from mmap import MADV_DONTNEED, mmap
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,8 @@ from tcae_cli.reports.progress import SILENT, Progress
 from tcae_cli.runtime.folder import open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.announce import found_so_far, say_found
-from tcae_cli.sources.index import SUMMARY_FILE, damaged, read_column, read_summary, write_index
+from tcae_cli.sources.index import read_summary, write_index
+from tcae_cli.sources.index_column import SUMMARY_FILE, IndexColumn, damaged
 from tcae_cli.sources.listing import Container, Entry, Listing, count_suffixes, ignore
 from tcae_cli.sources.patterns import glob_matches
 from tcae_cli.sources.registry import KINDS, Access, Place, Reader, SourceKind, refuse_other_fields, source_words
@@ -94,7 +94,8 @@ class Source:
         self.folder = open_to_read(summary["root"])
         self.containers: Sequence[Container] = summary["containers"]
         self.image_column: str = summary["image_column"]
-        self._maps: list[np.ndarray] = []
+        self._checksums: dict[str, list[int]] = summary["checksums"]  # of the columns, by name
+        self._maps: list[IndexColumn] = []
         self._labels = self._map("labels", np.int64)
         self._sizes = self._map("sizes", np.int64)
         self._keys = self._strings("keys")
@@ -153,13 +154,13 @@ class Source:
     def entries(self) -> Iterator[Entry]:
         """Yield every row of the index, in order."""
         columns = (self._sizes, self._labels, self._containers, self._offsets)
-        for row, (size_bytes, label, number, offset) in enumerate(zip(*(c.tolist() for c in columns), strict=True)):
+        for row, (size_bytes, label, number, offset) in enumerate(zip(*(c[:].tolist() for c in columns), strict=True)):
             key = os.fsdecode(self._keys[row])
             yield Entry(key, size_bytes, label, self.caption(row), number, offset, self.problem(row))
 
     def groups(self) -> list[range]:
         """Return runs of rows that are best read together and in order: row groups of a table, the rows of a tar."""
-        changes = np.flatnonzero(np.diff(self._containers)) + 1
+        changes = np.flatnonzero(np.diff(self._containers[:])) + 1
         found = []
         for start, stop in pairwise([0, *changes.tolist(), len(self)]):  # the rows of a container
             number = self._containers[start]
@@ -198,8 +199,7 @@ class Source:
     def release(self) -> None:
         """Free the memory of the index of the rows asked for so far: a map keeps every page that was read."""
         for table in self._maps:
-            if isinstance(table.base, mmap):
-                table.base.madvise(MADV_DONTNEED)
+            table.release()
 
     def _read_or_error(self, row: int) -> bytes | ImageError:
         try:
@@ -226,15 +226,15 @@ class Source:
             raise damaged(self.index_dir / f"{name}.ends.npy", f"it does not fit {name}.blob.npy and labels.npy")
         return _Strings(ends, blob)
 
-    def _map(self, name: str, dtype: type[np.generic]) -> np.ndarray:
+    def _map(self, name: str, dtype: type[np.generic]) -> IndexColumn:
         """Map a column that has one value for each row."""
         column = self._read_column(name, dtype)
         if len(column) != len(self._maps[0]):
             raise damaged(self.index_dir / f"{name}.npy", f"it has {len(column):,} rows, not {len(self):,}")
         return column
 
-    def _read_column(self, name: str, dtype: type[np.generic]) -> np.ndarray:
-        column = read_column(self.index_dir, name, dtype)
+    def _read_column(self, name: str, dtype: type[np.generic]) -> IndexColumn:
+        column = IndexColumn(self.index_dir / f"{name}.npy", dtype, self._checksums.get(name))
         self._maps.append(column)
         return column
 
@@ -242,11 +242,13 @@ class Source:
 class _Strings:
     """Many byte strings in one mapped blob."""
 
-    def __init__(self, ends: np.ndarray, blob: np.ndarray) -> None:
+    def __init__(self, ends: IndexColumn, blob: IndexColumn) -> None:
         self._ends = ends
         self._blob = blob
 
     def __getitem__(self, row: int) -> bytes:
         if not 0 <= row < len(self._ends) - 1:
             raise IndexError(row)
-        return self._blob[self._ends[row] : self._ends[row + 1]].tobytes()
+        start, stop = self._ends[row : row + 2].tolist()
+        found: bytes = self._blob[start:stop].tobytes()
+        return found

@@ -132,6 +132,8 @@ def show_verification(console: Console, report: VerifyReport) -> None:
         console.print(f"originals above what their latents decode to: {report.picture}")
     for sentence in report.not_checked:
         console.print(f"not checked: {sentence}")
+    for sentence in report.notes:
+        console.print(f"note: {sentence}")
     for sentence in report.problems:
         console.print(f"problem: {sentence}")
     if report.num_problems > len(report.problems):

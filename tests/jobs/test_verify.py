@@ -18,8 +18,6 @@ from tcae_cli.store.shard_reader import ShardReader
 
 from ..store_contents import change_metadata
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:zarr")  # zarr does not know .tcae
-
 
 @pytest.fixture
 def source(photos, tmp_path) -> Path:
