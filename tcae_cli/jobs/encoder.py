@@ -134,7 +134,7 @@ def _encode_again(
         if not np.isfinite(values[k]).all():
             failures[row] = batch.failure(row, "encode", "the latents are not finite, in float32 either")
         elif np.abs(values[k]).max() > largest:
-            error = f"the latents are beyond {dtype}; encode into a store with --dtype float32"
+            error = f"the latents are beyond {dtype}; encode into another store with --dtype float32"
             failures[row] = batch.failure(row, "encode", error)
     return again
 

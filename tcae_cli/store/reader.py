@@ -71,7 +71,7 @@ class LatentStore:
         if own.flip:
             raise UsageError(f"view {self.view} of {self.folder.uri} is itself mirrored; name the plain one, {twin}")
         if twin is None:
-            raise UsageError(f"{self.folder.uri} has no view {self.view}_flip; encode with --flip")
+            raise UsageError(f"{self.folder.uri} has no view {self.view}_flip; encode into another store with --flip")
         return twin
 
     def latents(self, rows: int | Sequence[int]) -> np.ndarray:

@@ -47,7 +47,7 @@ def test_both_views_round_trip_exactly(export, store):
 
 
 def test_a_store_without_mirrored_latents_is_refused(export, int8_store, tmp_path):
-    with pytest.raises(UsageError, match=r"has no view latents_flip; encode with --flip"):
+    with pytest.raises(UsageError, match=r"has no view latents_flip; encode into another store with --flip"):
         export("out", "lightningdit", of=int8_store)
     assert not (tmp_path / "out").exists()
 

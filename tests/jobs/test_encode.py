@@ -187,7 +187,7 @@ def test_latents_that_are_not_finite_fail_and_say_so(photos, tmp_path, encode, m
     monkeypatch.setattr(TCAE, "encode", lambda self, images: honest(self, images) * 1e7)
     report = encode(photos, tmp_path / "large.zarr")
     assert report.num_failed == 24
-    assert "beyond float16; encode into a store with --dtype float32" in report.failures[0].error
+    assert "beyond float16; encode into another store with --dtype float32" in report.failures[0].error
     assert encode(photos, tmp_path / "float32.zarr", dtype="float32").num_ok == 24
 
 

@@ -47,7 +47,7 @@ def one_of_halves(photos: Path, tmp_path: Path) -> Path:
     ("value", "reason"),
     [
         (float("nan"), "the latents are not finite, in float32 either"),
-        (1e6, "the latents are beyond float16; encode into a store with --dtype float32"),
+        (1e6, "the latents are beyond float16; encode into another store with --dtype float32"),
     ],
 )
 def test_a_row_fails_when_its_mirrored_view_alone_does(one_of_halves, tmp_path, encode, monkeypatch, value, reason):

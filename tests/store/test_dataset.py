@@ -220,7 +220,7 @@ def test_batches_need_a_thread(make_store):
 
 def test_what_there_is_not_is_refused_in_a_sentence(make_store):
     path = make_store()
-    with pytest.raises(UsageError, match="has no view latents_flip; encode with --flip"):
+    with pytest.raises(UsageError, match="has no view latents_flip; encode into another store with --flip"):
         LatentDataset(path, random_flip=True)
     with pytest.raises(UsageError, match="there is no field 'labels'; use some of latents, label, class_name"):
         LatentDataset(path, fields=("latents", "labels"))

@@ -201,7 +201,9 @@ def test_a_view_names_that_of_its_mirrored_images(make_store):
     assert LatentStore(path).mirrored_view() == "latents_flip"
     with pytest.raises(UsageError, match=r"view latents_flip of .* is itself mirrored; name the plain one, latents$"):
         LatentStore(path, "latents_flip").mirrored_view()
-    with pytest.raises(UsageError, match=r"plain\.zarr has no view latents_flip; encode with --flip"):
+    with pytest.raises(
+        UsageError, match=r"plain\.zarr has no view latents_flip; encode into another store with --flip"
+    ):
         LatentStore(make_store(name="plain.zarr")).mirrored_view()
 
 
