@@ -19,6 +19,7 @@ from tcae_cli.images.loader import load_rows
 from tcae_cli.images.partition import shards_of_rank
 from tcae_cli.images.pictures import to_pixels, write_pairs
 from tcae_cli.images.transform import Transform
+from tcae_cli.jobs.scanned_folders import scanned_folders, source_around
 from tcae_cli.recipe.choices import ImageFormat
 from tcae_cli.reports.decode import DecodeReport, DecodeRequest
 from tcae_cli.reports.progress import Progress
@@ -53,6 +54,8 @@ def decode_store(request: DecodeRequest, progress: Progress) -> DecodeReport:
     }
     todo = [row for row in mine if not files[row].exists()]
 
+    if source := source_around(request.out_dir, scanned_folders(store.folder, store.spec)):
+        progress.say(f"{request.out_dir} lies in {source}, whose next scan will find the decoded images too")
     make_folder(request.out_dir)
     progress.start("decode", len(mine), done=len(mine) - len(todo))
     with ThreadPoolExecutor() as writers:

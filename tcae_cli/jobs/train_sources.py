@@ -1,11 +1,13 @@
 """What must hold before a run may start: its batches, its folder and its images, which are indexed."""
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 from tcae_cli.errors import FieldError, NotFoundError, SourceError, UsageError
+from tcae_cli.jobs.scanned_folders import source_around
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.train import TrainRequest
@@ -47,6 +49,9 @@ def refuse_other_runs(request: TrainRequest) -> None:
             raise UsageError(f"{run} exists; continue it with --resume, or give another --out")
     elif others := sorted(name for name in names - _WITHOUT_A_CHECKPOINT if not name.startswith(".")):
         raise UsageError(f"{run} holds {others[0]}, and no {STATE_FILE} to resume from; give another --out")
+    folders = [data for data in (request.data, request.val) if data and os.path.isdir(data)]
+    if not request.resume and (source := source_around(run, [Path(data) for data in folders])):
+        raise UsageError(f"{run} lies in {source}, whose next scan would find the run's pictures; give another --out")
 
 
 def index_sources(request: TrainRequest, folder: Path, progress: Progress) -> Source | None:

@@ -1,5 +1,7 @@
 """`tcae decode`: image files named after their keys, and the picture of both."""
 
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -154,3 +156,17 @@ def test_names_stay_inside_their_folder(key, path):
 def test_long_names_are_shortened_and_stay_apart():
     one, other = file_name("x" * 400 + "1"), file_name("x" * 400 + "2")
     assert one != other and len(str(one)) <= 200
+
+
+def test_decoding_into_the_source_is_pointed_out(photos, tmp_path, encode):
+    source = shutil.copytree(photos, tmp_path / "photos")
+    encode(source, tmp_path / "store.zarr")
+    said: list[str] = []
+
+    class Saying(Silent):
+        def say(self, sentence: str) -> None:
+            said.append(sentence)
+
+    for out in (source / "out", tmp_path / "out"):
+        decode_store(DecodeRequest(store=str(tmp_path / "store.zarr"), out_dir=out, rows="0:2", device="cpu"), Saying())
+    assert len(said) == 1 and said[0].startswith(f"{source / 'out'} lies in {source}, whose next scan")

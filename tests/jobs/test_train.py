@@ -124,6 +124,13 @@ def test_an_existing_run_needs_resume(finished, photos):
         train(request(photos, finished.run, recipe()), Silent())
 
 
+def test_a_run_in_the_folder_of_its_images_is_refused(photos, tmp_path):
+    source = shutil.copytree(photos, tmp_path / "photos")
+    with pytest.raises(UsageError, match=r"photos/thing/run lies in .*/photos, whose next scan .*; give another --out"):
+        train(request(source, source / "thing" / "run", recipe()), Silent())
+    assert not (source / "thing" / "run").exists()
+
+
 def test_resuming_what_never_started_is_refused(photos, tmp_path):
     with pytest.raises(NotFoundError, match=r"has no state.safetensors to resume from"):
         train(request(photos, tmp_path / "run", recipe(), resume=True), Silent())
