@@ -26,6 +26,7 @@ from tcae_cli.errors import ImageError
 from tcae_cli.features import fetch
 from tcae_cli.images import watchdog
 from tcae_cli.images.image_file import encode_image
+from tcae_cli.jobs import encode as encode_job
 from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import ModelSpec
@@ -35,6 +36,7 @@ from tcae_cli.reports.report import Tolerance
 from tcae_cli.runtime import distributed, silence
 from tcae_cli.runtime.registry import Registry
 from tcae_cli.sources.source import Source
+from tcae_cli.store.work import PlannedWork
 
 from .forms import Sample, write_form
 from .hub_server import HubServer, serve_hub
@@ -299,11 +301,17 @@ def encode(small_checkpoint):
 
 @pytest.fixture
 def encode_as_ranks(encode, monkeypatch):
-    """Encodes as the ranks of one launch would, one after the other in this process; gives their reports."""
+    """Encodes as the ranks of one launch would, one after the other in this process; gives their reports.
+
+    Each keeps to its own shards, as ranks do that are equally fast.
+    """
 
     def run(num_ranks: int, *arguments, **options) -> list[EncodeReport]:
         reports = []
         with monkeypatch.context() as environment:
+            environment.setattr(
+                encode_job, "SharedWork", lambda writer, _, shares, __: PlannedWork(writer, shares.shares[shares.rank])
+            )
             for rank in range(num_ranks):
                 for name, value in (("WORLD_SIZE", num_ranks), ("RANK", rank), ("LOCAL_RANK", rank)):
                     environment.setenv(name, str(value))

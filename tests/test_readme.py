@@ -44,13 +44,8 @@ RUN_BY = re.compile(r"run by: (test_\w+)")
 OPTIONS_OF_OTHERS = {
     *("--nnodes", "--node-rank", "--nproc-per-node", "--rdzv-backend", "--rdzv-endpoint"),  # torchrun
     *("--master-addr", "--master-port"),
-    *(
-        "--ntasks",
-        "--gpus-per-task",
-        "--num-samples",
-        "--steps",
-        "--repo-type",
-    ),  # srun, srun, train_dit.py, ablation.py, hf
+    *("--ntasks", "--gpus-per-task", "--kill-on-bad-exit"),  # srun
+    *("--num-samples", "--steps", "--repo-type"),  # train_dit.py, ablation.py, hf
 }
 MADE_EARLIER = {  # what a page may use that a reader has made before
     "out.zarr": "tcae encode-dataset ./imgs out.zarr",

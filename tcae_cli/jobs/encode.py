@@ -21,6 +21,7 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, default_precision
 from tcae_cli.runtime.folder import Folder, open_folder
 from tcae_cli.sources.source import Source
+from tcae_cli.store.claims import clear_claims
 from tcae_cli.store.commit import (
     append_rows,
     clear_leftovers,
@@ -32,8 +33,9 @@ from tcae_cli.store.commit import (
 )
 from tcae_cli.store.handle import StoreHandle, create_store, find_store, fit_arrays
 from tcae_cli.store.layout import index_folder
-from tcae_cli.store.lease import Place, join_store
+from tcae_cli.store.lease import Lease, Place, join_store
 from tcae_cli.store.record import RECORDS_FOLDER
+from tcae_cli.store.shares import Shares
 from tcae_cli.store.spec import (
     ComputeSpec,
     EncoderIdentity,
@@ -44,6 +46,7 @@ from tcae_cli.store.spec import (
     TransformSpec,
     make_views,
 )
+from tcae_cli.store.work import PlannedWork, SharedWork, Work
 from tcae_cli.store.writer import StoreWriter
 
 _FAILURES_SHOWN = 10
@@ -61,11 +64,13 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
     settings = settings_of(request, card, device)
     run = EncodeRun(request, device, progress)
     folder, place = open_folder(request.store), _place(request)
-    find_store(folder)  # anything else in the folder is refused before anything is written
+    found = find_store(folder)  # anything else in the folder is refused before anything is written
 
     with naming_the_batch_size_of(request), join_store(folder, place) as lease, TemporaryDirectory() as scratch:
         if place.is_leader:
             clear_leftovers(folder, lease.live_owners)
+            if found:
+                clear_claims(folder, _shards(request, found), lease.live_owners)
             store = _make_ready(run, settings, folder, Path(scratch))
             lease.announce_ready()
         else:
@@ -75,15 +80,29 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
         was_complete = store.is_complete
 
         source = Source(folder.fetch(index_folder(store.spec), Path(scratch)))
-        rank, world_size = distributed.rank(), distributed.world_size()
-        mine = shards_of_rank(_shards(request, store), rank, world_size, side_by_side=source.access != "row")
-        encoded = encode_shards(run, StoreWriter(store, lease.check), source, mine)
-
-        lease.refresh()
-        lease.check()
-        finished = not was_complete and finalise(store)
+        writer = StoreWriter(store, lease.check)
+        work = _work(run, writer, lease, source) if not was_complete else PlannedWork(writer, ())
+        encoded, finished = encode_shards(run, writer, source, work), False
+        while not was_complete:
+            lease.refresh()
+            lease.check()
+            finished = finalise(store)
+            if finished or not work.is_reopened():
+                break
+            encoded = encoded.and_then(encode_shards(run, writer, source, work))
     decides = finished or (was_complete and place.is_leader)
     return _report(request, store, encoded, source, decides)
+
+
+def _work(run: EncodeRun, writer: StoreWriter, lease: Lease, source: Source) -> Work:
+    """Return the work of this process: the shards of its part, or those that the ranks of its launch share."""
+    shards = shards_of_part(writer.spec.num_shards, run.request.part, run.request.num_parts)
+    rank, world_size = distributed.rank(), distributed.world_size()
+    if world_size == 1:
+        return PlannedWork(writer, shards)
+    in_groups = source.access != "row"
+    shares = [shards_of_rank(shards, each, world_size, side_by_side=in_groups) for each in range(world_size)]
+    return SharedWork(writer, lease, Shares(shares, rank, in_runs=in_groups), run.progress)
 
 
 def _place(request: EncodeRequest) -> Place:

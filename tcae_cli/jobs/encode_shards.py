@@ -2,7 +2,8 @@
 
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
@@ -21,6 +22,8 @@ from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import threads_for_whole_batches
 from tcae_cli.sources.source import Source
+from tcae_cli.store.claims import ClaimLost, naming_lost_claims
+from tcae_cli.store.work import Work
 from tcae_cli.store.writer import EncodedRows, ShardInProgress, ShardPlan, StoreWriter
 
 _EARLY_ROWS = 200  # when over half of the first so many fail, something is wrong with all of them
@@ -45,46 +48,59 @@ class ShardsReport:
     startup_s: float = 0.0  # of these, until the first batch was read
     stage_seconds: dict[str, float] = field(default_factory=dict)  # busy time: "read", "encode", "pack", "write"
 
+    def and_then(self, later: "ShardsReport") -> "ShardsReport":
+        """Return the report of this work and of what was done after it."""
+        names = self.stage_seconds | later.stage_seconds
+        return ShardsReport(
+            num_rows=self.num_rows + later.num_rows,
+            num_failed=self.num_failed + later.num_failed,
+            elapsed_s=self.elapsed_s + later.elapsed_s,
+            startup_s=self.startup_s,
+            stage_seconds={
+                name: self.stage_seconds.get(name, 0.0) + later.stage_seconds.get(name, 0.0) for name in names
+            },
+        )
 
-def encode_shards(run: EncodeRun, writer: StoreWriter, source: Source, shards: Sequence[int]) -> ShardsReport:
-    """Encode those rows of the shards that are not committed.
+
+def encode_shards(run: EncodeRun, writer: StoreWriter, source: Source, work: Work) -> ShardsReport:
+    """Encode those rows of the shards that `work` gives that are not committed, until all its shards are.
 
     Raises SourceError as soon as most of the first images have failed, unless so many may; what is committed stays.
     """
     started = time.perf_counter()
-    spec, plans = writer.spec, writer.plan(shards)
-    if not plans:
+    plan = work.wait()
+    if plan is None:
         return ShardsReport()
+    spec = writer.spec
     encoder = LatentEncoder(load_runner(run.request.model, run.device, spec.compute.dtype), spec)
     num_workers = run.request.num_workers
     if num_workers is None:  # this rank's share of the machine's cores
         num_workers = max(1, len(os.sched_getaffinity(0)) // distributed.local_world_size())
-    batches = load_batches(
-        source,
-        _batches(plans, spec.compute.batch_size),
-        Transform.of_store(spec),
-        Reading(spec.compute.batch_size, num_workers, pin_memory=run.device.type == "cuda"),
-    )
+    reading = Reading(spec.compute.batch_size, num_workers, pin_memory=run.device.type == "cuda")
 
     ranks = distributed.world_size()
     label = f"encode, rank {distributed.rank()} of {ranks}" if ranks > 1 else "encode"
-    num_all = sum(len(spec.rows_of_shard(shard)) for shard in shards)
-    run.progress.start(label, num_all, done=num_all - sum(len(plan.todo) for plan in plans))
+    run.progress.start(label, work.num_rows, done=work.num_done)
     pack = partial(_timed_pack, encoder=encoder)
-    sink = _Sink(run, writer, source, plans)
-    try:
-        first = next(batches)
-        sink.report.startup_s = time.perf_counter() - started
-        with threads_for_whole_batches(run.device) as num_threads:
-            run_pipeline(chain([first], batches), [Stage(encoder, num_threads), Stage(pack)], sink.write)
-        sink.report.elapsed_s = time.perf_counter() - started
-    finally:
-        batches.close()
-        sink.close()
+    sink = _Sink(run, writer, source)
+    report = sink.report
+    # Mostly there is one round. Another one follows if, after it, the shards of a rank that has ended are taken over.
+    while plan is not None:
+        batches = load_batches(source, sink.batches(plan, work), Transform.of_store(spec), reading)
+        try:
+            first = next(batches)
+            report.startup_s = report.startup_s or time.perf_counter() - started
+            with threads_for_whole_batches(run.device) as num_threads:
+                run_pipeline(chain([first], batches), [Stage(encoder, num_threads), Stage(pack)], sink.write)
+            report.elapsed_s = time.perf_counter() - started
+        finally:
+            batches.close()
+            sink.close()
+        plan = work.wait()
     # The workers, and the threads, of a stage work side by side: it is busy when all of them are.
-    sink.report.stage_seconds["read"] /= max(1, num_workers)
-    sink.report.stage_seconds["encode"] /= num_threads
-    return sink.report
+    report.stage_seconds["read"] /= max(1, num_workers)
+    report.stage_seconds["encode"] /= num_threads
+    return report
 
 
 @dataclass(frozen=True)
@@ -101,52 +117,72 @@ def _timed_pack(encoded: Encoded, *, encoder: LatentEncoder) -> _Packed:
     return _Packed(rows, {"read": encoded.batch.decode_s, "encode": encode_s, "pack": pack_s})
 
 
-def _batches(plans: Sequence[ShardPlan], batch_size: int) -> Iterator[BatchRows]:
-    """Yield the batches of the shards that hold rows to encode, cut in the same way whatever is left of a shard."""
-    for plan in plans:
-        todo = set(plan.todo) if plan.record else None
-        for rows in batches_of_rows(plan.rows.start, plan.rows.stop, batch_size):
-            of_batch = None if todo is None else tuple(row for row in rows if row in todo)
-            if of_batch is None or of_batch:
-                yield BatchRows(rows, of_batch)
-
-
 class _Sink:
     """Takes packed batches in order and commits a shard when its last row has come."""
 
-    def __init__(self, run: EncodeRun, writer: StoreWriter, source: Source, plans: Sequence[ShardPlan]) -> None:
+    def __init__(self, run: EncodeRun, writer: StoreWriter, source: Source) -> None:
         self._run, self._writer, self._source = run, writer, source
-        self._plans, self._last_row = iter(plans), -1
-        self._shard: ShardInProgress | None = None
+        self._begun: deque[ShardPlan] = deque()  # shards whose batches are on their way here
+        self._plan: ShardPlan | None = None  # of the shard that batches come of
+        self._shard: ShardInProgress | None = None  # None also where another rank has taken it over
         self.report = ShardsReport(stage_seconds=dict.fromkeys(("read", "encode", "pack", "write"), 0.0))
+
+    def batches(self, first: ShardPlan, work: Work) -> Iterator[BatchRows]:
+        """Yield the batches that hold rows to encode, cut in the same way whatever is left of a shard.
+
+        A shard is taken when its first batch is asked for, which is a few batches before it comes here.
+        """
+        plan: ShardPlan | None = first
+        while plan is not None:
+            self._begun.append(plan)
+            todo = set(plan.todo) if plan.record else None
+            for rows in batches_of_rows(plan.rows.start, plan.rows.stop, self._writer.spec.compute.batch_size):
+                of_batch = None if todo is None else tuple(row for row in rows if row in todo)
+                if of_batch is None or of_batch:
+                    yield BatchRows(rows, of_batch)
+            plan = work.take()
 
     def write(self, packed: _Packed) -> None:
         """Store a batch."""
         started = time.perf_counter()
         rows = packed.rows
         self._count(rows)
-        if self._shard is None:
-            plan = next(self._plans)
-            self._last_row = plan.todo[-1]
-            captions = [self._source.caption(row) for row in plan.rows] if self._writer.spec.has_captions else None
-            keys = self._source.keys(plan.rows)
-            labels = self._source.labels(plan.rows.start, plan.rows.stop)
-            self._source.release()
-            self._shard = self._writer.begin(plan, keys=keys, labels=labels, captions=captions)
-        self._shard.add(rows)
-        if rows.todo[-1] == self._last_row:
-            self._shard.commit()
-            self._shard = None
+        is_first = self._plan is None
+        plan = self._plan = self._plan or self._begun.popleft()
+        is_last = rows.todo[-1] == plan.todo[-1]
+        try:
+            with naming_lost_claims(plan.claim):
+                if is_first:
+                    self._shard = self._begin(plan)
+                if self._shard:
+                    self._shard.add(rows)
+                    if is_last:
+                        self._shard.commit()
+        except ClaimLost as error:
+            self.close()
+            self._run.progress.say(f"{error}; rank {distributed.rank()} gives it up and takes another")
+        if is_last:
+            if self._shard is None:
+                self.report.num_rows -= len(plan.todo)
+            self._plan = self._shard = None
         self._run.progress.advance(len(rows.todo), len(rows.failures))
         stages = self.report.stage_seconds
         for stage, seconds in packed.seconds.items():
             stages[stage] += seconds
         stages["write"] += time.perf_counter() - started
 
+    def _begin(self, plan: ShardPlan) -> ShardInProgress:
+        captions = [self._source.caption(row) for row in plan.rows] if self._writer.spec.has_captions else None
+        keys = self._source.keys(plan.rows)
+        labels = self._source.labels(plan.rows.start, plan.rows.stop)
+        self._source.release()
+        return self._writer.begin(plan, keys=keys, labels=labels, captions=captions)
+
     def close(self) -> None:
         """Drop a shard that did not come to its end."""
         if self._shard:
             self._shard.abandon()
+        self._shard = None
 
     def _count(self, rows: EncodedRows) -> None:
         report = self.report

@@ -43,6 +43,7 @@ from tcae_cli.store.layout import ROOT
 from tcae_cli.store.quantise import channel_scales
 from tcae_cli.store.record import RECORDS_FOLDER
 from tcae_cli.store.spec import Quantisation, StoreSpec
+from tcae_cli.store.work import PlannedWork
 from tcae_cli.store.writer import StoreWriter, plan_shards
 
 _BATCHES = 3  # of each thread that encodes
@@ -175,7 +176,8 @@ def _rehearse(run: EncodeRun, spec: StoreSpec, source: Source, scratch: Path) ->
 
     def encode() -> None:
         silent = replace(run, progress=clock)
-        reports.append(encode_shards(silent, StoreWriter(store), source, range(spec.num_shards)))
+        writer = StoreWriter(store)
+        reports.append(encode_shards(silent, writer, source, PlannedWork(writer, range(spec.num_shards))))
 
     memory = peak_bytes(encode, run.device)
     finalise(store)

@@ -5,12 +5,12 @@ object store it exists once its upload ends.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
-from tcae_cli.runtime.local_folder import LocalFolder
+from tcae_cli.runtime.local_folder import LocalFolder, no_check
 from tcae_cli.runtime.remote import NUM_READS, is_remote
 from tcae_cli.runtime.remote_folder import RemoteFolder
 
@@ -94,14 +94,23 @@ class Folder(Protocol):
     def remove_if_empty(self) -> None:
         """Remove the folders that `make` made, if there is no file in them."""
 
-    def write(self, *steps: Mapping[str, bytes]) -> None:
-        """Write files, each in one piece, those of a step before those of the next; all are durable on return."""
+    def write(self, *steps: Mapping[str, bytes], check: Callable[[], None] = no_check) -> None:
+        """Write files, each in one piece, those of a step before those of the next; all are durable on return.
+
+        check: is called just before the files of a step get their names; if it raises, they do not get them.
+        """
 
     def create(self, name: str, data: bytes) -> bool:
         """Write a file that must not exist yet; if it does, change nothing and return False."""
 
     def begin(self, name: str) -> FileInProgress:
         """Begin a file that is written piece by piece."""
+
+    def discard_parts(self, owner: str, names: Collection[str]) -> None:
+        """Remove what a process that seems to have ended has written of these files: it cannot publish it any more.
+
+        In an object store nothing can be removed: an upload that is under way may still end.
+        """
 
     def put(self, path: Path, name: str) -> None:
         """Copy a local file into the folder."""

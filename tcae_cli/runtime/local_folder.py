@@ -8,9 +8,10 @@ import re
 import resource
 import sys
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -20,7 +21,7 @@ from tcae_cli.runtime.files import disk_errors, path_inside, read_errors, start_
 from tcae_cli.runtime.processes import this_process
 from tcae_cli.runtime.remote import NUM_READS
 
-PARTS = ".tcae/part"  # files that have no name yet: OWNER.NUMBER
+PARTS = ".tcae/part"  # files that have no name yet: OWNER.NUMBER, which begins with the digest of their name
 
 _PART_NAME = re.compile(r"(?P<owner>[0-9a-f]{12}-[0-9]+)\.[0-9a-f]{12,32}")
 _BLOCK_BYTES = 2**22
@@ -30,6 +31,10 @@ _WITHOUT_WAITING = getattr(os, "RWF_NOWAIT", 0)  # Linux; elsewhere every read w
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def no_check() -> None:
+    """Do nothing: files may always get their names."""
 
 
 class LocalFolder:
@@ -97,7 +102,7 @@ class LocalFolder:
             with suppress(OSError):  # not empty, or not there
                 path.rmdir()
 
-    def write(self, *steps: Mapping[str, bytes]) -> None:
+    def write(self, *steps: Mapping[str, bytes], check: Callable[[], None] = no_check) -> None:
         parts: list[LocalFile] = []
         try:
             for name, data in chain.from_iterable(step.items() for step in steps):
@@ -107,6 +112,7 @@ class LocalFolder:
             following = iter(parts)
             for step in steps:
                 named = list(islice(following, len(step)))
+                check()
                 for part in named:
                     part.rename()
                 at_once(LocalFile.sync_name, list({part.final.parent: part for part in named}.values()))
@@ -125,11 +131,15 @@ class LocalFolder:
 
     def begin(self, name: str) -> "LocalFile":
         final = path_inside(self.path, name)
-        temporary = path_inside(self.path, f"{PARTS}/{self.owner}.{uuid4().hex[:12]}")
+        temporary = path_inside(self.path, f"{PARTS}/{self.owner}.{_digest(name)}{uuid4().hex[:12]}")
         with disk_errors(final):
             self._make_below(temporary.parent)
             self._make_below(final.parent)
             return LocalFile(temporary, final)
+
+    def discard_parts(self, owner: str, names: Collection[str]) -> None:
+        theirs = tuple(f"{PARTS}/{owner}.{_digest(name)}" for name in names)
+        self.remove([part for part in self.sizes(PARTS) if owner_of_part(part) == owner and part.startswith(theirs)])
 
     def put(self, path: Path, name: str) -> None:
         part = self.begin(name)
@@ -256,6 +266,10 @@ def owner_of_part(name: str) -> str | None:
     parent, _, file = name.rpartition("/")
     found = _PART_NAME.fullmatch(file) if parent == PARTS else None
     return found and found["owner"]
+
+
+def _digest(name: str) -> str:
+    return blake2b(name.encode(), digest_size=6).hexdigest()
 
 
 def at_once(wait: Callable[[Item], None], items: Sequence[Item]) -> None:

@@ -5,13 +5,14 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from tcae_cli.errors import DiskError, UsageError
+from tcae_cli.runtime.local_folder import no_check
 from tcae_cli.runtime.processes import this_process
 from tcae_cli.runtime.remote import (
     NUM_READS,
@@ -136,8 +137,9 @@ class RemoteFolder:
     def remove_if_empty(self) -> None:
         """Do nothing: a prefix without objects does not exist."""
 
-    def write(self, *steps: Mapping[str, bytes]) -> None:
+    def write(self, *steps: Mapping[str, bytes], check: Callable[[], None] = no_check) -> None:
         for files in filter(None, steps):
+            check()
             with self._writing(next(iter(files))):
                 self._files.pipe({self._path(name): data for name, data in files.items()})
 
@@ -158,6 +160,9 @@ class RemoteFolder:
     def begin(self, name: str) -> "_Upload":
         with self._writing(name):
             return _Upload(self, name, self._files.open(self._path(name), "wb", block_size=_PART_BYTES))
+
+    def discard_parts(self, owner: str, names: Collection[str]) -> None:
+        """Do nothing: there are no temporary files, and an upload that is under way cannot be found by its name."""
 
     def put(self, path: Path, name: str) -> None:
         with self._writing(name):

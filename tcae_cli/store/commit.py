@@ -15,6 +15,7 @@ from tcae_cli.errors import StoreError
 from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.runtime.local_folder import PARTS, owner_of_part
+from tcae_cli.store.claims import claimed_again, remove_claims, withdraw_mixed
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import INDEXES, PRIVATE_FOLDER, index_folder, read_array, table_files
 from tcae_cli.store.metadata import group_file
@@ -56,7 +57,8 @@ class Totals:
 def finalise(store: StoreHandle) -> bool:
     """Write the statistics, the failures table and, last, `complete`; return whether this process completed the store.
 
-    Exactly one process gets True. The others get False, as does one that finds a shard not committed yet.
+    Exactly one process gets True. The others get False, as does one that finds a shard not committed yet, or one whose
+    record does not fit its files: it is then withdrawn.
     """
     store.refresh()  # rows may have been appended since this process opened the store
     generation = store.generation
@@ -67,6 +69,8 @@ def finalise(store: StoreHandle) -> bool:
         if record is None or not record.is_committed(store.spec):
             return False
         totals.add(record)
+    if withdraw_mixed(folder, sorted(claimed_again(folder))):
+        return False
 
     tables = _tables(store.spec, totals)
     folder.write(tables)
@@ -83,6 +87,8 @@ def finalise(store: StoreHandle) -> bool:
         statistics={view: moments.summary() for view, moments in totals.moments.items()},
         complete=True,
     )
+    if is_first:
+        remove_claims(folder)
     return is_first
 
 

@@ -138,6 +138,25 @@ class Lease:
             with suppress(OSError):  # the store may be gone
                 self._folder.remove([self.name])
 
+    @property
+    def member(self) -> str:
+        """Return the place of this process among those of its launch."""
+        return self._place.member
+
+    def has_ended(self, member: str, owner: str) -> bool:
+        """Return whether the lease of a process of this launch has ended: it was given back, or not kept for a minute.
+
+        Ages are measured against this process's own claim, which is at most 10 s old.
+        """
+        name = _claim_name(self._place.launch, member)
+        claim = self._read(name)
+        if claim.get("owner") != owner or claim["state"] == _DONE or self._is_gone(claim):
+            return True
+        try:
+            return self._age_s(name, self.name) > _STALE_S
+        except FileNotFoundError:  # either was removed meanwhile
+            return not self._read(name)
+
     def live_owners(self) -> set[str]:
         """Return the owners that mark temporary files, of all processes that are working on the store."""
         return {str(claim["owner"]) for name in self._claims() if (claim := self._live_claim(name))}

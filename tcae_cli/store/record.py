@@ -5,7 +5,8 @@ ok. While its files are replaced the record also names the new ones, so that eac
 """
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
@@ -18,6 +19,8 @@ from tcae_cli.store.layout import PRIVATE_FOLDER
 from tcae_cli.store.spec import StoreSpec
 
 RECORDS_FOLDER = f"{PRIVATE_FOLDER}/commits"
+
+_RECORD_NAME = re.compile(rf"{re.escape(RECORDS_FOLDER)}/(\d{{6,}})\.json")
 
 
 class _Part(BaseModel):
@@ -87,6 +90,18 @@ def read_records(
     for shard, data in zip(shards, folder.read_many([record_name(shard) for shard in shards]), strict=True):
         record = parse_record(folder, shard, data) if data is not None else None
         yield shard, record if record and record.fits(sizes) else None
+
+
+def read_unchecked(folder: Folder, shards: Sequence[int]) -> list[ShardRecord]:
+    """Return the records of those of these shards that have one, whatever has become of their files."""
+    names = [record_name(shard) for shard in shards]
+    found = zip(shards, folder.read_many(names), strict=True)
+    return [parse_record(folder, shard, data) for shard, data in found if data is not None]
+
+
+def shards_of_records(names: Iterable[str]) -> set[int]:
+    """Return the shards whose records are among files of these names."""
+    return {int(found[1]) for name in names if (found := _RECORD_NAME.fullmatch(name))}
 
 
 def parse_record(folder: Folder, shard: int, data: bytes) -> ShardRecord:

@@ -6,6 +6,7 @@ a reopened shard keeps have the same latents in its old file and its new one, so
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -13,10 +14,11 @@ from tcae_cli.errors import StoreError
 from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.checksums import crc32c_of
 from tcae_cli.runtime.folder import Folder
+from tcae_cli.store.claims import Claim
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import shard_file
 from tcae_cli.store.quantise import as_float
-from tcae_cli.store.record import FileRecord, ShardRecord, read_records, record_file, record_name, write_record
+from tcae_cli.store.record import FileRecord, ShardRecord, read_records, record_file, record_name
 from tcae_cli.store.row_chunks import RowChunks
 from tcae_cli.store.shard_file import ShardFileWriter
 from tcae_cli.store.shard_reader import ShardReader
@@ -33,6 +35,7 @@ class ShardPlan:
     rows: range
     todo: Sequence[int]  # rows to encode, ascending; the others stay as `record` has them
     record: ShardRecord | None
+    claim: Claim | None = None  # in a launch of several ranks, once this one may write the shard
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,16 @@ class StoreWriter:
         self.side = SideChunks(store)
         self.check = check
 
+    def check_plan(self, plan: ShardPlan) -> None:
+        """Raise StoreError if this process must no longer write, ClaimLost if it must not write this shard."""
+        self.check()
+        if plan.claim:
+            plan.claim.check()
+
+    def leftovers(self, shard: int) -> list[str]:
+        """Return the files that must not be mistaken for those of new rows, should a killed process have left them."""
+        return [shard_file(self.spec, "status", shard), record_name(shard)]
+
     def plan(self, shards: Sequence[int]) -> list[ShardPlan]:
         """Return a plan for each of these shards that still needs work."""
         return plan_shards(self.folder, self.spec, shards)
@@ -85,10 +98,13 @@ class StoreWriter:
     def begin(
         self, plan: ShardPlan, *, keys: Sequence[str], labels: np.ndarray, captions: Sequence[str] | None
     ) -> "ShardInProgress":
-        """Begin to write a shard; keys, labels and captions are those of all its rows."""
-        self.check()
-        if plan.record is None:  # files that a killed process left must not be mistaken for those of the new rows
-            self.folder.remove([shard_file(self.spec, "status", plan.shard), record_name(plan.shard)])
+        """Begin to write a shard; keys, labels and captions are those of all its rows.
+
+        Raises ClaimLost, as its methods do, once another rank has claimed the shard.
+        """
+        self.check_plan(plan)
+        if plan.record is None and plan.claim is None:
+            self.folder.remove(self.leftovers(plan.shard))
         side = {"keys": np.array(keys, object), "labels": labels}
         if captions is not None:
             side["captions"] = np.array(captions, object)
@@ -140,7 +156,8 @@ class ShardInProgress:
 
     def commit(self) -> ShardRecord:
         """Publish the files of the shard, then its record, which is returned."""
-        self._writer.check()
+        check = partial(self._writer.check_plan, self._plan)
+        check()
         folder, spec, shard = self._writer.folder, self._writer.spec, self._plan.shard
         self._keep_until(self._plan.rows.stop)
         assert PENDING not in self._side["status"]
@@ -154,13 +171,15 @@ class ShardInProgress:
         records |= {name: FileRecord(size=len(data), crc32c=crc32c_of(data)) for name, data in chunks.items()}
 
         if self._plan.record:
-            folder.write(self._writer.side.status_taken_back(shard, self._side))
-            write_record(folder, spec, self._plan.record.model_copy(update={"replacing": records}))
+            replacing = self._plan.record.model_copy(update={"replacing": records})
+            folder.write(self._writer.side.status_taken_back(shard, self._side), check=check)
+            folder.write(record_file(spec, replacing), check=check)
         for file in self._files.values():
+            check()
             file.publish()
         status_file = shard_file(spec, "status", shard)
         status, record = {status_file: chunks.pop(status_file)}, self._record(records)
-        folder.write(chunks, status, record_file(spec, record))
+        folder.write(chunks, status, record_file(spec, record), check=check)
         return record
 
     def abandon(self) -> None:

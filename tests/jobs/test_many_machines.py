@@ -1,9 +1,11 @@
 """Processes that nothing connects but the store fill it as one would."""
 
+import json
 import shutil
 import signal
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from tcae_cli.sources.source import Source
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.reader import LatentStore
 
-from ..store_contents import assert_same_arrays, assert_same_store, wait_for_commits
+from ..store_contents import assert_same_arrays, assert_same_store, files_of, wait_for_commits
 
 
 @pytest.fixture(scope="module")
@@ -77,6 +79,47 @@ def test_machines_under_torchrun_fill_one_store(broken_photos, one, tmp_path, st
     assert_same_store(store, one)
     [claim] = store.glob(".tcae/leases/*.json")
     assert claim.name.startswith("mine_3-")
+
+
+def start_two(start_tcae, source: Path, store: Path) -> list[subprocess.Popen[str]]:
+    """Two ranks whose leases end after two seconds, without a launcher that would end one with the other."""
+    short = "from tcae_cli.store import lease; lease._STALE_S, lease._HEARTBEAT_S = 2.0, 0.2"
+    run = "import sys; sys.argv[:3] = ['tcae']; from tcae_cli.cli import main; main()"  # in place of -m tcae_cli
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "job-master-0"}
+    return [
+        start_tcae(
+            source, store, "--workers", "0", launcher=("-c", f"{short}; {run}"), environment=launch | {"RANK": rank}
+        )
+        for rank in "01"
+    ]
+
+
+def test_a_rank_that_stands_still_is_taken_over_and_gives_up_without_harm(broken_photos, one, tmp_path, start_tcae):
+    store = tmp_path / "store.zarr"
+    ranks = start_two(start_tcae, broken_photos, store)
+    wait_for_claims(store, 1)
+    ranks[1].send_signal(signal.SIGSTOP)
+    printed, said = ranks[0].communicate(timeout=120)
+    assert ranks[0].returncode == 3 and "is complete: 237 rows ok, 3 failed" in printed, said
+    assert "rank 0 takes over shard" in said
+    before = files_of(store)
+    ranks[1].send_signal(signal.SIGCONT)
+    printed, said = ranks[1].communicate(timeout=120)
+
+    assert ranks[1].returncode == 0 and "this process has done its part" in printed, said
+    after = files_of(store)
+    assert {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)} <= {
+        name for name in before if name.startswith(".tcae/leases/")
+    }
+    assert_same_store(store, one)
+
+
+def wait_for_claims(store: Path, rank: int) -> None:
+    """Wait until a rank has begun a shard."""
+    patience_ends_at = time.monotonic() + 60
+    while not any(json.loads(path.read_text())["member"] == str(rank) for path in store.glob(".tcae/claims/*.json")):
+        assert time.monotonic() < patience_ends_at
+        time.sleep(0.002)
 
 
 @pytest.mark.parametrize("order", [(2, 0, 1), (0, 1, 2)])

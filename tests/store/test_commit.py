@@ -64,10 +64,10 @@ def die_at(monkeypatch, number: int, *methods: str) -> None:
     calls = iter(range(10**6))
 
     def dying(method):
-        def call(self, *args):
+        def call(self, *args, **options):
             if next(calls) >= number:
                 raise Kill
-            return method(self, *args)
+            return method(self, *args, **options)
 
         return call
 
