@@ -1,7 +1,7 @@
 """Chooses between the labels that are stated for images and the folders that images lie in."""
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ class ClassFolders:
     names: Sequence[str]  # of each row; "": in none
     are_expected: bool  # whether folders that do not look like classes are classes all the same, as torchvision has it
     has_dataset_json: bool = False  # which EDM2 writes beside numbered folders
+    failed: Collection[int] = ()  # rows that cannot be read, perhaps for lack of their label
 
 
 class Labels(NamedTuple):
@@ -58,7 +59,7 @@ def choose_labels(statements: Statements, folders: ClassFolders, uri: str, key: 
         return Labels([-1] * len(folders.names), (), [""] * len(folders.names), remarks=remark)
     disagreement = chosen.disagreement
     if not disagreement and statements.asked is None and not resembled and len(distinct) > 1:
-        disagreement = _disagreement(statements, chosen, folders.names, uri, key)
+        disagreement = _disagreement(statements, chosen, folders, uri, key)
     rows = range(len(folders.names))
     numbers, class_names = number_labels([chosen.texts.get(row, "") for row in rows])
     words = {origin: str(origin) for origin in statements.by_origin}
@@ -136,23 +137,33 @@ def _remark(uri: str, names: Sequence[str], resembled: str, are_classes: bool) -
 
 
 def _disagreement(
-    statements: Statements, chosen: Chosen, names: Sequence[str], uri: str, key: Callable[[int], str]
+    statements: Statements, chosen: Chosen, folders: ClassFolders, uri: str, key: Callable[[int], str]
 ) -> str:
-    """Return a sentence if labels do not go by folders: if a folder has two labels, or a label two folders."""
+    """Return a sentence if labels do not go by folders: a folder has two labels, a label two folders, or an image none.
+
+    Some images have labels.
+    """
+    names = folders.names
+    in_folders = [row for row, name in enumerate(names) if name and row not in folders.failed]
+    labelled = [row for row in in_folders if row in chosen.texts]
+    origin = chosen.origins[labelled[0] if labelled else min(chosen.texts)]
+    choice = f"choose with {statements.option(origin, Origin(FOLDERS))} or --label {FOLDERS}"
     of_folder: dict[str, int] = {}
     of_label: dict[str, int] = {}
-    for row, text in chosen.texts.items():
-        name = names[row]
-        if not name:
-            continue
-        same_folder = of_folder.setdefault(name, row)
+    for row in labelled:
+        text = chosen.texts[row]
+        same_folder = of_folder.setdefault(names[row], row)
         same_label = of_label.setdefault(text, row)
-        if chosen.texts[same_folder] != text or names[same_label] != name:
+        if chosen.texts[same_folder] != text or names[same_label] != names[row]:
             other = same_folder if chosen.texts[same_folder] != text else same_label
-            origin = chosen.origins[row]
             return (
                 f"{uri}: folders and {origin} state different labels: {key(other)} and {key(row)} have the labels "
-                f"{chosen.texts[other][:40]!r} and {text[:40]!r} by {origin}; choose with "
-                f"{statements.option(origin, Origin(FOLDERS))} or --label {FOLDERS}"
+                f"{chosen.texts[other][:40]!r} and {text[:40]!r} by {origin}; {choice}"
             )
+    if len(labelled) < len(in_folders):
+        first = next(row for row in in_folders if row not in chosen.texts)
+        return (
+            f"{uri}: {len(in_folders) - len(labelled):,} of {len(in_folders):,} images in class folders have no label "
+            f"by {origin}, the first of them {key(first)}; {choice}"
+        )
     return ""

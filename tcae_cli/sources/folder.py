@@ -119,7 +119,7 @@ def list_images(uri: str, root: str, folder: Texts, files: Sequence[File], field
         rows: dict[str, Sequence[int]] = {file.name: (row,) for row, file in enumerate(images)}
         DescribedImages(BySpelling(rows), descriptions, folder.read, f"{folder.uri.rstrip('/')}/").state_files(names)
     parents = [file.name.partition("/")[0] if "/" in file.name else "" for file in images]
-    folders = ClassFolders(parents, are_expected=True, has_dataset_json=DATASET_JSON in names)
+    folders = ClassFolders(parents, are_expected=True, has_dataset_json=DATASET_JSON in names, failed=problems.keys())
     entries = [Entry(*file, problem=problems.get(row, "")) for row, file in enumerate(images)]
     others = (name for name in names if not (is_image_name(name) or is_metadata_name(name) or name in sidecars))
     listing = Listing(uri, root, entries, passed_over=count_suffixes(others), set_aside=set_aside)

@@ -95,7 +95,9 @@ def list_tars(uri: str, tars: FoundFiles, fields: SampleFields, on_progress: Cal
         remarks=tars.remarks,
         set_aside=set_aside,
     )
-    return described(listing, descriptions, ClassFolders(_top_folders(image_names), are_expected=False))
+    failed = {row for row, entry in enumerate(found) if entry.problem}
+    folders = ClassFolders(_top_folders(image_names), are_expected=False, failed=failed)
+    return described(listing, descriptions, folders)
 
 
 def _top_folders(names: Sequence[str]) -> list[str]:

@@ -199,9 +199,18 @@ def test_class_folders_that_disagree_with_labels_are_named(opened, png):
     assert sentence.endswith("; choose with --label .cls or --label folders")
     assert labels(opened(files, label="folders")) == [0, 0, 1, 1]
     assert labels(opened(files, label=".cls")) == [1, 0, 1, -1]
-    files["cat/1.cls"], files["dog/0.cls"] = b"1", b"0"  # other numbers, but the same classes
-    source = opened(files)
-    assert source.disagreements == () and labels(source) == [1, 1, 0, -1]
+
+
+def test_labels_that_go_by_class_folders_are_the_labels(opened, png):
+    files = {f"{kind}/{number}.png": png(seed=number) for kind in ("cat", "dog") for number in range(2)}
+    files |= {"cat/0.cls": b"7", "cat/1.cls": b"7", "dog/0.cls": b"4"}
+    [sentence] = opened(files).disagreements
+    assert ": 1 of 4 images in class folders have no label by .cls, the first of them " in sentence
+    assert sentence.endswith("dog/1.png; choose with --label .cls or --label folders")
+    source = opened({**files, "dog/1.cls": b"4"})
+    assert source.disagreements == () and labels(source) == [7, 7, 4, 4] and source.class_names == ()
+    source = opened({**files, "dog/1.cls": b"broken"})
+    assert source.disagreements == () and labels(source) == [7, 7, 4, -1]
 
 
 def test_nothing_is_labelled_if_the_user_says_so(opened, png):
