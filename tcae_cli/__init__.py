@@ -5,15 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tcae_cli.autoencoders.by_name import load_autoencoder
+    from tcae_cli.store.classes import ConcatDataset
     from tcae_cli.store.dataset import LatentDataset
     from tcae_cli.store.reader import LatentStore
     from tcae_cli.store.stream import LatentStream
 
 __version__ = "0.1.0"
-__all__ = ["LatentDataset", "LatentStore", "LatentStream", "__version__", "load_autoencoder"]
+__all__ = ["ConcatDataset", "LatentDataset", "LatentStore", "LatentStream", "__version__", "load_autoencoder"]
 
 _HOMES = {
     "load_autoencoder": "tcae_cli.autoencoders.by_name",
+    "ConcatDataset": "tcae_cli.store.classes",
     "LatentDataset": "tcae_cli.store.dataset",
     "LatentStore": "tcae_cli.store.reader",
     "LatentStream": "tcae_cli.store.stream",

@@ -91,6 +91,7 @@ def reader(photos, tmp_path_factory) -> Path:
     for suffix, caption in (("csv", "caption"), ("tsv", "text"), ("jsonl", "prompt")):
         rows = [(path.relative_to(folder).as_posix(), path.parent.name, f"a {path.parent.name}") for path in paths]
         (folder / f"captions.{suffix}").write_text(table(["image", "label", caption], rows, suffix))
+    (folder / "names.txt").write_text("animal\nperson\nthing\n")
     (folder / "shards").mkdir()
     for number in range(4):
         members = {f"{path.parent.name}-{path.name}": path.read_bytes() for path in paths[number::4]}
@@ -174,7 +175,8 @@ def _made_by(words: list[str]) -> str:
     """What a command makes: it need not be there before."""
     if "--out" in words:
         return words[words.index("--out") + 1]
-    return words[3] if words[1] in ("encode-dataset", "decode", "export") else ""
+    makes = words[1] in ("encode-dataset", "decode", "export") and "--update-metadata" not in words
+    return words[3] if makes else ""
 
 
 def _command(name: str) -> click.Command:

@@ -8,6 +8,7 @@ from tcae_cli.commands import _options
 from tcae_cli.commands._command import NameIn, command, option
 from tcae_cli.commands._options import IMAGES, MODEL, PROCESSES, STORE, Gpus
 from tcae_cli.commands._run import num_ranks, run_job, run_job_on_gpus
+from tcae_cli.errors import UsageError
 from tcae_cli.recipe.choices import Decode, LatentDtype, Resize
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.encode_plan import EncodePlanRequest
@@ -63,9 +64,23 @@ from tcae_cli.store.codecs.registry import CODECS
     help="How large JPEGs are decoded: draft scales them down while decoding, to at least twice --size.",
 )
 @_options.sample_fields
+@option(
+    "--classes",
+    metavar="FILE|STORE",
+    default=EncodeRequest.classes,
+    group=IMAGES,
+    show_default="the classes of SOURCE, by sorted name",
+    help="Number the classes as in a file of one name a line, a JSON list, or another store.",
+)
 @_options.max_failures(EncodeRequest.max_failures)
 @option("--retry-failed", is_flag=True, group=IMAGES, help="Try the failed rows again.")
 @option("--append", is_flag=True, group=STORE, help="Add rows for images that are new in SOURCE.")
+@option(
+    "--update-metadata",
+    is_flag=True,
+    group=STORE,
+    help="Bring labels and captions up to date with SOURCE, and encode nothing.",
+)
 @option(
     "--dtype",
     type=click.Choice(get_args(LatentDtype)),
@@ -115,6 +130,14 @@ def encode_dataset(gpus: Gpus, dry_run: bool, as_json: bool, **options: Any) -> 
     s3:// or gs://.
     """
     request = EncodeRequest(**options)
+    if request.update_metadata:
+        if dry_run:
+            raise UsageError(
+                "--update-metadata has no dry run; tcae verify STORE --source SOURCE lists what has changed"
+            )
+        from tcae_cli.jobs.update_metadata import update_store
+
+        return run_job(update_store, request, as_json=as_json)
     if dry_run:
         from tcae_cli.jobs.plan_encode import plan_encoding
 

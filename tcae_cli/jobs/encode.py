@@ -13,6 +13,7 @@ from tcae_cli.autoencoders.by_name import read_card
 from tcae_cli.autoencoders.families import ModelCard
 from tcae_cli.errors import DeviceError, DeviceMemoryError, StoreError, UsageError
 from tcae_cli.images.partition import shards_of_part, shards_of_rank
+from tcae_cli.jobs.class_list import refuse_other_classes
 from tcae_cli.jobs.encode_shards import EncodeRun, ShardsReport, encode_shards
 from tcae_cli.jobs.encode_source import open_store_source, publish_index
 from tcae_cli.reports.encode import EncodeReport, EncodeRequest
@@ -135,6 +136,7 @@ def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -
         codec=request.codec,
         tool_versions={name: version(name) for name in (*_TOOLS, *library)},
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        classes_given=request.classes is not None,
     )
 
 
@@ -157,6 +159,7 @@ def _make_ready(run: EncodeRun, settings: StoreSettings, folder: Folder, scratch
     store = found or create_store(folder, spec)
     if not found:
         _refuse_another_source(store, {identity.fingerprint})
+        refuse_other_classes(store, identity)
         refuse_differences(store, settings)
     else:
         known = {identity.fingerprint, store.spec.source.fingerprint}

@@ -1,8 +1,11 @@
 """Scans the source of a store anew, and compares it with the source that the store's rows came from."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from tcae_cli.errors import SourceError, StoreError
+from tcae_cli.jobs.class_list import given_class_names
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.folder import Folder
@@ -25,11 +28,12 @@ def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch
     previous = fetch_index(store, scratch) if store else None
     index = scratch / "index"
     retried = rows_without_latents(store) if store and request.retry_failed else ()
+    classes = given_class_names(request, store)
     changes = index_source_apart(
         request.source,
         index,
         PreviousIndex(previous, request.append, retried) if previous else None,
-        request.fields,
+        replace(request.fields, classes=classes or None),
         found_so_far(request.source, progress),
     )
     source = Source(index)
@@ -38,8 +42,15 @@ def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch
     say_found(source, progress)
     if store:
         _refuse_other_images(request, store, source, changes if previous else None)
-        if words := _words(changes):
+        if words := change_words(changes):
             progress.say(f"{request.source}, against {store.folder.uri}: {words}")
+        if changes.num_new and source.has_captions and not store.spec.has_captions:
+            progress.say(
+                f"{store.folder.uri} was made without captions, and those of new images are not stored; "
+                f"tcae encode-dataset --update-metadata adds all of them"
+            )
+        if changes.num_described:
+            progress.say(f"{outdated_words(request.source, changes)}; the rows keep those of the store")
     if changes.num_changed or changes.num_vanished:
         progress.say("rows of changed and vanished images stay as they were encoded")
     return source
@@ -85,7 +96,7 @@ def _refuse_other_images(
                 f"name the same source with more images in it, or encode into another store"
             )
         return
-    if words := _words(changes):
+    if words := change_words(changes):
         raise StoreError(
             f"{uri} cannot be continued: it was made from {was.count:,} images (fingerprint "
             f"{was.fingerprint[:12]}), and {request.source} has {len(source):,} ({source.fingerprint[:12]}): "
@@ -105,15 +116,25 @@ def _ways_out(request: EncodeRequest, changes: SourceChanges) -> list[str]:
     return [*ways, "encode into another store"]
 
 
-def _words(changes: SourceChanges) -> str:
+def outdated_words(source: str, changes: SourceChanges) -> str:
+    """Return a sentence on the rows that have another label or caption than when they were encoded, and the way out."""
+    return (
+        f"{source}: {changes.num_described:,} images have another label or caption than in the store "
+        f"({_listed(changes.num_described, changes.described)}); "
+        f"tcae encode-dataset --update-metadata brings them up to date without encoding"
+    )
+
+
+def _listed(count: int, names: Sequence[str]) -> str:
+    """Return the names of the first of so many things."""
+    return ", ".join(names) + (", ..." if count > len(names) else "")
+
+
+def change_words(changes: SourceChanges) -> str:
     """Return the differences of the source in words; "" if there are none."""
     kinds = (
         (changes.num_new, "new", changes.new),
         (changes.num_changed, "changed", changes.changed),
         (changes.num_vanished, "vanished", changes.vanished),
     )
-    return "; ".join(
-        f"{count:,} {kind} ({', '.join(names)}{', ...' if count > len(names) else ''})"
-        for count, kind, names in kinds
-        if count
-    )
+    return "; ".join(f"{count:,} {kind} ({_listed(count, names)})" for count, kind, names in kinds if count)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from tcae_cli.errors import ImageError
 from tcae_cli.images.batch import content_hash
-from tcae_cli.jobs.encode_source import fetch_index
+from tcae_cli.jobs.encode_source import outdated_words, fetch_index
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.jobs.verification import Verification
 from tcae_cli.sources.announce import found_so_far, say_found
@@ -34,7 +34,7 @@ def open_compared_source(verification: Verification, store: StoreHandle, uri: st
         uri,
         scratch / "index",
         PreviousIndex(previous, append=True) if previous else None,
-        verification.request.fields,
+        replace(verification.request.fields, classes=tuple(spec.source.class_names) if spec.classes_given else None),
         found_so_far(uri, verification.progress),
     )
     source = Source(scratch / "index")
@@ -54,6 +54,8 @@ def open_compared_source(verification: Verification, store: StoreHandle, uri: st
         if count:
             more = ", ..." if count > len(names) else ""
             verification.add_problem(f"{uri}: {count:,} {words} ({', '.join(names)}{more})")
+    if changes.num_described:
+        verification.add_problem(outdated_words(uri, changes))
     return source
 
 

@@ -24,6 +24,7 @@ class SampleFields:
     caption: str | None = None  # a column, or a place such as .txt
     split: str | None = None  # of a dataset on the Hugging Face Hub, or saved from its library
     allow_missing: int | None = None  # files of a pattern or a list of tars that may be missing; None: none
+    classes: tuple[str, ...] | None = None  # names of classes 0, 1, ...; a source of any kind is numbered by them
 
 
 NO_FIELDS = SampleFields()

@@ -17,6 +17,7 @@ class EncodeRequest:
     source: str
     store: str
     fields: SampleFields = NO_FIELDS  # of the source
+    classes: str | None = None  # a file of class names or a store, whose places are class numbers
     model: str = DEFAULT_MODEL
     device: str | None = None  # a GPU where there is one
     precision: Precision | None = None  # bf16 on a GPU, fp32 on the CPU
@@ -30,6 +31,7 @@ class EncodeRequest:
     codec: str = "zstd"  # of store/codecs/registry.py
     append: bool = False  # rows for images that are new in the source
     retry_failed: bool = False
+    update_metadata: bool = False  # bring labels and captions up to date, and encode nothing
     num_parts: int = 1
     part: int = 0  # of the parts, from 0: the shards this launch fills
     max_failures: Tolerance = DEFAULT_TOLERANCE
@@ -37,10 +39,26 @@ class EncodeRequest:
     def __post_init__(self) -> None:
         if self.resize == "adm" and self.decode == "draft":
             raise UsageError("--resize adm always decodes images in full; omit --decode draft, or use --resize torch")
+        others = {"--append": self.append, "--retry-failed": self.retry_failed, "--num-parts": self.num_parts > 1}
+        for option in (option for option, is_given in others.items() if is_given and self.update_metadata):
+            raise UsageError(f"--update-metadata encodes nothing, and works on the whole store; omit {option}")
         if not 0 <= self.part < self.num_parts:
             raise UsageError(
                 f"--part {self.part} of --num-parts {self.num_parts}: parts are numbered from 0; correct it"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class UpdateReport(Report):
+    """The labels and captions that `tcae encode-dataset --update-metadata` brought up to date."""
+
+    store: str
+    num_rows: int
+    num_labels: int  # rows that have another label now
+    num_captions: int  # rows that have another caption now
+    num_classes: int  # by name; 0: classes have no names
+    updated: bool  # False: there was nothing to do
+    num_new: int  # images of the source that the store does not hold
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -30,6 +30,9 @@ class SourceChanges:
     new: list[str] = field(default_factory=list)
     changed: list[str] = field(default_factory=list)  # "key (1,234 bytes, was 1,200)"
     vanished: list[str] = field(default_factory=list)
+    num_described: int = 0  # rows with another label or caption, of images that are the same
+    described: list[str] = field(default_factory=list)  # "key (label 3, was 2; another caption)"
+    moved: list[int] = field(default_factory=list)  # rows that an index with new descriptions found at another place
 
     def __bool__(self) -> bool:
         return bool(self.num_new or self.num_changed or self.num_vanished)
@@ -42,6 +45,7 @@ class PreviousIndex:
     folder: Path
     append: bool = False  # new samples become rows after the old ones; otherwise the caller refuses what differs
     retried: Collection[int] = ()  # rows to be read again; these may change, and that does not count
+    redescribe: bool = False  # rows take the labels and captions that they have now; new samples stay out
 
 
 def index_source(
@@ -54,9 +58,12 @@ def index_source(
     """Scan a source, write its index into `index_dir`, and return how it differs from its previous index.
 
     Rows of the previous index keep their numbers, by key, size and place in a tar or table, and their labels and
-    captions, some of which may have been stored; a remark says how many are others now. With append, new ones come
-    after them, new classes too, and a sample that changed or vanished keeps its old entry; without, a source that
-    differs gets the index of the plain scan. Without a previous index nothing counts as new.
+    captions, some of which may have been stored. With append, new ones come after them, new classes too, and a sample
+    that changed or vanished keeps its old entry; without, a source that differs gets the index of the plain scan.
+    Without a previous index nothing counts as new.
+    With redescribe rows take their labels and captions from the scan. A sample of the same size at another place of its
+    file has moved; the caller compares its bytes. One that changed or vanished keeps its old entry, and new ones are
+    only counted.
     fields, on_progress: as scan's.
     Raises SourceError if the previous index is of another version, and everything that scan raises.
     """
@@ -64,10 +71,13 @@ def index_source(
     changes = SourceChanges()
     if previous is not None:
         before = Source(previous.folder)
-        if fields.label is None and _begun_with_folders(before, listing):
-            listing = scan(uri, replace(fields, label=FOLDERS), on_progress)
-        merged, changes = _merge(before, listing, frozenset(previous.retried))
-        listing = merged if previous.append or not changes else listing
+        if previous.redescribe:
+            listing, changes = _redescribe(before, listing, bool(fields.classes))
+        else:
+            if fields.label is None and _begun_with_folders(before, listing):
+                listing = scan(uri, replace(fields, label=FOLDERS), on_progress)
+            merged, changes = _merge(before, listing, frozenset(previous.retried))
+            listing = merged if previous.append or not changes else listing
     write_index(index_dir, listing)
     return changes
 
@@ -84,7 +94,7 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
     entries: list[Entry] = []
     changed: list[str] = []
     vanished: list[str] = []
-    described_anew: list[str] = []
+    described: list[str] = []
     set_aside = {entry.key: entry for entry in listing.set_aside}
     for row, old in enumerate(previous.entries()):
         now = found.pop(old.key, None)
@@ -99,19 +109,73 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
         else:
             kept = now if row in retried else _as_first_listed(old, now)
             if (kept.label, kept.caption) != (now.label, now.caption):
-                described_anew.append(_shown(now.key))
+                described.append(_how_described(kept, now))
             entries.append(kept)
-    changes = SourceChanges(
-        num_new=len(found),
+    changes = _changes(list(found), changed, vanished, described)
+    merged = replace(listing, entries=[*entries, *found.values()], containers=tuple(lost.containers))
+    return merged, changes
+
+
+def _redescribe(previous: Source, listing: Listing, has_given_classes: bool) -> tuple[Listing, SourceChanges]:
+    """Return the rows of a previous index with the labels and captions of a listing, and how they differ."""
+    was_named, is_named = bool(previous.class_names), bool(listing.class_names)
+    class_names = listing.class_names
+    if was_named and is_named and not has_given_classes:  # classes keep their numbers, and new ones come after them
+        class_names = tuple(dict.fromkeys((*previous.class_names, *listing.class_names)))
+        listing = replace(listing, entries=_renumbered(listing, class_names), class_names=class_names)
+    found = {entry.key: entry for entry in listing.entries}
+    place_before = _places(previous.containers)
+    place_now = _places(listing.containers)
+    lost = _LostPlaces(previous.containers, list(listing.containers))
+    entries: list[Entry] = []
+    changed: list[str] = []
+    vanished: list[str] = []
+    described: list[str] = []
+    moved: list[int] = []
+    set_aside = {entry.key for entry in listing.set_aside}
+    kept: list[str] = []  # rows that keep their old label and caption
+    for row, old in enumerate(previous.entries()):
+        now = found.pop(old.key, None)
+        if now is None or now.size_bytes != old.size_bytes or (now.problem and not old.problem):
+            kept.append(_shown(old.key))
+        if now is None and old.key in set_aside:
+            entries.append(old)
+        elif now is None:
+            vanished.append(_shown(old.key))
+            entries.append(lost.entry(old, _VANISHED))
+        elif now.size_bytes != old.size_bytes:
+            changed.append(f"{_shown(now.key)} ({_how_changed(old, now)})")
+            entries.append(lost.entry(old, _CHANGED))
+        elif now.problem and not old.problem:
+            entries.append(_as_first_listed(old, now))
+        else:
+            if place_now(now) != place_before(old):
+                moved.append(row)
+            if not _is_described_alike(old, now):
+                described.append(_how_described(old, now))
+            entries.append(now)
+    is_renumbered = was_named != is_named or class_names[: len(previous.class_names)] != previous.class_names
+    if kept and is_renumbered and len(vanished) < len(entries):  # else it is another source
+        raise SourceError(
+            f"{listing.uri}: {len(kept):,} images changed, vanished or lost their labels since they were encoded, so "
+            f"these cannot be numbered anew (the first is {kept[0]}); put them back"
+        )
+    changes = replace(_changes(list(found), changed, vanished, described), moved=moved)
+    return replace(listing, entries=entries, containers=tuple(lost.containers)), changes
+
+
+def _changes(new: list[str], changed: list[str], vanished: list[str], described: list[str]) -> SourceChanges:
+    """Return the differences, of which these are all; `new` are keys, the others are names to show."""
+    return SourceChanges(
+        num_new=len(new),
         num_changed=len(changed),
         num_vanished=len(vanished),
-        new=[_shown(key) for key in list(found)[:_NAMES_SHOWN]],
+        num_described=len(described),
+        new=[_shown(key) for key in new[:_NAMES_SHOWN]],
         changed=changed[:_NAMES_SHOWN],
         vanished=vanished[:_NAMES_SHOWN],
+        described=described[:_NAMES_SHOWN],
     )
-    remarks = (*listing.remarks, *_remarks(listing.uri, described_anew))
-    merged = replace(listing, entries=[*entries, *found.values()], containers=tuple(lost.containers), remarks=remarks)
-    return merged, changes
 
 
 def _begun_with_folders(previous: Source, listing: Listing) -> bool:
@@ -159,14 +223,19 @@ def _as_first_listed(old: Entry, now: Entry) -> Entry:
     return now
 
 
-def _remarks(uri: str, described_anew: Sequence[str]) -> list[str]:
-    """Return a sentence on the rows that have another label or caption now; none if there are none."""
-    if not described_anew:
-        return []
-    return [
-        f"{uri}: {len(described_anew):,} images have another label or caption than when they were first listed, the "
-        f"first of them {described_anew[0]}; their rows keep those; encode into another store to have the new ones"
-    ]
+def _is_described_alike(old: Entry, now: Entry) -> bool:
+    """Return whether two entries have the same label and the same caption, which an index holds as UTF-8."""
+    return now.label == old.label and now.caption.encode(errors="replace") == old.caption.encode()
+
+
+def _how_described(old: Entry, now: Entry) -> str:
+    """Return the key of a row, and in what its description differs."""
+    before, after = (entry.label if entry.label >= 0 else "none" for entry in (old, now))
+    differences = [f"label {after}, was {before}"] if before != after else []
+    if now.caption.encode(errors="replace") != old.caption.encode(errors="replace"):
+        both = old.caption and now.caption
+        differences.append("another caption" if both else "caption added" if now.caption else "caption removed")
+    return f"{_shown(now.key)} ({'; '.join(differences)})"
 
 
 def _places(containers: Sequence[Container]) -> Callable[[Entry], tuple[int, int, str]]:

@@ -95,7 +95,7 @@ def fields_not_taken(uri: str, words: str, fields: SampleFields, taken: frozense
             name, f"--{name.replace('_', '-')}: {uri} is {words}, which has nothing to choose by it; omit it"
         )
         for name in named
-        if name not in taken
+        if name not in taken | {"classes"}  # they number the classes of any source
     }
 
 

@@ -14,6 +14,7 @@ from tcae_cli.reports.progress import SILENT, Progress
 from tcae_cli.runtime.folder import open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.announce import found_so_far, say_found
+from tcae_cli.sources.class_numbers import with_class_numbers
 from tcae_cli.sources.index import read_summary, write_index
 from tcae_cli.sources.index_column import SUMMARY_FILE, IndexColumn, damaged
 from tcae_cli.sources.listing import Container, Entry, Listing, count_suffixes, ignore
@@ -36,7 +37,8 @@ def scan(uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int]
 
     uri: a local path or s3://, gs://, hf:// or http(s)://, of a kind that docs/sources.md describes; over http folders
     cannot be listed.
-    fields: which column or member is image, label and caption, where the source leaves a choice.
+    fields: which column or member is image, label and caption, where the source leaves a choice; and the numbers of
+    classes.
     on_progress: called now and then with the number of images, or of files in a folder, found so far.
     Raises NotFoundError if nothing is at `uri`, SourceError if it cannot be used, FieldError for a field that a source
     of this kind does not have.
@@ -44,7 +46,7 @@ def scan(uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int]
     kind = find_kind(uri)
     refuse_other_fields(uri, kind.words, fields, kind.fields)
     try:
-        return kind.scan(uri, fields, on_progress)
+        listing = kind.scan(uri, fields, on_progress)
     except NotFoundError:  # an OSError too, with its own sentence
         raise
     except OSError as error:
@@ -54,6 +56,7 @@ def scan(uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int]
         if isinstance(error, FileNotFoundError):
             raise NotFoundError(f"{error.filename or uri} does not exist; correct {uri}") from error
         raise SourceError(f"{found}; check the name, your credentials and the network") from error
+    return with_class_numbers(listing, fields.classes) if fields.classes else listing
 
 
 def find_kind(uri: str) -> SourceKind:

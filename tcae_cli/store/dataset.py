@@ -16,6 +16,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from tcae_cli.errors import UsageError
 from tcae_cli.runtime.shared_memory import shared_tensor
+from tcae_cli.store.classes import ConcatDataset, renumber, warn_if_numbered_differently
 from tcae_cli.store.quantise import scale_of
 from tcae_cli.store.reader import LatentStore, whole_numbers
 from tcae_cli.store.spec import MAIN_VIEW
@@ -51,11 +52,12 @@ class LatentDataset(Dataset[dict[str, Any]]):
     or over each position of each channel, which reads the whole store first; `none` leaves latents raw. Constant
     latents become 0. `random_flip` takes each sample from the view or, with probability 1/2, from its mirrored twin, as
     torch's generator draws. `in_memory` reads all latents at once and keeps them as stored, one copy in each rank,
-    which its workers share.
+    which its workers share. `class_names` numbers the labels by another list of names, such as those of the dataset a
+    model was trained on.
 
     A DataLoader may start its workers by any method, also after this process has read samples. Raises UsageError for
-    an unknown field, view or normalisation, StoreError if the store is not complete and latents are to be normalised,
-    and DiskError if shared memory cannot be allocated.
+    an unknown field, view or normalisation, or a class that class_names lacks, StoreError if the store is not complete
+    and latents are to be normalised, and DiskError if shared memory cannot be allocated.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         random_flip: bool = False,
         fields: Sequence[str] = ("latents", "label"),
         in_memory: bool = False,
+        class_names: Sequence[str] | None = None,
     ) -> None:
         _refuse_unknown(normalise, fields)
         self.store, self.fields = LatentStore(store, view), tuple(fields)
@@ -76,6 +79,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
         self.rows = self.store.ok_rows
         self.class_names: tuple[str, ...] = tuple(self.store.spec.source.class_names)
         self._labels = self.store.labels()[self.rows]
+        if class_names is not None:
+            self._labels = renumber(self._labels, self.class_names, class_names, self.store.folder.uri)
+            self.class_names = tuple(class_names)
+        warn_if_numbered_differently(self)
         self._texts = {}
         for name, read in (("key", self.store.keys), ("caption", self.store.captions)):
             if name in fields:
@@ -117,6 +124,10 @@ class LatentDataset(Dataset[dict[str, Any]]):
     def __len__(self) -> int:
         """Return the number of samples, which is the number of ok rows."""
         return len(self.rows)
+
+    def __add__(self, other: Dataset[Any]) -> ConcatDataset:
+        """Return the samples of both. Raises UsageError if the two number classes differently."""
+        return ConcatDataset([self, other])
 
     def __getitem__(self, index: int | Sequence[int]) -> dict[str, Any]:
         """Return one sample or, for a list of indices, a batch: `latents` [b, c, h, w], `label` [b], lists of str.

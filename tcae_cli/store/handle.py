@@ -15,7 +15,7 @@ from tcae_cli.store.metadata import (
     parse_metadata,
     sealed_names,
 )
-from tcae_cli.store.spec import StoreSpec
+from tcae_cli.store.spec import ADDED_LATER, StoreSpec
 
 _VERSIONS = (1, 2)
 
@@ -89,7 +89,8 @@ class StoreHandle:
             raise StoreError(f"{uri} is {found}, not a store this tcae reads (version 1 or 2); name another path")
         try:
             check_seal(root)
-            self.spec = StoreSpec.model_validate({name: attributes[name] for name in StoreSpec.model_fields})
+            fields = StoreSpec.model_fields.keys() - (ADDED_LATER - attributes.keys())
+            self.spec = StoreSpec.model_validate({name: attributes[name] for name in fields})
         except (KeyError, ValueError) as error:  # pydantic's is a ValueError too
             reason = str(error).splitlines()[0]
             raise StoreError(f"{uri}/{ROOT} is damaged: {reason}; restore it from a copy") from error
@@ -126,22 +127,23 @@ def create_store(folder: Folder, spec: StoreSpec) -> StoreHandle:
 
 
 def fit_arrays(store: StoreHandle) -> None:
-    """Create the arrays that a store's root describes and that are missing or damaged; lengthen those that lack rows.
+    """Create the arrays that a store's root describes and that are missing or damaged; let others follow the root.
 
-    Every process that opens a store for writing does this, which completes a creation or an append that was killed.
+    Every process that opens a store for writing does this, which completes a creation, an append or an update that was
+    killed.
     """
     wanted = array_metadata(store.spec)
     changes = {}
     for name, found in zip(wanted, store.folder.read_many(list(wanted)), strict=True):
         try:
             metadata = parse_metadata(found or b"")
-            was = metadata["shape"]
+            was = {key: metadata[key] for key in ("shape", "chunk_key_encoding")}
         except (ValueError, KeyError):
             changes[name] = wanted[name]
             continue
-        # Only the shape of an array that exists may change: its chunks are written as its metadata says.
-        shape = parse_metadata(wanted[name])["shape"]
-        if was != shape:
-            changes[name] = metadata_file({**metadata, "shape": shape}, sealed_names(metadata))
+        # Only these of an array that exists may change: its chunks are written as its metadata says.
+        now = {key: parse_metadata(wanted[name])[key] for key in was}
+        if was != now:
+            changes[name] = metadata_file({**metadata, **now}, sealed_names(metadata))
     if changes:
         store.folder.write(changes)

@@ -27,6 +27,7 @@ _TO_BUFFER = default_buffer_prototype().buffer.from_bytes
 PRIVATE_FOLDER = ".tcae"
 INDEXES = f"{PRIVATE_FOLDER}/index"
 ROOT = "zarr.json"
+UPDATED = ("labels", "captions")  # the side arrays that change after their rows are encoded
 # What zarr and the parsing of its metadata raise for damaged files.
 DAMAGED = (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
 
@@ -36,14 +37,14 @@ _SIDE_FILL_VALUES: dict[str, Any] = {"string": "", "int64": -1, "uint8": PENDING
 
 
 def index_folder(spec: StoreSpec) -> str:
-    """Return the name of the folder with the index of a store's source."""
-    return f"{INDEXES}/{spec.source.fingerprint}"
+    """Return the name of the folder with the index of a store's source, of which each update writes a new one."""
+    return f"{INDEXES}/{spec.source.fingerprint}" + (f".{spec.metadata_updates}" if spec.metadata_updates else "")
 
 
 def shard_file(spec: StoreSpec, array: str, shard: int) -> str:
     """Return the name of a shard's file in an array: its position along each axis, with "." between."""
     dimensions = 4 if array in spec.views else 1 + len(_row_shape(array))
-    return f"{array}/c.{shard}" + ".0" * (dimensions - 1)
+    return f"{array}/c{_separator(spec, array)}{shard}" + ".0" * (dimensions - 1)
 
 
 def array_metadata(spec: StoreSpec) -> dict[str, bytes]:
@@ -75,7 +76,7 @@ def array_metadata(spec: StoreSpec) -> dict[str, bytes]:
             chunks=(rows, *_row_shape(name)),
             compressors=side_compressors(spec),
             fill_value=_SIDE_FILL_VALUES.get(dtype, 0),
-            chunk_key_encoding={"name": "default", "separator": "."},
+            chunk_key_encoding={"name": "default", "separator": _separator(spec, name)},
             dimension_names=spec.dimension_names(name),
         )
     if spec.has_checksums:
@@ -118,7 +119,7 @@ def read_side_array(folder: Folder, spec: StoreSpec, name: str, is_complete: boo
 
     Raises as read_array does.
     """
-    values = read_array(folder, name, spec.num_rows, is_complete)
+    values = read_array(folder, name, spec.num_rows, is_complete, spec if name in UPDATED else None)
     dtype = spec.side_arrays[name]
     is_right = values.dtype.kind in "OT" if dtype == "string" else values.dtype == dtype
     if not is_right or values.shape[1:] != _row_shape(name) or (is_complete and len(values) != spec.num_rows):
@@ -126,28 +127,40 @@ def read_side_array(folder: Folder, spec: StoreSpec, name: str, is_complete: boo
     return values
 
 
-def read_array(folder: Folder, name: str, most_rows: int | None = None, is_complete: bool = True) -> np.ndarray:
+def read_array(
+    folder: Folder, name: str, most_rows: int | None = None, is_complete: bool = True, spec: StoreSpec | None = None
+) -> np.ndarray:
     """Return all values of a small array, not one of latents, or its first rows.
 
+    spec: given for labels and captions, whose chunks are those that the root names, whatever their own metadata say
+    yet.
     Raises StoreError if the array is missing or damaged, or lacks a chunk although the store is complete, DiskError if
     a file of it cannot be read.
     """
+    file = f"{name}/zarr.json"
     names = list(folder.sizes(name))
-    found = {file: data for file, data in zip(names, folder.read_many(names), strict=True) if data is not None}
-    if f"{name}/zarr.json" not in found:
-        raise StoreError(f"{folder.uri}/{name}/zarr.json is missing; tcae verify {folder.uri} says what else")
-    # zarr does not read the object store itself: it would leave a connection of its own open.
-    files: dict[str, Any] = {file: _TO_BUFFER(data) for file, data in found.items()}
+    if spec:
+        start = f"{name}/c{_separator(spec, name)}"
+        names = [each for each in names if each == file or each.startswith(start)]
+    found = {each: data for each, data in zip(names, folder.read_many(names), strict=True) if data is not None}
+    if spec and name == "captions" and spec.metadata_updates:  # an update may have given the store captions
+        found.setdefault(file, array_metadata(spec)[file])
+    if file not in found:
+        raise StoreError(f"{folder.uri}/{file} is missing; tcae verify {folder.uri} says what else")
     try:
-        metadata = parse_metadata(found[f"{name}/zarr.json"])
+        if spec:
+            found[file] = _naming_chunks(found[file], spec, name)
+        metadata = parse_metadata(found[file])
+        # zarr does not read the object store itself: it would leave a connection of its own open.
+        files: dict[str, Any] = {each: _TO_BUFFER(data) for each, data in found.items()}
         array = zarr.open_array(MemoryStore(files), path=name, mode="r")
         num_rows = array.shape[0] if most_rows is None else min(most_rows, array.shape[0])
         # The tables of format version 1 have no chunk where all values are fill values.
         if is_complete and (most_rows is not None or sealed_names(metadata) is not None):
-            for chunk in range(math.ceil(num_rows / array.chunks[0])):
-                file = array.metadata.encode_chunk_key((chunk,) + (0,) * (array.ndim - 1))
-                if f"{name}/{file}" not in files:
-                    raise ValueError(f"{file} is missing")
+            for number in range(math.ceil(num_rows / array.chunks[0])):
+                chunk = array.metadata.encode_chunk_key((number,) + (0,) * (array.ndim - 1))
+                if f"{name}/{chunk}" not in files:
+                    raise ValueError(f"{chunk} is missing")
         return np.asarray(array[:num_rows])
     except DAMAGED as error:
         raise _damaged(folder, name, reason_of(error)) from error
@@ -187,6 +200,32 @@ def _add_private_array(store: MemoryStore) -> None:
 def _sealed(data: bytes) -> bytes:
     metadata = json.loads(data)
     return metadata_file(metadata, metadata.get("attributes", {}))
+
+
+def side_metadata(folder: Folder, spec: StoreSpec, name: str) -> bytes:
+    """Return the zarr.json of a side array as the root has it: a writer that was killed may not have written it.
+
+    Raises OSError if it cannot be read, one of DAMAGED if it is damaged.
+    """
+    file = f"{name}/zarr.json"
+    if name == "captions" and spec.metadata_updates:  # an update may have given the store captions
+        (found,) = folder.read_many([file])
+        return _naming_chunks(found or array_metadata(spec)[file], spec, name)
+    return _naming_chunks(folder.read(file), spec, name)
+
+
+def _naming_chunks(data: bytes, spec: StoreSpec, array: str) -> bytes:
+    """Return the zarr.json of a side array with the names of chunks that the root says."""
+    metadata = parse_metadata(data)
+    if array not in UPDATED:
+        return data
+    encoding = {"name": "default", "configuration": {"separator": _separator(spec, array)}}
+    return metadata_file({**metadata, "chunk_key_encoding": encoding}, sealed_names(metadata))
+
+
+def _separator(spec: StoreSpec, array: str) -> str:
+    """Return what stands between the parts of a chunk's name: updates take turns, so that none writes over another."""
+    return "/" if array in UPDATED and spec.metadata_updates % 2 else "."
 
 
 def _row_shape(side_array: str) -> tuple[int, ...]:

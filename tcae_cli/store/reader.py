@@ -161,8 +161,11 @@ class LatentStore:
         return np.pad(status, (0, len(self) - len(status)), constant_values=PENDING)
 
     def labels(self) -> np.ndarray:
-        """Return the class number of every row, [n], int64; -1 where there is none."""
-        return self._side("labels")
+        """Return the class number of every row, [n], int64; -1 where there is none.
+
+        Raises StoreError if labels and captions were updated since the store was opened.
+        """
+        return self._read_updated("labels")
 
     def original_sizes(self) -> np.ndarray:
         """Return the height and width in pixels of the image of every row, [n, 2], int32; 0 where it is not ok."""
@@ -185,10 +188,13 @@ class LatentStore:
     def captions(self, rows: Sequence[int]) -> list[str]: ...
 
     def captions(self, rows: int | Sequence[int]) -> str | list[str]:
-        """Return the caption of each of these rows, in their order, "" where there is none; of one row, its caption."""
+        """Return the caption of each of these rows, in their order, "" where there is none; of one row, its caption.
+
+        Raises StoreError if labels and captions were updated since the store was opened.
+        """
         numbers = self._row_numbers(rows)
         if self.spec.has_captions:
-            return _strings(self._side("captions"), numbers)
+            return _strings(self._read_updated("captions"), numbers)
         return [""] * len(numbers) if numbers.ndim else ""
 
     def content_hash(self, rows: int | Sequence[int] | None = None) -> np.ndarray:
@@ -199,6 +205,16 @@ class LatentStore:
     def failures(self) -> list[dict[str, Any]]:
         """Return a dict of row, path, stage and error for each failed row; none until the store is complete."""
         return [asdict(failure) for failure in read_failures(self.folder)] if self.complete else []
+
+    def _read_updated(self, name: str) -> np.ndarray:
+        """Return labels or captions as they were when the store was opened, with its class names."""
+        try:
+            return self._side(name)
+        finally:
+            if StoreHandle(self.folder).spec.metadata_updates != self.spec.metadata_updates:
+                raise StoreError(
+                    f"labels and captions of {self.folder.uri} were updated since it was opened; open it again"
+                )
 
     def _row_numbers(self, rows: int | Sequence[int]) -> np.ndarray:
         numbers = whole_numbers(rows)

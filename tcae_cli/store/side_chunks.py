@@ -10,25 +10,26 @@ from zarr.storage import MemoryStore
 
 from tcae_cli.errors import StoreError
 from tcae_cli.store.handle import StoreHandle
-from tcae_cli.store.layout import DAMAGED, reason_of, shard_file
-from tcae_cli.store.metadata import parse_metadata
-from tcae_cli.store.spec import OK, PENDING
+from tcae_cli.store.layout import DAMAGED, reason_of, shard_file, side_metadata
+from tcae_cli.store.spec import OK, PENDING, StoreSpec
 
 
 class SideChunks:
-    """Encodes and decodes one shard's rows of the side arrays of a store that exists."""
+    """Encodes and decodes one shard's rows of the side arrays of a store that exists.
 
-    def __init__(self, store: StoreHandle) -> None:
+    `spec` is the one that the store will have after an update, if it is not the one it has.
+    """
+
+    def __init__(self, store: StoreHandle, spec: StoreSpec | None = None) -> None:
         self._folder = store.folder
-        self._spec = store.spec
+        self._spec = spec or store.spec
         self._files: dict[str, Any] = {}
         self._arrays: dict[str, zarr.Array] = {}
         self._to_buffer = default_buffer_prototype().buffer.from_bytes
         for name in self._spec.side_arrays:
-            metadata = self._folder.read(f"{name}/zarr.json")
-            self._files[f"{name}/zarr.json"] = self._to_buffer(metadata)
             try:
-                parse_metadata(metadata)
+                metadata = side_metadata(self._folder, self._spec, name)
+                self._files[f"{name}/zarr.json"] = self._to_buffer(metadata)
                 array = zarr.open_array(MemoryStore(self._files), path=name, mode="r+")
             except DAMAGED as error:
                 raise StoreError(

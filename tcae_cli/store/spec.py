@@ -11,6 +11,7 @@ from tcae_cli.recipe.choices import MAIN_VIEW, Decode, LatentDtype, Precision, R
 from tcae_cli.store.codecs.registry import CODECS
 
 OK, FAILED, PENDING = 1, 2, 0  # of a row's status
+ADDED_LATER = frozenset({"classes_given", "metadata_updates"})  # fields of StoreSpec that stores made before lack
 
 _SHARD_BYTES = 256 * 2**20  # of raw latents of one view, at most
 _FEWEST_ROWS, _MOST_ROWS = 16, 4096  # of a shard
@@ -99,6 +100,8 @@ class StoreSpec(_Part):
     codec: str  # of store/codecs/registry.py
     rows_per_shard: PositiveInt
     has_captions: bool
+    classes_given: bool = False  # the user gave the class names: a source that is appended has no others
+    metadata_updates: int = 0  # of labels and captions; their chunks lie in files of other names after each
     scaling: Literal["none"] = "none"  # the latents are raw
     tool_versions: dict[str, str]
     created_at: str  # ISO 8601, UTC
@@ -185,6 +188,7 @@ class StoreSettings:
     codec: str
     tool_versions: dict[str, str]
     created_at: str  # of a new store: ISO 8601, UTC
+    classes_given: bool = False  # of a new store
 
     def new_store(self, source: SourceIdentity, has_captions: bool) -> StoreSpec:
         """Return the spec of a store that this run makes of a source; int8 still lacks its scales."""
@@ -202,6 +206,7 @@ class StoreSettings:
             codec=self.codec,
             rows_per_shard=rows,
             has_captions=has_captions,
+            classes_given=self.classes_given,
             tool_versions=self.tool_versions,
             created_at=self.created_at,
         )

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 
 from tcae_cli.reports.decode import DecodeReport
-from tcae_cli.reports.encode import EncodeReport
+from tcae_cli.reports.encode import EncodeReport, UpdateReport
 from tcae_cli.reports.encode_plan import EncodePlan
 from tcae_cli.reports.evaluation import EvalReport
 from tcae_cli.reports.export import ExportReport
@@ -19,13 +19,14 @@ from tcae_cli.reports.weights import WeightsReport
 from tcae_cli.terminal.evaluation_tables import show_evaluation
 from tcae_cli.terminal.plan_tables import show_encoding_plan, show_training_plan
 from tcae_cli.terminal.store_tables import show_info, show_verification
-from tcae_cli.terminal.summaries import show_decoding, show_encoding, show_export, show_training
+from tcae_cli.terminal.summaries import show_decoding, show_encoding, show_export, show_training, show_update
 from tcae_cli.terminal.weights_table import show_weights
 
 _WIDE = 400  # characters
 
 _SHOW: dict[type[Report], Callable[[Console, Any], None]] = {
     EncodeReport: show_encoding,
+    UpdateReport: show_update,
     DecodeReport: show_decoding,
     ExportReport: show_export,
     InfoReport: show_info,

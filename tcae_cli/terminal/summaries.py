@@ -6,7 +6,7 @@ from rich.text import Text
 
 from tcae_cli.reports.decode import DecodeReport
 from tcae_cli.reports.described import described_words
-from tcae_cli.reports.encode import EncodeReport
+from tcae_cli.reports.encode import EncodeReport, UpdateReport
 from tcae_cli.reports.export import ExportReport
 from tcae_cli.reports.train import TrainReport
 from tcae_cli.terminal.words import duration
@@ -38,6 +38,20 @@ def show_encoding(console: Console, report: EncodeReport) -> None:
             console.print(f"and {num_more:,} more, in {report.store}/failures")
     if report.decides and report.too_many_failed:
         console.print("more images failed than --max-failures allows; the store is complete without them")
+
+
+def show_update(console: Console, report: UpdateReport) -> None:
+    """Print how many labels and captions were brought up to date."""
+    if report.updated:
+        classes = f", {report.num_classes:,} classes" if report.num_classes else ""
+        console.print(
+            f"{report.store}: {report.num_labels:,} labels and {report.num_captions:,} captions of {report.num_rows:,} "
+            f"rows were updated{classes}"
+        )
+    else:
+        console.print(f"{report.store}: labels and captions are those of the source; nothing to do")
+    if report.num_new:
+        console.print(f"{report.num_new:,} images of the source are not in the store; --append adds them")
 
 
 def _show_stages(console: Console, report: EncodeReport) -> None:

@@ -234,15 +234,14 @@ def test_rows_keep_the_labels_and_captions_that_they_were_first_listed_with(inde
     source, changes = index(table, append)
     assert source.labels(0, 4).tolist() == [1, 2, -1, 5][: len(source)] and changes.num_changed == 0
     assert [source.caption(row) for row in range(3)] == ["one", "two", ""]
-    [remark] = source.remarks
-    assert remark.startswith(f"{table}: 2 images have another label or caption than when they were first listed, the ")
-    assert "first of them b.png; their rows keep those; encode into another store" in remark
+    assert changes.num_described == 2
+    assert changes.described == ["b.png (label 3, was 2)", "c.png (label 4, was none; caption added)"]
 
 
 def test_a_row_whose_label_could_not_be_used_has_it_once_that_is_put_right(index, make_tar, png):
     index(make_tar("t.tar", {"a.png": png(), "a.cls": b"x"}))
     source, changes = index(make_tar("t.tar", {"a.png": png(), "a.cls": b"3"}))
-    assert source.label(0) == 3 and source.remarks == () and changes == NO_CHANGES
+    assert source.label(0) == 3 and changes == NO_CHANGES
 
 
 def test_names_of_no_encoding_are_told_escaped(index, make_folder):
@@ -278,8 +277,8 @@ def test_labels_that_were_numbers_and_are_names_now_cannot_be_appended(index, tm
     before, _ = index(table)
     table.write_text(f"image,label\na.png,{second[0]}\nb.png,{second[1]}\n")
     after, changes = index(table, append=True)
-    assert changes == NO_CHANGES and after.class_names == before.class_names
-    assert after.labels(0, 2).tolist() == [0, 1] and "2 images have another label" in after.remarks[0]
+    assert not changes and after.class_names == before.class_names
+    assert after.labels(0, 2).tolist() == [0, 1] and changes.num_described == 2
     table.write_text(f"image,label\na.png,{second[0]}\nb.png,{second[1]}\nc.png,{second[1]}\n")
     with pytest.raises(
         SourceError,
@@ -345,10 +344,9 @@ def test_a_store_begun_without_labels_keeps_its_rows_as_they_are_and_says_so(ind
     index(folder)
     older.is_over()
     make_folder({"2.png": png(), "2.cls": b"4", "1.json": b"{not JSON"})
-    after, _ = index(folder, append=True)
+    after, changes = index(folder, append=True)
     assert after.labels(0, 3).tolist() == [-1, -1, 4] and after.caption(0) == "" and after.problem(1) == ""
-    [remark] = after.remarks
-    assert "1 images have another label or caption than when they were first listed, the first of them 0.png" in remark
+    assert changes.described == ["0.png (label 3, was none; caption added)"]
 
 
 def test_a_tar_begun_without_its_folders_as_classes_is_continued_so(index, older, make_tar, png):
@@ -361,5 +359,5 @@ def test_a_tar_begun_without_its_folders_as_classes_is_continued_so(index, older
     before, _ = index(tar)
     older.is_over()
     after, changes = index(tar)
-    assert changes == NO_CHANGES and keys(after) == keys(before) and after.fingerprint == before.fingerprint
-    assert after.labels(0, len(after)).tolist() == [-1] * len(after)
+    assert not changes and keys(after) == keys(before) and after.fingerprint == before.fingerprint
+    assert changes.num_described == len(after) and after.labels(0, len(after)).tolist() == [-1] * len(after)
