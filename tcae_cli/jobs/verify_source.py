@@ -10,7 +10,7 @@ import numpy as np
 
 from tcae_cli.errors import ImageError
 from tcae_cli.images.batch import content_hash
-from tcae_cli.jobs.encode_source import outdated_words, fetch_index
+from tcae_cli.jobs.encode_source import fetch_index, outdated_words
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.jobs.verification import Verification
 from tcae_cli.sources.announce import found_so_far, say_found
