@@ -12,7 +12,7 @@ from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.reports.described import EARLIER
 from tcae_cli.sources.index import write_index
 from tcae_cli.sources.listing import Container, Entry, Listing, ignore
-from tcae_cli.sources.metadata_choice import FOLDERS
+from tcae_cli.sources.metadata_choice import FOLDERS, Origin
 from tcae_cli.sources.source import Source, scan
 
 _NAMES_SHOWN = 10
@@ -76,6 +76,11 @@ def index_source(
         else:
             if fields.label is None and _begun_with_folders(before, listing):
                 listing = scan(uri, replace(fields, label=FOLDERS), on_progress)
+                remark = (
+                    f"{uri}: its folders were the classes when it was first listed, and stay the classes; "
+                    f"--update-metadata takes the labels that are stated beside the images now"
+                )
+                listing = replace(listing, remarks=(*listing.remarks, remark))
             merged, changes = _merge(before, listing, frozenset(previous.retried))
             listing = merged if previous.append or not changes else listing
     write_index(index_dir, listing)
@@ -183,7 +188,10 @@ def _begun_with_folders(previous: Source, listing: Listing) -> bool:
 
     Earlier versions did not read all that may lie beside an image.
     """
-    if listing.kind != "folder" or not previous.class_names or (listing.class_names and not listing.disagreements):
+    if listing.kind != "folder" or not previous.class_names:
+        return False
+    class_folders = str(Origin(FOLDERS))
+    if listing.class_names and all(each.label < 0 or each.label_from == class_folders for each in listing.entries):
         return False
     folders = {key.partition("/")[0] for key in previous.keys(range(len(previous))) if "/" in key}
     return folders == set(previous.class_names)

@@ -330,8 +330,12 @@ def test_a_store_begun_with_class_folders_is_continued_with_them(index, older, m
     before, _ = index(folder)
     older.is_over()
     after, changes = index(folder)
-    assert changes == NO_CHANGES and after.fingerprint == before.fingerprint and after.remarks == ()
+    assert changes == NO_CHANGES and after.fingerprint == before.fingerprint
     assert after.labels(0, 2).tolist() == [0, 1] and after.problem(1) == "" and after.class_names == ("b", "c")
+    assert after.remarks == (
+        f"{folder}: its folders were the classes when it was first listed, and stay the classes; --update-metadata "
+        "takes the labels that are stated beside the images now",
+    )
     make_folder({"a/2.png": png(), "a/2.cls": b"4"})
     after, changes = index(folder, append=True)
     assert changes.new == ["a/2.png"] and after.labels(0, 3).tolist() == [0, 1, 2]
