@@ -6,6 +6,8 @@ from tcae_cli.runtime.checksums import CRC_BYTES, crc32c_of
 from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.spec import StoreSpec
 
+OTHER_CRC32C = "their CRC-32C does not match"  # of a row's latents
+
 
 class RowChunks:
     """Encodes and decodes the chunks of a store as the metadata of its views describes them.
@@ -22,19 +24,16 @@ class RowChunks:
 
     def encode(self, values: np.ndarray) -> bytes:
         """Return the chunk of a contiguous array."""
-        data = self._codec.encode(values)
-        return data + crc32c_of(data).to_bytes(CRC_BYTES, "little") if self.crc_bytes else data
+        if not self.crc_bytes:
+            return self._codec.encode(values)
+        data = values if self.is_raw else self._codec.encode(values)  # one copy less
+        return b"".join((data, crc32c_of(data).to_bytes(CRC_BYTES, "little")))
 
     def decode(self, chunk: bytes | bytearray) -> bytes | bytearray:
         """Return the bytes of the array that was encoded. Raises RuntimeError or ValueError if the chunk is damaged."""
         if not self.crc_bytes:
             return self._codec.decode(chunk)
         data = bytes(memoryview(chunk)[:-CRC_BYTES])
-        refuse_other_crc32c(data, chunk[-CRC_BYTES:])
+        if crc32c_of(data) != int.from_bytes(chunk[-CRC_BYTES:], "little"):
+            raise ValueError(OTHER_CRC32C)
         return self._codec.decode(data)
-
-
-def refuse_other_crc32c(data: bytes | np.ndarray, crc: bytes | bytearray) -> None:
-    """Raise ValueError unless these four bytes are the CRC-32C of the data."""
-    if crc32c_of(data) != int.from_bytes(crc, "little"):
-        raise ValueError("their CRC-32C does not match")

@@ -11,7 +11,7 @@ from tcae_cli.errors import StoreError
 from tcae_cli.runtime.checksums import CRC_BYTES, crc32c_of
 from tcae_cli.runtime.folder import Folder, Ranges
 from tcae_cli.store.layout import shard_file
-from tcae_cli.store.row_chunks import RowChunks, refuse_other_crc32c
+from tcae_cli.store.row_chunks import OTHER_CRC32C, RowChunks
 from tcae_cli.store.shard_file import ABSENT
 from tcae_cli.store.spec import StoreSpec
 
@@ -138,11 +138,8 @@ class ShardReader:
         """Fill the target from the pieces of a chunk, unless they are its own memory; compare its checksum."""
         if isinstance(pieces[0], bytearray):
             target[:] = self.stored(row, pieces[0])
-        elif len(pieces) > 1:
-            try:
-                refuse_other_crc32c(target, bytes(pieces[1]))
-            except ValueError as error:
-                raise self._damaged(row, str(error)) from error
+        elif len(pieces) > 1 and crc32c_of(target) != int.from_bytes(pieces[1], "little"):
+            raise self._damaged(row, OTHER_CRC32C)
 
     def _open(self, number: int) -> "_OpenShard[Ranges]":
         file = self._folder.ranges(shard_file(self._spec, self._view, number))
