@@ -26,8 +26,10 @@ class RowChunks:
         """Return the chunk of a contiguous array."""
         if not self.crc_bytes:
             return self._codec.encode(values)
-        data = values if self.is_raw else self._codec.encode(values)  # one copy less
-        return b"".join((data, crc32c_of(data).to_bytes(CRC_BYTES, "little")))
+        if self.is_raw:  # one copy less
+            return b"".join((values.data, crc32c_of(values).to_bytes(CRC_BYTES, "little")))
+        data = self._codec.encode(values)
+        return data + crc32c_of(data).to_bytes(CRC_BYTES, "little")
 
     def decode(self, chunk: bytes | bytearray) -> bytes | bytearray:
         """Return the bytes of the array that was encoded. Raises RuntimeError or ValueError if the chunk is damaged."""
