@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
@@ -16,7 +17,10 @@ from torch import Tensor
 from tcae_cli.errors import CheckpointError
 from tcae_cli.model.identity import ENCODER_VERSION, decoder_hash, encoder_hash
 from tcae_cli.recipe.schema import ModelSpec
+from tcae_cli.runtime.checksums import crc32c_of, crc32c_of_json
 from tcae_cli.runtime.files import write_atomic
+
+_HEADER, _HEADER_CRC, _TENSORS_CRC = "tcae", "tcae_crc32c", "tcae_tensors_crc32c"  # in safetensors' metadata
 
 MODEL_FILE = "model.safetensors"  # in a run folder and in a repository of the Hub
 
@@ -99,14 +103,22 @@ def read_checkpoint(path: Path) -> tuple[dict[str, Tensor], CheckpointHeader]:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], header: str) -> None:
     """Write tensors and a JSON header in one safetensors file, atomically."""
-    write_atomic(path, save({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, {"tcae": header}))
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    checksums = {_HEADER_CRC: str(crc32c_of(header.encode())), _TENSORS_CRC: str(_crc32c_of_tensors(stored))}
+    write_atomic(path, save(stored, {_HEADER: header, **checksums}))
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
     """Return the tensors and the header of a file made by write_tensors. Raises CheckpointError if it is not one."""
-    names, header = _open(path)
-    with safe_open(os.fspath(path), framework="pt") as file:
-        return {name: file.get_tensor(name) for name in names}, header
+    metadata, header = _open(path)
+    try:
+        with safe_open(os.fspath(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} is damaged ({str(error).splitlines()[0]}); restore it from a copy") from error
+    if _TENSORS_CRC in metadata and metadata[_TENSORS_CRC] != str(_crc32c_of_tensors(tensors)):
+        raise CheckpointError(f"{path} is damaged: its tensors do not match their CRC-32C; restore it from a copy")
+    return tensors, header
 
 
 def read_text(path: Path) -> str:
@@ -114,22 +126,36 @@ def read_text(path: Path) -> str:
     return _open(path)[1]
 
 
-def _open(path: Path) -> tuple[list[str], str]:
-    """Return the names of the tensors, and the header."""
+def _open(path: Path) -> tuple[dict[str, str], str]:
+    """Return the metadata of safetensors, and the header in it."""
     try:
         with safe_open(os.fspath(path), framework="pt") as file:
-            header = (file.metadata() or {}).get("tcae")
-            names = list(file.keys())
-    except SafetensorError as error:
-        raise CheckpointError(f"{path} is not a safetensors file ({error})") from error
+            metadata = file.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is not a safetensors file ({str(error).splitlines()[0]})") from error
+    header = metadata.get(_HEADER)
     if header is None:
         raise CheckpointError(f"{path} is a safetensors file but not a tcae checkpoint: its header has no 'tcae' entry")
-    return names, header
+    # Files of earlier versions have no checksums.
+    if _HEADER_CRC in metadata and metadata[_HEADER_CRC] != str(crc32c_of(header.encode())):
+        raise CheckpointError(f"{path} is damaged: its header does not match its CRC-32C; restore it from a copy")
+    return metadata, header
+
+
+def _crc32c_of_tensors(tensors: Mapping[str, Tensor]) -> int:
+    """Return the CRC-32C of names, dtypes, shapes and bytes of contiguous tensors, in the order of their names."""
+    about = {
+        name: [str(tensor.dtype), list(tensor.shape), crc32c_of(tensor.reshape(-1).view(torch.uint8).numpy())]
+        for name, tensor in tensors.items()
+    }
+    return crc32c_of_json(about)
 
 
 def _parse_header(path: Path, header: str) -> CheckpointHeader:
     try:
         return CheckpointHeader.model_validate(json.loads(header))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise CheckpointError(f"{path} is damaged: its header is not JSON; restore it from a copy") from error
     except ValidationError as error:
         field = ".".join(map(str, error.errors()[0]["loc"]))
         raise CheckpointError(f"{path}: the header's {field} is not what this version of tcae reads") from error

@@ -14,6 +14,9 @@ from tcae_cli.errors import NotFoundError, RecipeError
 from tcae_cli.recipe.presets import PRESETS
 from tcae_cli.recipe.schema import ModelSpec, Recipe
 
+# What the parser raises: some values, such as a date in a thirteenth month, are refused by Python itself.
+_NOT_YAML = (YAMLError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError, RecursionError)
+
 _WANTED = {
     "int_type": "a whole number",
     "int_from_float": "a whole number",
@@ -35,7 +38,12 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), parent: ModelSpec | N
     """
     if not path.is_file():
         raise NotFoundError(f"no recipe at {path}; see the recipes folder for examples")
-    settings = _parse(path.read_text(), str(path))
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8"
+        raise RecipeError(f"{path} is not a recipe ({reason}); see the recipes folder for examples") from error
+    settings = _parse(text, str(path))
     for override in overrides:
         _set(settings, override)
     settings = _without_none(settings)
@@ -60,8 +68,9 @@ def _parse(text: str, where: str) -> dict[str, Any]:
     except MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise RecipeError(f"{where}, line {line}: {str(error.problem).splitlines()[0]}") from error
-    except YAMLError as error:
-        raise RecipeError(f"{where} is not YAML ({str(error).splitlines()[0]})") from error
+    except _NOT_YAML as error:
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise RecipeError(f"{where} is not YAML ({reason})") from error
     if not isinstance(settings, dict):
         raise RecipeError(f"{where} should be a mapping of sections ({', '.join(Recipe.model_fields)})")
     return settings
@@ -80,7 +89,7 @@ def _set(settings: dict[str, Any], override: str) -> None:
             raise RecipeError(f"--set {override}: {section} is not a section")
     try:
         settings[key] = YAML(typ="safe").load(text)
-    except YAMLError as error:
+    except _NOT_YAML as error:
         raise RecipeError(f"--set {override}: the value is not YAML") from error
 
 

@@ -2,20 +2,21 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from io import BytesIO
 from itertools import cycle
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, StrMethodFormatter
 
+from tcae_cli.errors import DiskError
 from tcae_cli.losses.registry import TERMS
-from tcae_cli.runtime.files import disk_errors, write_atomic
+from tcae_cli.runtime.files import disk_errors, read_errors, write_atomic
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -44,7 +45,7 @@ class MetricsLog:
     def __init__(self, run: Path, first_step: int) -> None:
         self._path = run / METRICS_FILE
         if self._path.exists():
-            kept = [line for line in _whole_lines(self._path) if json.loads(line)["step"] <= first_step]
+            kept = [data for data, line in _whole_lines(self._path) if line["step"] <= first_step]
             write_atomic(self._path, b"".join(kept))
         self._events_folder = run / TENSORBOARD_FOLDER
         self._events = _open_tensorboard(self._events_folder, first_step)
@@ -75,9 +76,24 @@ def _open_tensorboard(folder: Path, first_step: int) -> "SummaryWriter | None":
         return SummaryWriter(str(folder), purge_step=first_step + 1)
 
 
-def _whole_lines(path: Path) -> list[bytes]:
-    """Return the complete lines; a run that was cut off may have left a partial one."""
-    return [line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+def _whole_lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Yield the bytes and the figures of each complete line; a run that was cut off may have left a partial one.
+
+    Raises DiskError for a line that is damaged.
+    """
+    with read_errors(path):
+        lines = path.read_bytes().splitlines(keepends=True)
+    for number, data in enumerate(lines, start=1):
+        if not data.endswith(b"\n"):
+            continue
+        try:
+            line: dict[str, Any] = json.loads(data)
+            is_whole = "step" in line and all(isinstance(each, int | float | None) for each in line.values())
+        except (ValueError, TypeError, AttributeError, RecursionError):
+            is_whole = False
+        if not is_whole or line["step"] is None:
+            raise DiskError(f"{path}, line {number} is damaged; remove it and repeat")
+        yield data, line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,8 +114,7 @@ def draw_curves(run: Path, num_prototypes: int | None = None) -> Path:
     """
     metrics = run / METRICS_FILE
     points: dict[str, list[tuple[int, float]]] = {}
-    for text in _whole_lines(metrics) if metrics.exists() else ():
-        line = json.loads(text)
+    for _, line in _whole_lines(metrics) if metrics.exists() else ():
         step = line.pop("step")
         for name, value in line.items():
             if value is not None:

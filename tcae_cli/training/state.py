@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +80,7 @@ def saved_step(run: Path, identity: dict[str, object]) -> int:
 
     identity: as restore_state takes it, or some of it. Raises as restore_state does.
     """
-    saved = json.loads(read_text(_state_file(run)))
+    saved = _parse(_state_file(run), read_text(_state_file(run)))
     _refuse_other_beginning(run, {key: saved["identity"].get(key) for key in identity}, identity)
     step: int = saved["step"]
     return step
@@ -92,9 +93,32 @@ def restore_state(run: Path, state: RunState, identity: dict[str, object]) -> No
     Raises NotFoundError if the run has no state yet, and CheckpointError naming the first difference.
     """
     tensors, header = read_tensors(_state_file(run))
-    saved = json.loads(header)
+    saved = _parse(_state_file(run), header)
     _refuse_other_beginning(run, saved["identity"], identity)
+    try:
+        _fill(state, tensors)
+    except (KeyError, IndexError, ValueError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{_state_file(run)} is damaged: its tensors are not those of the run it describes; restore it from a copy"
+        ) from error
+    state.step = saved["step"]
+    state.first_unit = saved["first_unit"]
 
+
+def _parse(path: Path, header: str) -> dict[str, Any]:
+    """Return the header of a state. Raises CheckpointError if it is not one."""
+    try:
+        saved: dict[str, Any] = json.loads(header)
+        is_whole = isinstance(saved["identity"], dict) and isinstance(saved["step"], int)
+        is_whole &= isinstance(saved["first_unit"], int | None)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        is_whole = False
+    if not is_whole:
+        raise CheckpointError(f"{path} is not the state of a run, or it is damaged; restore it from a copy")
+    return saved
+
+
+def _fill(state: RunState, tensors: dict[str, Tensor]) -> None:
     for name, part in state.modules():
         fill(part, _part(tensors, f"{name}."))
     if state.centers is not None:
@@ -107,8 +131,6 @@ def restore_state(run: Path, state: RunState, identity: dict[str, object]) -> No
             index, moment = key.split(".", 1)
             moments.setdefault(int(index), {})[moment] = spread_like(value, parameters[int(index)])
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    state.step = saved["step"]
-    state.first_unit = saved["first_unit"]
 
 
 def _state_file(run: Path) -> Path:

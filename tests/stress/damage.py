@@ -105,10 +105,13 @@ class Fuzz:
     def __post_init__(self) -> None:
         self._right = {name: _frozen(read(self.where)) for name, read in self.readers.items()}
 
-    def run(self, rounds: int) -> None:
-        """Damage each file so many times."""
+    def run(self, times: int) -> None:
+        """Damage a file that is drawn anew, so many times; one that has not been drawn comes first."""
         files = [self.where] if self.where.is_file() else sorted(p for p in self.where.rglob("*") if p.is_file())
-        for file in files * rounds:
+        left: list[Path] = []
+        for _ in range(times):
+            left = left or self.draw.sample(files, len(files))
+            file = left.pop()
             with damaged(file, self.draw) as how:
                 name = file.name if file == self.where else file.relative_to(self.where)
                 for reader, read in self.readers.items():

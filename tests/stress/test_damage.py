@@ -1,0 +1,228 @@
+"""Damage is one sentence: no file that tcae reads brings a traceback, whatever its bytes.
+
+What tcae wrote itself is read right, or refused with an error that names the place. `make stress` damages much more.
+"""
+
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tcae_cli.autoencoders.by_name import load_autoencoder, read_card
+from tcae_cli.errors import ImageError
+from tcae_cli.images.image_file import decode_image
+from tcae_cli.jobs.encode import encode_dataset
+from tcae_cli.recipe.load import load_recipe
+from tcae_cli.reports.encode import EncodeRequest
+from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.report import Tolerance
+from tcae_cli.sources.source import open_source
+from tcae_cli.store.dataset import LatentDataset
+from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.stream import LatentStream
+from tcae_cli.tracking.log import draw_curves
+from tcae_cli.training.state import saved_step
+
+from ..forms import FORMS, Sample, write_form
+from .damage import Fuzz, command
+
+IN_FULL = bool(os.environ.get("STRESS"))
+SEED = int(os.environ.get("SEED", random.SystemRandom().randrange(10**6) if IN_FULL else 1))
+MORE = 30 if IN_FULL else 1  # times as often
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+RECIPES = Path(__file__).parents[2] / "recipes"
+FIELDS = ("latents", "label", "class_name", "caption", "key")
+LOCAL_FORMS = [form for form in FORMS if form != "hub"]
+
+
+@pytest.fixture(autouse=True)
+def index_here(monkeypatch) -> None:
+    """Index sources in this process, which starts sooner."""
+    from tcae_cli.jobs import encode_source, verify_source
+    from tcae_cli.sources.index_update import index_source
+
+    for module in (encode_source, verify_source):
+        monkeypatch.setattr(module, "index_source_apart", index_source)
+
+
+@pytest.fixture(scope="module")
+def captioned(photos, tmp_path_factory) -> Path:
+    """Some of the photographs with captions; one is broken."""
+    source = shutil.copytree(photos, tmp_path_factory.mktemp("captioned") / "photos")
+    for image in source.rglob("*.jpg"):
+        image.with_suffix(".txt").write_text(f"{image.parent.name} \N{SNOWMAN} {image.stem}")
+    (source / "animal" / "3.jpg").write_bytes(b"not an image")
+    return source
+
+
+@pytest.fixture(scope="module")
+def store(captioned, small_checkpoint, tmp_path_factory) -> Path:
+    """A store of two shards, with captions and mirrored views."""
+    path = tmp_path_factory.mktemp("damaged") / "store.zarr"
+    request = EncodeRequest(
+        source=str(captioned),
+        store=str(path),
+        model=str(small_checkpoint),
+        device="cpu",
+        num_workers=0,
+        flip=True,
+        max_failures=Tolerance.parse("10%"),
+    )
+    encode_dataset(request, Silent())
+    return path
+
+
+def read_store(path: Path) -> list[Any]:
+    store, mirrored = LatentStore(path), LatentStore(path, "latents_flip")
+    rows = range(len(store))
+    texts = [store.keys(rows), store.captions(rows), store.failures(), store.spec.model_dump(mode="json")]
+    arrays = [store.status(), store.labels(), store.content_hash(), store.original_sizes(), mirrored.latents(rows)]
+    return [*texts, *arrays, store.normalise(store.latents(rows)), store.position_normalisation()]
+
+
+def read_dataset(path: Path) -> dict[str, Any]:
+    dataset = LatentDataset(path, fields=FIELDS)
+    return dataset[list(range(len(dataset)))]
+
+
+def read_stream(path: Path) -> list[Any]:
+    return list(LatentStream(path, batch_size=4, seed=0))
+
+
+def assert_nothing_wrong(fuzz: Fuzz, times: int) -> None:
+    fuzz.run(times * MORE)
+    assert not fuzz.wrong, "\n".join([f"SEED={SEED}", *fuzz.wrong])
+
+
+def test_a_damaged_store_is_read_right_or_refused_with_its_name(store):
+    readers = {"LatentStore": read_store, "LatentDataset": read_dataset, "LatentStream": read_stream}
+    assert_nothing_wrong(Fuzz(store, readers, random.Random(SEED), is_exact=True), 100)
+
+
+def test_commands_on_a_damaged_store_do_their_work_or_say_a_sentence(store, captioned, small_checkpoint, tmp_path):
+    encoding = ["--model", small_checkpoint, "--device", "cpu", "--workers", 0, "--flip", "--max-failures", "50%"]
+
+    def on_a_copy(source: Path, *options: str):
+        def encode(path: Path) -> None:
+            copy = tmp_path / "copy" / path.name
+            shutil.rmtree(copy.parent, ignore_errors=True)
+            shutil.copytree(path, copy)
+            command("encode-dataset", source, copy, *encoding, *options)
+
+        return encode
+
+    def written_by(*words: Any):
+        def write(path: Path) -> dict[str, bytes]:
+            out = tmp_path / "out"
+            shutil.rmtree(out, ignore_errors=True)
+            command(words[0], path, out, *words[1:])
+            made = [each for each in sorted(out.rglob("*")) if each.is_file() and each.name != "tcae_export.json"]
+            return {each.name: each.read_bytes() for each in made}
+
+        return write
+
+    def check(path: Path) -> None:
+        command("verify", path, "--rows", 0)
+
+    larger = shutil.copytree(captioned, tmp_path / "larger")
+    shutil.copy(larger / "animal" / "0.jpg", larger / "animal" / "z.jpg")
+    readers = {
+        "encode-dataset": on_a_copy(captioned),
+        "--append": on_a_copy(larger, "--append"),
+        "--retry-failed": on_a_copy(captioned, "--retry-failed"),
+        "decode": written_by("decode", "--model", small_checkpoint, "--device", "cpu", "--rows", "0:3"),
+        "export npy": written_by("export", "--format", "npy"),
+        "export webdataset": written_by("export", "--format", "webdataset"),
+        "info": lambda path: command("info", path) and None,
+        "verify": check,
+    }
+    if IN_FULL:
+        readers["eval"] = lambda path: command("eval", "--store", path, "--metric", "effective-rank") and None
+        readers["verify --source"] = lambda path: command("verify", path, "--source", captioned) and None
+    assert_nothing_wrong(Fuzz(store, readers, random.Random(SEED), is_exact=True), 6)
+
+
+def test_a_damaged_store_of_version_1_brings_no_traceback(tmp_path):
+    path = shutil.copytree(FIXTURES / "stores" / "plain", tmp_path / "plain.zarr")
+
+    def read(path: Path) -> None:
+        store = LatentStore(path)
+        rows = range(len(store))
+        store.keys(rows), store.captions(rows), store.failures(), store.latents(rows), store.content_hash()
+
+    readers = {"LatentStore": read, "LatentDataset": read_dataset, "LatentStream": read_stream}
+    readers |= {"info": lambda path: command("info", path) and None}
+    assert_nothing_wrong(Fuzz(path, readers, random.Random(SEED), is_exact=False), 60)
+
+
+def test_a_damaged_checkpoint_is_loaded_right_or_refused_with_its_name(small_checkpoint, tmp_path):
+    path = Path(shutil.copy(small_checkpoint, tmp_path / "small.safetensors"))
+
+    def load(path: Path) -> Any:
+        return load_autoencoder(str(path), "cpu").state_dict()
+
+    readers = {"card": lambda path: vars(read_card(str(path))), "model": load}
+    assert_nothing_wrong(Fuzz(path, readers, random.Random(SEED), is_exact=True), 40)
+
+
+def test_a_damaged_run_brings_no_traceback(tmp_path):
+    path = shutil.copytree(FIXTURES / "run", tmp_path / "run")
+    readers = {
+        "card": lambda path: vars(read_card(str(path))),
+        "step": lambda path: saved_step(path, {}),
+        "curves": lambda path: None if IN_FULL and draw_curves(path) else None,
+    }
+    assert_nothing_wrong(Fuzz(path, readers, random.Random(SEED), is_exact=False), 30)
+
+
+def test_damage_of_a_recipe_brings_no_traceback(tmp_path):
+    path = Path(shutil.copy(RECIPES / "imagenet256.yaml", tmp_path / "imagenet256.yaml"))
+    readers = {"recipe": lambda path: load_recipe(path) and None}
+    assert_nothing_wrong(Fuzz(path, readers, random.Random(SEED), is_exact=False), 60)
+
+
+@pytest.mark.parametrize("form", LOCAL_FORMS)
+def test_damage_of_a_source_costs_rows_or_is_a_sentence(photos, form, tmp_path):
+    images = [photos / "animal" / f"{number}.jpg" for number in range(4)]
+    samples = [Sample("cat", image.name, image.read_bytes(), f"caption {image.stem}") for image in images]
+    folder = tmp_path / "source"
+    uri = write_form(form, folder, [samples[:2], samples[2:]])
+
+    def read(_: Path) -> None:
+        source = open_source(uri, tmp_path / "index")
+        for row, data in zip(range(len(source)), source.read_many(range(len(source))), strict=True):
+            source.key(row), source.label(row), source.caption(row)
+            if isinstance(data, bytes):
+                try:
+                    decode_image(data)
+                except ImageError as error:
+                    assert str(error)
+
+    assert_nothing_wrong(Fuzz(folder, {"source": read}, random.Random(SEED), is_exact=False), 10)
+
+
+def test_verify_names_each_damage_and_not_only_the_first(store, tmp_path):
+    path = shutil.copytree(store, tmp_path / "store.zarr")
+    (path / "keys" / "c.0").write_bytes(b"x" * 40)
+    (path / "labels" / "zarr.json").write_bytes(b"{")
+    (path / "latents" / "c.1.0.0.0").unlink()
+    (path / "statistics" / "latents" / "channel_mean" / "zarr.json").write_bytes(b"")
+    (path / "failures" / "row" / "zarr.json").write_bytes(b"null")
+    (next((path / ".tcae" / "index").iterdir()) / "source.json").write_bytes(b"{")
+    with pytest.raises(Exception) as raised:  # noqa: B017
+        command("verify", path, "--rows", 0)
+    for name in ("keys/c.0", "labels/zarr.json", "latents/c.1.0.0.0", "channel_mean", "failures", "source.json"):
+        assert name in str(raised.value), str(raised.value)
+
+
+def test_frozen_values_compare_by_their_bits():
+    from .damage import _frozen
+
+    assert _frozen([np.float32([np.nan])]) == _frozen([np.float32([np.nan])])
+    assert _frozen({"a": torch.zeros(2)}) != _frozen({"a": torch.zeros(2, dtype=torch.int32)})
