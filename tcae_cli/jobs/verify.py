@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,7 +11,8 @@ import numpy as np
 
 from tcae_cli.autoencoders.by_name import read_card
 from tcae_cli.autoencoders.runner import load_runner
-from tcae_cli.errors import NotFoundError, SourceError
+from tcae_cli.errors import NotFoundError, SourceError, StoreError
+from tcae_cli.jobs.encode_source import fetch_index
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.jobs.verification import Verification
 from tcae_cli.jobs.verify_picture import choose_picture
@@ -102,8 +104,11 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
                 verification.add_problem(problem)
         else:
             verification.not_checked.append("the statistics and the failures: the store was reopened meanwhile")
-    for claim in live_claims(store.folder):
-        verification.not_checked.append(f"the shard that process {claim['pid']} on {claim['host']} is writing now")
+    try:
+        for claim in live_claims(store.folder):
+            verification.not_checked.append(f"the shard that process {claim['pid']} on {claim['host']} is writing now")
+    except StoreError as error:  # a claim is damaged
+        verification.add_problem(str(error))
 
     num_compared = 0
     sample = Sample()
@@ -169,6 +174,13 @@ def _check_shards(verification: Verification) -> _CheckedShards:
 
 def _open_source(verification: Verification, store: StoreHandle, scratch: Path) -> Source | None:
     """Return the images in the rows of the store as it is now; None if nothing is known of them."""
+    try:
+        if index := fetch_index(store, scratch):
+            deque(Source(index).entries(), maxlen=0)  # all of it, which compares its checksums
+    except SourceError as error:  # it is damaged
+        verification.add_problem(str(error))
+        verification.not_checked.append("rows against their images, since the list of images is damaged")
+        return None
     if verification.request.source:
         return open_compared_source(verification, store, verification.request.source, scratch)
     try:

@@ -113,12 +113,23 @@ def _read(path: str) -> pa.Table:
     """Return the table of an Arrow file, mapped. Raises SourceError if it is damaged, OSError if it cannot be read."""
     try:
         with pa.memory_map(path) as file:
-            return pa.ipc.open_stream(file).read_all()
+            table = pa.ipc.open_stream(file).read_all()
+        _refuse_bad_offsets(table)
+        return table
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise OSError(error.errno, os.strerror(error.errno), path) from error
         reason = str(error).splitlines()[0].rstrip(".")
         raise SourceError(f"{path} is not an Arrow file, or is damaged ({reason}); copy it again") from error
+
+
+def _refuse_bad_offsets(table: pa.Table) -> None:
+    """Raise ArrowInvalid if a cell lies outside of the memory of its column: Arrow itself does not look."""
+    try:
+        table.validate(full=True)
+    except pa.ArrowInvalid as error:
+        if "UTF8" not in str(error):  # texts are decoded elsewhere, where the error says which text it is
+            raise
 
 
 def _sizes(images: pa.ChunkedArray) -> list[int]:

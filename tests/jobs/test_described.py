@@ -57,7 +57,8 @@ def test_of_an_index_that_does_not_say_they_are_counted_in_the_store(source, tmp
     encode(source, tmp_path / "store.zarr")
     [path] = (tmp_path / "store.zarr").rglob("source.json")
     summary = json.loads(path.read_bytes())
-    path.write_text(json.dumps({name: value for name, value in summary.items() if not name.endswith("_from")}))
+    earlier = {name: value for name, value in summary.items() if not name.endswith("_from") and name != "crc32c"}
+    path.write_text(json.dumps(earlier))
     found = info(tmp_path / "store.zarr")
     assert found.labels_from == {"an earlier listing": 2} and found.captions_from == {"an earlier listing": 1}
 
