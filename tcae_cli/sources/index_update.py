@@ -17,6 +17,7 @@ from tcae_cli.sources.source import Source, scan
 
 _NAMES_SHOWN = 10
 _CHANGED = "has changed or moved in its file since it was first listed"
+_REPAIRED = "was a part of a tar that could not be read, whose images have rows of their own now"
 _VANISHED = "is no longer in its file"
 
 
@@ -105,7 +106,9 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
         now = found.pop(old.key, None)
         if now is None and old.key in set_aside:  # begun when these images counted, and continued so
             now = set_aside[old.key]._replace(label=old.label, caption=old.caption)
-        if now is None:
+        if now is None and _stands_for_a_loss(old):
+            entries.append(old._replace(container=-1, problem=_REPAIRED))
+        elif now is None:
             vanished.append(_shown(old.key))
             entries.append(lost.entry(old, _VANISHED))
         elif place_now(now) != place_before(old) and row not in retried:
@@ -141,6 +144,9 @@ def _redescribe(previous: Source, listing: Listing, has_given_classes: bool) -> 
     kept: list[str] = []  # rows that keep their old label and caption
     for row, old in enumerate(previous.entries()):
         now = found.pop(old.key, None)
+        if now is None and _stands_for_a_loss(old):
+            entries.append(old._replace(container=-1, problem=_REPAIRED))
+            continue
         if now is None or now.size_bytes != old.size_bytes or (now.problem and not old.problem):
             kept.append(_shown(old.key))
         if now is None and old.key in set_aside:
@@ -167,6 +173,11 @@ def _redescribe(previous: Source, listing: Listing, has_given_classes: bool) -> 
         )
     changes = replace(_changes(list(found), changed, vanished, described), moved=moved)
     return replace(listing, entries=entries, containers=tuple(lost.containers)), changes
+
+
+def _stands_for_a_loss(entry: Entry) -> bool:
+    """Return whether a row is that of a part of a tar that could not be read: no image vanishes with it."""
+    return bool(entry.problem) and entry.size_bytes == 0 and entry.key.endswith(f"@{entry.offset}")
 
 
 def _changes(new: list[str], changed: list[str], vanished: list[str], described: list[str]) -> SourceChanges:

@@ -232,6 +232,11 @@ class LatentStore:
         return latents.float(), *(torch.from_numpy(values).to(latents.device) for values in (mean, std))
 
     def _refuse_without_statistics(self) -> None:
+        if self.view not in self.summaries and self.complete:
+            raise StoreError(
+                f"{self.folder.uri} has no good row: all {len(self):,} failed; tcae info says why, and "
+                f"tcae encode-dataset --retry-failed encodes them once that is put right"
+            )
         if self.view not in self.summaries:
             raise StoreError(f"{self.folder.uri} has no statistics yet; finish it by repeating tcae encode-dataset")
 

@@ -1,5 +1,6 @@
 """Images that are new in a source become rows after those that are there, which stay as they are."""
 
+import bz2
 import shutil
 
 import numpy as np
@@ -9,6 +10,7 @@ import zarr
 from tcae_cli.reports.progress import Silent
 from tcae_cli.store.reader import LatentStore
 
+from ..pictures import write_tar
 from ..store_contents import refused
 
 
@@ -92,3 +94,17 @@ def test_changed_and_vanished_images_are_told_of_and_their_rows_kept(grown, enco
     after = LatentStore(path)
     assert after.keys([1, 2]) == ["animal/1.jpg", "animal/2.jpg"]
     assert after.latents(range(24)).tobytes() == latents.tobytes()
+
+
+@pytest.mark.parametrize("broken", ["cut in a header", "compressed"])
+def test_a_tar_that_was_repaired_is_continued_with_append(photos, tmp_path, encode, broken):
+    images = {f"{number}.jpg": (photos / "animal" / f"{number}.jpg").read_bytes() for number in range(2)}
+    tar, store = write_tar(tmp_path / "s.tar", images), tmp_path / "store.zarr"
+    whole = tar.read_bytes()
+    tar.write_bytes(bz2.compress(whole) if broken == "compressed" else whole[: whole.index(b"1.jpg") + 100])
+    encode(tar, store, max_failures="100%")
+    tar.write_bytes(whole)
+    said = refused(encode, tar, store)
+    assert "vanished" not in said and "pass --append to add the new ones as rows" in said
+    assert encode(tar, store, append=True, max_failures="100%").num_ok == 2
+    assert encode(tar, store).num_encoded_now == 0

@@ -1,5 +1,6 @@
 """An index made again: rows stay where they are, and what differs is told."""
 
+import bz2
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -134,6 +135,25 @@ def test_members_that_moved_or_vanished_are_not_read_from_their_old_place(index,
         for row, reason in enumerate(reasons):
             with pytest.raises(ImageError, match=reason):
                 after.read(row)
+
+
+@pytest.mark.parametrize("broken", ["cut in a header", "compressed"])
+def test_a_tar_that_was_repaired_has_its_lost_images_as_new_rows(index, make_tar, png, broken):
+    tar = make_tar("s.tar", {"a.png": png(seed=1), "b.png": png(seed=2)})
+    whole = tar.read_bytes()
+    tar.write_bytes(bz2.compress(whole) if broken == "compressed" else whole[: whole.index(b"b.png") + 100])
+    before, _ = index(tar)
+    lost = len(before) - 1
+    assert before.key(lost).startswith("s.tar@")
+    tar.write_bytes(whole)
+    for _ in range(2):  # and so again, from the index with those rows in it
+        after, changes = index(tar, append=True)
+        assert (changes.num_vanished, changes.num_changed) == (0, 0)
+        assert sorted(keys(after)) == sorted([*keys(before), *(["s.tar/a.png"] if lost == 0 else []), "s.tar/b.png"])
+        assert (
+            after.problem(lost) == "was a part of a tar that could not be read, whose images have rows of their own now"
+        )
+    assert changes == NO_CHANGES
 
 
 def test_a_tar_copied_again_in_whole_has_its_rows_back(index, make_tar, png, tmp_path):
