@@ -41,7 +41,7 @@ docs: install ## build the documentation in build/docs; a warning is an error
 bench: install ## speed of the pipeline on this machine, with IMAGES=FOLDER on your images
 	$(BIN)/python -m pytest tests/benchmarks --override-ini norecursedirs= -s
 
-stress: install ## kill encode-dataset over a hundred times; SEED=N draws the same instants again
+stress: install ## kill encode-dataset over a hundred times, damage files of every kind; SEED=N draws the same again
 	STRESS=1 $(BIN)/python -m pytest tests/stress
 
 ablation: install ## train the paper's 2x2 ablation on DATA=FOLDER of tars, two seeds an arm, and print its table

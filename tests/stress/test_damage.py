@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from tcae_cli.autoencoders.by_name import load_autoencoder, read_card
-from tcae_cli.errors import ImageError
+from tcae_cli.autoencoders.checkpoint import write_tensors
+from tcae_cli.errors import CheckpointError, DiskError, ImageError, RecipeError
 from tcae_cli.images.image_file import decode_image
 from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.recipe.load import load_recipe
@@ -227,3 +228,24 @@ def test_frozen_values_compare_by_their_bits():
 
     assert _frozen([np.float32([np.nan])]) == _frozen([np.float32([np.nan])])
     assert _frozen({"a": torch.zeros(2)}) != _frozen({"a": torch.zeros(2, dtype=torch.int32)})
+
+
+def test_the_sentences_on_damage(small_checkpoint, tmp_path):
+    run = shutil.copytree(FIXTURES / "run", tmp_path / "run")
+    model = Path(shutil.copy(small_checkpoint, tmp_path / "small.safetensors"))
+    data = model.read_bytes()
+    model.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(CheckpointError, match=r"small\.safetensors is damaged: its tensors do not match their CRC-32C"):
+        load_autoencoder(str(model), "cpu")
+    model.write_bytes(data.replace(b"num_images", b"num_imagex"))
+    with pytest.raises(CheckpointError, match=r"small\.safetensors is damaged: its header does not match its CRC-32C"):
+        read_card(str(model))
+    write_tensors(run / "state.safetensors", {}, '{"step": "three"}')
+    with pytest.raises(CheckpointError, match=r"state\.safetensors is not the state of a run, or it is damaged; rest"):
+        saved_step(run, {})
+    (run / "metrics.jsonl").write_bytes(b'{"step": 1}\n{"step": nine}\n')
+    with pytest.raises(DiskError, match=r"metrics\.jsonl, line 2 is damaged; remove it and repeat"):
+        draw_curves(run)
+    (run / "recipe.yaml").write_bytes(b"train: \xff")
+    with pytest.raises(RecipeError, match=r"recipe\.yaml is not a recipe \(it is not UTF-8\); see the recipes folder"):
+        load_recipe(run / "recipe.yaml")
