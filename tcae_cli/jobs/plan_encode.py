@@ -50,6 +50,7 @@ _BATCHES = 3  # of each thread that encodes
 _ENOUGH_S = 5.0  # for all of them
 _QUANTILE = 0.9999  # of int8 scales
 _FEW_IMAGES = 8
+_CHUNK_FRAMING_BYTES = 17  # of a zstd frame and the CRC-32C after it
 
 
 def plan_encoding(plan: EncodePlanRequest, progress: Progress) -> EncodePlan:
@@ -215,16 +216,19 @@ class _Clock(Silent):
 
 def _scaled(sizes: Mapping[str, int], sample: StoreSpec, spec: StoreSpec) -> tuple[int, int]:
     """Return the bytes and the files of a store without its index, by those of a store of some of its rows."""
-    arrays = {*spec.views, *spec.side_arrays}
     rows, records = {}, {}
+    framing = 0  # bytes of the chunks of side arrays that do not depend on how many rows they have
     for name, size in sizes.items():
+        array = name.partition("/")[0]
         if name.startswith(RECORDS_FOLDER):
             records[name] = size
-        elif name.partition("/")[0] in arrays and not name.endswith(ROOT):
+        elif array in {*spec.views, *spec.side_arrays} and not name.endswith(ROOT):
             rows[name] = size
-    constant = sum(sizes.values()) - sum(rows.values()) - sum(records.values())
+            framing += _CHUNK_FRAMING_BYTES if array in spec.side_arrays else 0
+    of_rows, of_shards = sum(rows.values()) - framing, sum(records.values()) + framing
+    constant = sum(sizes.values()) - of_rows - of_shards
     shards = spec.num_shards / sample.num_shards
-    num_bytes = constant + sum(rows.values()) * spec.num_rows / sample.num_rows + sum(records.values()) * shards
+    num_bytes = constant + of_rows * spec.num_rows / sample.num_rows + of_shards * shards
     num_files = len(sizes) + (len(rows) + len(records)) * (shards - 1)
     return round(num_bytes), round(num_files)
 
