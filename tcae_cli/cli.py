@@ -110,6 +110,13 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exc()
         click.echo(f"Error: {error}", err=True)
         return error.exit_code
+    except (KeyboardInterrupt, click.Abort):  # an Abort is a RuntimeError
+        click.echo(
+            "\nInterrupted. Finished work is kept: repeat the command to resume "
+            "(train and finetune: with --resume; eval starts again).",
+            err=True,
+        )
+        return INTERRUPTED
     except (OSError, RuntimeError, ImportError) as error:
         if _TOO_MANY_FILES not in str(error):
             raise
@@ -117,10 +124,3 @@ def _run(arguments: list[str]) -> int:
             traceback.print_exc()
         click.echo(f"Error: too many files are open at once ({error}); raise their number with ulimit -n", err=True)
         return FAILED
-    except (KeyboardInterrupt, click.Abort):
-        click.echo(
-            "\nInterrupted. Finished work is kept: repeat the command to resume "
-            "(train and finetune: with --resume; eval starts again).",
-            err=True,
-        )
-        return INTERRUPTED

@@ -104,7 +104,7 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
 def main(store: str, out: Path, model: str | None, device: str | None, resume: bool, **settings: Any) -> None:
     """Train a DiT on the latents of STORE in the folder OUT, and draw images with it."""
     try:
-        chosen = choose_device(device, distributed.local_rank())
+        chosen = choose_device(device)
         with process_group(chosen):
             dataset = LatentDataset(store, normalise="channel")
             model = model or dataset.store.spec.encoder.name

@@ -205,7 +205,8 @@ def _begun_with_folders(previous: Source, listing: Listing) -> bool:
     if listing.class_names and all(each.label < 0 or each.label_from == class_folders for each in listing.entries):
         return False
     folders = {key.partition("/")[0] for key in previous.keys(range(len(previous))) if "/" in key}
-    return folders == set(previous.class_names)
+    are_there = any(each.key.partition("/")[0] in folders for each in listing.entries)
+    return are_there and folders == set(previous.class_names)
 
 
 def _with_labels_of_one_kind(previous: Source, listing: Listing) -> Listing:

@@ -73,7 +73,7 @@ def test_a_stopped_run_goes_on_and_equals_one_that_was_not_stopped(many_photos, 
     run.send_signal(how)
     _, stderr = run.communicate(timeout=60)
     if how == signal.SIGINT:
-        assert run.returncode == 130
+        assert run.returncode == 130, stderr
         assert stderr.endswith(
             "Interrupted. Finished work is kept: repeat the command to resume "
             "(train and finetune: with --resume; eval starts again).\n"
