@@ -41,7 +41,7 @@ from tcae_cli.images.transform import to_uint8
 from tcae_cli.metrics.frechet import FeatureSums, Gaussian, frechet_distance
 from tcae_cli.model.layers import init_weights
 from tcae_cli.runtime import distributed
-from tcae_cli.runtime.device import autocast, choose_device, default_precision, naming_the_batch_size
+from tcae_cli.runtime.device import autocast, choose_device, default_precision, memory_errors, naming_the_batch_size
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.process_group import add_over_ranks, mean_over_ranks, process_group
 from tcae_cli.store.dataset import LatentDataset
@@ -151,7 +151,7 @@ def train(
         latents, labels = batch["latents"].to(device), batch["label"].to(device)
         noise, times, dropped = (values[rank::world_size] for values in draw(settings, step, latents))
 
-        with naming_the_batch_size(settings.batch_size):
+        with naming_the_batch_size(), memory_errors(settings.batch_size):
             loss = flow_matching_loss(state.forward, latents, labels.masked_fill(dropped, -1), noise, times)
             optimizer.zero_grad()
             loss.backward()
