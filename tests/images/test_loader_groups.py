@@ -15,6 +15,8 @@ from tcae_cli.images.transform import Transform
 from tcae_cli.sources.parquet_reader import GroupReader
 from tcae_cli.sources.source import Source, open_source
 
+pytestmark = pytest.mark.alone
+
 BATCHES = [BatchRows(range(0, 3)), BatchRows(range(3, 6), (3, 5)), BatchRows(range(6, 9)), BatchRows(range(9, 10))]
 
 

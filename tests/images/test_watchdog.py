@@ -23,7 +23,7 @@ from tcae_cli.sources.source import Source, open_source
 
 from ..troubles import TroubledSource, die, die_at_once, die_once, no_room, stop
 
-pytestmark = pytest.mark.usefixtures("soon")
+pytestmark = [pytest.mark.alone, pytest.mark.usefixtures("soon")]
 
 BATCHES = [BatchRows(range(0, 3)), BatchRows(range(3, 6)), BatchRows(range(6, 9)), BatchRows(range(9, 10))]
 KILLED = "the decoding process was killed by SIGKILL on it, twice"

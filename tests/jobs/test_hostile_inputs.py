@@ -21,6 +21,8 @@ from .deadly_source import DeadlySource
 from .hostile_images import BAD, bomb, file_of, good_images, picture, plain
 from .privileges import heeding_permissions
 
+pytestmark = pytest.mark.alone
+
 
 def put(folder: Path, name: str, data: bytes) -> None:
     path = folder / name

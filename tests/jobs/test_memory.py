@@ -7,6 +7,7 @@ import pytest
 from ..many_rows import encode_in_ranks, write_long_index
 
 
+@pytest.mark.alone
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read from /proc")
 def test_twenty_thousand_rows_take_no_more_memory_than_two_thousand(small_checkpoint, tmp_path):
     write_long_index(tmp_path / "index", 20_000)

@@ -17,6 +17,8 @@ from tcae_cli.runtime.hub_name import HubName, parse_name
 
 from ..hub_server import TOKEN, Cut, HubServer
 
+pytestmark = pytest.mark.alone
+
 DATASET = "org/photos"
 
 
