@@ -24,7 +24,7 @@ from tcae_cli.images.transform import Transform
 from tcae_cli.images.watchdog import RowNotes, Stage, WorkersLost, watched
 from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.processes import leave_with_the_parent
-from tcae_cli.runtime.shared_memory import MORE_SHARED_MEMORY, prepare_for_workers
+from tcae_cli.runtime.shared_memory import MORE_SHARED_MEMORY, is_full, prepare_for_workers
 from tcae_cli.runtime.threads import in_threads
 from tcae_cli.sources.source import Source
 
@@ -33,7 +33,6 @@ Out = TypeVar("Out", covariant=True)
 
 _BATCHES_AHEAD = 3  # that are read for the workers before they ask
 _TIMES_LOST_ON_NO_ROW = 3  # running
-_SHARED_MEMORY_FILE = "file </torch_"  # in what torch says when there is no room for one
 
 
 @dataclass(frozen=True)
@@ -169,10 +168,10 @@ def load_in_workers(work: Work[Made, Out], uri: str, num_workers: int) -> Genera
                 raise SourceError(f"{uri}: a decoding process was killed ({how}); try fewer --workers") from lost
             work.strike(lost.held)
         except RuntimeError as error:
-            if _SHARED_MEMORY_FILE not in str(error):
+            if not is_full(error):
                 raise
-            fix = MORE_SHARED_MEMORY
-            raise SourceError(f"{uri}: decoded images do not fit into shared memory (/dev/shm); {fix}") from error
+            found = f"{uri}: decoded images do not fit into shared memory (/dev/shm)"
+            raise SourceError(f"{found}; {MORE_SHARED_MEMORY}") from error
         finally:
             results.close()
 
