@@ -90,9 +90,7 @@ def index_source(
 
 def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tuple[Listing, SourceChanges]:
     """Return the rows of a previous index as they are now, then the new ones, and how they differ."""
-    listing = _with_labels_of_one_kind(previous, listing)
-    class_names = tuple(dict.fromkeys((*previous.class_names, *listing.class_names)))
-    listing = replace(listing, entries=_renumbered(listing, class_names), class_names=class_names)
+    listing = _with_classes_of(previous, _with_labels_of_one_kind(previous, listing))
     found = {entry.key: entry for entry in listing.entries}
     place_before = _places(previous.containers)
     place_now = _places(listing.containers)
@@ -127,10 +125,8 @@ def _merge(previous: Source, listing: Listing, retried: Collection[int]) -> tupl
 def _redescribe(previous: Source, listing: Listing, has_given_classes: bool) -> tuple[Listing, SourceChanges]:
     """Return the rows of a previous index with the labels and captions of a listing, and how they differ."""
     was_named, is_named = bool(previous.class_names), bool(listing.class_names)
-    class_names = listing.class_names
-    if was_named and is_named and not has_given_classes:  # classes keep their numbers, and new ones come after them
-        class_names = tuple(dict.fromkeys((*previous.class_names, *listing.class_names)))
-        listing = replace(listing, entries=_renumbered(listing, class_names), class_names=class_names)
+    if was_named and is_named and not has_given_classes:
+        listing = _with_classes_of(previous, listing)
     found = {entry.key: entry for entry in listing.entries}
     place_before = _places(previous.containers)
     place_now = _places(listing.containers)
@@ -165,7 +161,7 @@ def _redescribe(previous: Source, listing: Listing, has_given_classes: bool) -> 
             if not _is_described_alike(old, now):
                 described.append(_how_described(old, now))
             entries.append(now)
-    is_renumbered = was_named != is_named or class_names[: len(previous.class_names)] != previous.class_names
+    is_renumbered = was_named != is_named or listing.class_names[: len(previous.class_names)] != previous.class_names
     if kept and is_renumbered and len(vanished) < len(entries):  # else it is another source
         raise SourceError(
             f"{listing.uri}: {len(kept):,} images changed, vanished or lost their labels since they were encoded, so "
@@ -302,13 +298,15 @@ def _how_changed(old: Entry, now: Entry) -> str:
     return "moved in its file" if now.offset != old.offset else "its row group has other sizes"
 
 
-def _renumbered(listing: Listing, class_names: tuple[str, ...]) -> Sequence[Entry]:
-    """Return the entries with labels of `class_names`, which include the listing's own."""
+def _with_classes_of(previous: Source, listing: Listing) -> Listing:
+    """Return a listing in which the classes of a previous index keep their numbers, and new ones come after them."""
+    class_names = tuple(dict.fromkeys((*previous.class_names, *listing.class_names)))
     if listing.class_names == class_names:
-        return listing.entries
+        return listing
     numbers = {name: label for label, name in enumerate(class_names)}
     labels = [numbers[name] for name in listing.class_names]
-    return [entry._replace(label=labels[entry.label]) if entry.label >= 0 else entry for entry in listing.entries]
+    entries = [entry._replace(label=labels[entry.label]) if entry.label >= 0 else entry for entry in listing.entries]
+    return replace(listing, entries=entries, class_names=class_names)
 
 
 def _shown(key: str) -> str:
