@@ -14,6 +14,7 @@ import click
 from tcae_cli import __version__
 from tcae_cli.commands._command import heading, write_groups
 from tcae_cli.errors import TcaeError
+from tcae_cli.runtime.processes import is_in_a_group, leave
 
 _COMMANDS = {
     "train": "Train an autoencoder on a source of images.",
@@ -71,14 +72,18 @@ def tcae(debug: bool) -> None:
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong use, 3 too many failed samples, 130 interrupted."""
     _use_utf8()
-    exit_code = _run(sys.argv[1:])
+    try:
+        exit_code = _run(sys.argv[1:])
+    except Exception:
+        if not is_in_a_group():
+            raise
+        traceback.print_exc()
+        exit_code = FAILED
     others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-    if exit_code and not all(thread.daemon for thread in others):
-        # A thread is in the middle of a read that nobody wants any more, and Python would wait for it: a file of the
-        # Hugging Face Hub takes minutes to fetch.
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(exit_code)
+    if exit_code and (is_in_a_group() or not all(thread.daemon for thread in others)):
+        # Python would wait for other ranks, or for a thread in the middle of a read that nobody wants any more: a file
+        # of the Hugging Face Hub takes minutes to fetch.
+        leave(exit_code)
     sys.exit(exit_code)
 
 

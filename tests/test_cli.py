@@ -53,6 +53,25 @@ def test_help_and_recipe_errors_import_neither_torch_nor_zarr(tmp_path):
         assert done.stdout.splitlines()[-1] == "set()"
 
 
+@pytest.mark.parametrize(("ending", "code", "words"), [("return 2", 2, ""), ("1 / 0", 1, "ZeroDivisionError")])
+def test_after_an_error_in_a_process_group_a_rank_leaves_at_once(tmp_path, ending, code, words):
+    script = f"""
+import atexit, torch.distributed as dist
+from tcae_cli import cli
+
+def run(arguments):
+    dist.init_process_group("gloo", init_method="file://{tmp_path}/meet", rank=0, world_size=1)
+    atexit.register(print, "Python's own end")
+    {ending}
+
+cli._run = run
+cli.main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words in done.stderr
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_explains_each_option_in_a_group_and_shows_examples_that_parse(tcae, name):
     shown = tcae(name, "--help")[1]

@@ -44,6 +44,7 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import autocast, choose_device, default_precision, memory_errors, naming_the_batch_size
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.process_group import add_over_ranks, mean_over_ranks, process_group
+from tcae_cli.runtime.processes import is_in_a_group, leave
 from tcae_cli.store.dataset import LatentDataset
 from tcae_cli.tracking.log import METRICS_FILE, TENSORBOARD_FOLDER, MetricsLog
 from tcae_cli.training.ema import averaged_copy, update_average, warmed_up
@@ -110,6 +111,9 @@ def main(store: str, out: Path, model: str | None, device: str | None, resume: b
             model = model or dataset.store.spec.encoder.name
             train(dataset, model, out, Settings(**settings), chosen, resume=resume)
     except TcaeError as error:
+        if is_in_a_group():
+            click.echo(f"Error: {error}", err=True)
+            leave(1)
         raise click.ClickException(str(error)) from error
 
 

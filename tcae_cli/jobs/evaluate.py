@@ -22,7 +22,7 @@ from tcae_cli.reports.evaluation import EvalReport, EvalRequest, Evaluation
 from tcae_cli.reports.progress import Progress, Silent
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, exact_float32, naming_the_batch_size
-from tcae_cli.runtime.process_group import add_over_ranks, process_group
+from tcae_cli.runtime.process_group import add_over_ranks, process_group, wait_for_all_ranks
 
 
 def evaluate(request: EvalRequest, progress: Progress) -> EvalReport:
@@ -51,6 +51,7 @@ def _evaluate(request: EvalRequest, device: torch.device, scratch: Path, progres
     with_images = any(metric.looks_at_images for metric in metrics)
     subject = open_subject(request, device, scratch, progress, with_images=with_images)
     plan = make_plan(metrics, Setting(request, subject, device, progress))
+    wait_for_all_ranks()  # until each has listed the images, and one has fetched the networks
 
     # All ranks: each image is shown to one of them, and what they count is added up.
     seen = None

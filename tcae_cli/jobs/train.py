@@ -6,7 +6,6 @@ from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 
 import torch
-import torch.distributed as dist
 
 from tcae_cli.autoencoders.checkpoint import MODEL_FILE
 from tcae_cli.errors import DeviceError, DeviceMemoryError, TcaeError
@@ -19,7 +18,7 @@ from tcae_cli.reports.train import TrainReport, TrainRequest
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, memory_errors
 from tcae_cli.runtime.files import make_folder, write_atomic
-from tcae_cli.runtime.process_group import process_group
+from tcae_cli.runtime.process_group import process_group, wait_for_all_ranks
 from tcae_cli.sources.source import Source
 from tcae_cli.sources.tar import TarShards
 from tcae_cli.tracking.log import MetricsLog, draw_curves
@@ -57,8 +56,7 @@ def _train(request: TrainRequest, device: torch.device, progress: Progress) -> T
         refuse_other_runs(request)
         make_folder(run_folder)
         index_sources(request, run_folder, progress)
-    if dist.is_initialized():
-        dist.barrier()  # until the first rank has written the index
+    wait_for_all_ranks()  # until the first one has written the index
 
     images, validation_images = _load_sources(request)
     run = start(request, images, device, progress)

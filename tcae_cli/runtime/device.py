@@ -1,6 +1,5 @@
 """Chooses the device and the precision of computing, and says what to do when its memory runs out."""
 
-import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,10 +69,8 @@ def _own_gpu(num_visible: int) -> int:
             f"rank's is unknown; set LOCAL_RANK, or start a process on each GPU with torchrun --nnodes $WORLD_SIZE "
             f"--node-rank $RANK --nproc-per-node {num_visible}"
         )
-    # Slurm and Kubernetes can show each task only the GPU that is its own; torchrun shows all of them to each.
-    if num_visible == 1 and "TORCHELASTIC_RUN_ID" not in os.environ:
-        return 0
-    return local_rank or 0
+    # Slurm, Kubernetes and scripts can show each rank only the GPU that is its own, whatever its number is.
+    return 0 if num_visible == 1 else local_rank or 0
 
 
 def device_words(device: torch.device) -> str:

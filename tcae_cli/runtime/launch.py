@@ -3,8 +3,8 @@
 import logging
 import multiprocessing
 import signal
-import sys
 import threading
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -16,6 +16,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tcae_cli.errors import DeviceError, TcaeError, UsageError
 from tcae_cli.reports.progress import Progress, listening
 from tcae_cli.runtime import distributed
+from tcae_cli.runtime.processes import leave
 
 Request = TypeVar("Request")
 Result = TypeVar("Result")
@@ -84,14 +85,22 @@ def run_ranks(job: Job[Request, Result], request: Request, progress: Progress, n
 
 
 def _run_rank(job: Job[Request, Result], request: Request, said: Any) -> Result:
-    """Run the job in one process, whose error is sent to the parent."""
+    """Run the job in one process. An error is sent to the parent, which ends the other ranks when this one has ended.
+
+    The process leaves at once, because Python's own end could wait for the other ranks.
+    """
     relay = _Relay(said)
+    exit_code = 1
     try:
         with listening(relay):
             return job(request, relay)
     except TcaeError as error:
         said.put(("error", (error,)))
-        sys.exit(1)
+    except KeyboardInterrupt:
+        exit_code = 130
+    except Exception:  # noqa: BLE001 - a bug, shown as Python shows it
+        traceback.print_exc()
+    return leave(exit_code)
 
 
 class _Relay:

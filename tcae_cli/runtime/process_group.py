@@ -1,6 +1,7 @@
 """Joins the ranks that work on one step together into a process group, and computes sums and means over them."""
 
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -14,14 +15,20 @@ from tcae_cli.runtime import distributed
 
 # Words of gloo and nccl when another rank is lost; they have no exception of their own for it.
 _SIGNS_OF_A_LOSS = ("closed by peer", "reset by peer", "refused", "broken pipe", "nccl", "gloo", "timed out", "timeout")
-_PATIENCE = timedelta(hours=6)  # one rank lists the source and measures the model while the others wait
+# Two ranks on one GPU, as NCCL says it.
+_SIGN_OF_SHARING = "duplicate gpu"
+_UNTIL_ALL_ARE_READY = timedelta(hours=6)  # the first rank lists the source while the others wait
+_BETWEEN_COLLECTIVES = timedelta(hours=1)  # the first rank measures the model while the others wait
+_LAUNCHER_S = 3.0  # a launcher takes to end the other ranks of one that has failed
 
 
 @contextmanager
 def process_group(device: torch.device) -> Iterator[None]:
     """Join the ranks of this launch inside the context; does nothing for a single process.
 
-    Raises UsageError if Slurm started them without an address to meet at, DeviceError if a rank is lost.
+    After an error the group is not destroyed, because other ranks may be in a collective, for which NCCL would wait.
+    The process should then end at once: see processes.leave. Raises UsageError if Slurm started the ranks without an
+    address to meet at, DeviceError if a rank is lost.
     """
     if not distributed.in_a_launch():
         yield
@@ -33,26 +40,41 @@ def process_group(device: torch.device) -> Iterator[None]:
             "nccl" if device.type == "cuda" else "gloo",
             rank=distributed.rank(),
             world_size=distributed.world_size(),
-            timeout=_PATIENCE,
+            timeout=_UNTIL_ALL_ARE_READY,
             device_id=device if device.type == "cuda" else None,
         )
-    try:
-        with naming_a_lost_rank():
-            yield
-    finally:
-        dist.destroy_process_group()
+        yield
+    dist.destroy_process_group()
+
+
+def wait_for_all_ranks() -> None:
+    """Wait until every rank has come here, for hours if need be; from then on a collective may take one hour."""
+    if dist.is_initialized():
+        dist.barrier()
+        # The second is its name in torch 2.10 and 2.11.
+        set_timeout = getattr(dist, "set_timeout", None) or dist.distributed_c10d._set_pg_timeout
+        set_timeout(_BETWEEN_COLLECTIVES)
 
 
 @contextmanager
 def naming_a_lost_rank() -> Iterator[None]:
-    """Turn the error of a collective whose other rank is lost into a DeviceError."""
+    """Turn the error of a collective whose other rank is lost, or is on the same GPU, into a DeviceError.
+
+    A lost rank is reported after a few seconds, in which a launcher ends this process and shows that rank's own error.
+    """
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, dist.DistError) or any(sign in str(error).lower() for sign in _SIGNS_OF_A_LOSS):
-            rank = distributed.rank()
+        words = str(error).lower()
+        if _SIGN_OF_SHARING in words:
             raise DeviceError(
-                f"rank {rank} lost another rank of the launch ({str(error).splitlines()[0]}); "
+                f"rank {distributed.rank()} and another rank use the same GPU; start as many ranks on a machine as it "
+                f"has GPUs, or let each see a GPU of its own"
+            ) from error
+        if isinstance(error, dist.DistError) or any(sign in words for sign in _SIGNS_OF_A_LOSS):
+            time.sleep(_LAUNCHER_S)
+            raise DeviceError(
+                f"rank {distributed.rank()} lost another rank of the launch ({str(error).splitlines()[0]}); "
                 f"see the error of that rank, and start again (training: resume from the last checkpoint with --resume)"
             ) from error
         raise

@@ -1,9 +1,11 @@
-"""Names processes, tells whether one is alive, and ends this one with its parent."""
+"""Names processes, tells whether one is alive, and ends this one with its parent or at once."""
 
 import multiprocessing
 import os
+import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import NoReturn
 from uuid import uuid4
 
 _STARTED = uuid4().hex[:12]
@@ -14,6 +16,22 @@ def leave_with_the_parent() -> None:
     if parent := multiprocessing.parent_process():
         parent.join()
         os._exit(1)
+
+
+def leave(exit_code: int) -> NoReturn:
+    """End this process at once, without waiting for its threads, or for its objects to be destroyed."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exit_code)
+
+
+def is_in_a_group() -> bool:
+    """Return whether this process still belongs to a process group, as it does after an error in one.
+
+    It should then end by `leave`: Python would destroy the group, which can wait for the other ranks for ever.
+    """
+    dist = sys.modules.get("torch.distributed")  # importing torch takes seconds, and without it there is no group
+    return dist is not None and dist.is_available() and dist.is_initialized()
 
 
 def this_process() -> str:

@@ -120,6 +120,9 @@ def test_a_place_that_cannot_be_is_wrong_use(environment, variables, words):
         (TORCHRUN, 8, "cuda:1"),
         (SRUN, 4, "cuda:1"),
         (SRUN, 1, "cuda:0"),  # each task sees its own alone
+        (SRUN | TORCHRUN, 1, "cuda:0"),
+        (TORCHRUN, 1, "cuda:0"),  # a script that it starts sets CUDA_VISIBLE_DEVICES
+        (MPIRUN, 1, "cuda:0"),
         (KUBEFLOW, 1, "cuda:0"),
         (KUBEFLOW | {"RANK": "0", "WORLD_SIZE": "1"}, 8, "cuda:0"),
     ],

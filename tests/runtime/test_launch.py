@@ -1,14 +1,21 @@
 """Several ranks of one job, as `--gpus` starts them; here on the CPU."""
 
+import multiprocessing
 import os
+import threading
+import time
+from datetime import timedelta
 
 import pytest
+import torch
+import torch.distributed as dist
 
-from tcae_cli.errors import SourceError, UsageError
+from tcae_cli.errors import DeviceError, SourceError, UsageError
 from tcae_cli.reports.encode import EncodeReport
 from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.launch import on_gpus, run_ranks
+from tcae_cli.runtime.process_group import naming_a_lost_rank, process_group, wait_for_all_ranks
 
 
 class Recording(Silent):
@@ -40,6 +47,34 @@ def fail_on_rank_one(request, progress):
         os.sched_yield()
 
 
+def fail_while_others_wait(request, progress):
+    """Raise the error on rank 1; destroying the group waits for ever, as NCCL does while others are in a collective."""
+    dist.destroy_process_group = threading.Event().wait
+    threading.Thread(target=threading.Event().wait).start()  # Python's own end would wait for it
+    with process_group(torch.device("cpu")):
+        wait_for_all_ranks()
+        if distributed.rank() == 1:
+            progress.say(str(time.time()))
+            raise request
+        dist.barrier()
+
+
+def timeouts(request, progress):
+    """Return how long a collective may take before and after all ranks are ready, as the backend has it."""
+    with process_group(torch.device("cpu")):
+        options = dist.group.WORLD._get_backend(torch.device("cpu")).options
+        before = options._timeout
+        wait_for_all_ranks()
+        return before, options._timeout
+
+
+def vanish_while_others_wait(request, progress):
+    with process_group(torch.device("cpu")):
+        if distributed.rank() == 1:
+            os._exit(7)
+        wait_for_all_ranks()
+
+
 def vanish(request, progress):
     os._exit(7)
 
@@ -58,6 +93,39 @@ def test_the_error_of_one_rank_ends_all_and_is_raised_here(capfd):
     with pytest.raises(SourceError, match="rank 1 found nothing"):
         run_ranks(fail_on_rank_one, 0, Silent(), 2)
     assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "shown", "words"),
+    [
+        (SourceError("rank 1 found nothing"), SourceError, "^rank 1 found nothing$"),
+        (ZeroDivisionError("a bug"), DeviceError, "ended unexpectedly: rank 1 with exit code 1"),
+    ],
+)
+def test_a_rank_that_fails_ends_those_in_a_collective_at_once(capfd, error, shown, words):
+    progress = Recording()
+    with pytest.raises(shown, match=words):
+        run_ranks(fail_while_others_wait, error, progress, 2)
+    assert not multiprocessing.active_children()
+    assert time.time() - float(progress.said[-1]) < 30
+    shown_by_ranks = capfd.readouterr().err
+    assert ("ZeroDivisionError: a bug" in shown_by_ranks) == ("Traceback" in shown_by_ranks) == (shown is DeviceError)
+
+
+def test_a_rank_that_vanishes_is_named_rather_than_those_that_lost_it():
+    with pytest.raises(DeviceError, match="ended unexpectedly: rank 1 with exit code 7"):
+        run_ranks(vanish_while_others_wait, 0, Silent(), 2)
+
+
+def test_collectives_may_take_hours_only_until_all_ranks_are_ready():
+    assert run_ranks(timeouts, 0, Silent(), 2) == [(timedelta(hours=6), timedelta(hours=1))] * 2
+
+
+def test_ranks_that_share_a_gpu_say_so():
+    """NCCL refuses it in these words."""
+    words = "rank 0 and another rank use the same GPU; start as many ranks on a machine as it has GPUs"
+    with pytest.raises(DeviceError, match=words), naming_a_lost_rank():
+        raise dist.DistBackendError("NCCL error: Duplicate GPU detected : rank 0 and rank 1 both on CUDA device 41000")
 
 
 def test_a_rank_that_vanishes_is_named():
