@@ -4,9 +4,33 @@ Axes: b batch, h w grid rows and columns, n tokens, d width.
 """
 
 import torch
-from timm.layers import Attention, LayerNorm, Mlp, resample_abs_pos_embed_nhwc
+import torch.nn.functional as F
+from timm.layers import LayerNorm, Mlp, resample_abs_pos_embed_nhwc
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+
+class Attention(nn.Module):
+    """Self-attention with QK-norm, computed without copies between layouts; [b, n, d] to [b, n, d].
+
+    Queries, keys and values are products with three parts of one weight, so that each is contiguous where it is
+    normalised, and its heads are views.
+    """
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(width, 3 * width)
+        self.q_norm = LayerNorm(width // num_heads)
+        self.k_norm = LayerNorm(width // num_heads)
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        parts = zip(self.qkv.weight.chunk(3), self.qkv.bias.chunk(3), strict=True)
+        queries, keys, values = (F.linear(tokens, *part).unflatten(-1, (self.num_heads, -1)) for part in parts)
+        heads = [each.transpose(1, 2) for each in (self.q_norm(queries), self.k_norm(keys), values)]
+        attended: Tensor = self.proj(F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2))
+        return attended
 
 
 class Block(nn.Module):
@@ -15,7 +39,7 @@ class Block(nn.Module):
     def __init__(self, width: int, num_heads: int) -> None:
         super().__init__()
         self.norm1 = LayerNorm(width)
-        self.attn = Attention(width, num_heads, qkv_bias=True, qk_norm=True, norm_layer=LayerNorm)
+        self.attn = Attention(width, num_heads)
         self.norm2 = LayerNorm(width)
         self.mlp = Mlp(width, 4 * width)
 
