@@ -33,11 +33,10 @@ from timm.layers import Attention, Mlp
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DistributedSampler
 
-from tcae_cli.autoencoders.by_name import load_autoencoder, read_card
-from tcae_cli.autoencoders.families import Autoencoder
+from tcae_cli.autoencoders.by_name import read_card
+from tcae_cli.autoencoders.runner import Runner, load_runner
 from tcae_cli.errors import SourceError, TcaeError, UsageError
 from tcae_cli.images.image_file import draw_grid, encode_image
-from tcae_cli.images.transform import to_uint8
 from tcae_cli.metrics.frechet import FeatureSums, Gaussian, frechet_distance
 from tcae_cli.model.layers import init_weights
 from tcae_cli.runtime import distributed
@@ -246,10 +245,10 @@ def begin_samples(folder: Path, settings: Settings, step: int, decoder_name: str
     write_atomic(note, json.dumps(now).encode())
 
 
-def load_decoder(dataset: LatentDataset, name: str, device: torch.device) -> Autoencoder:
+def load_decoder(dataset: LatentDataset, name: str, device: torch.device) -> Runner:
     """Return the model that made the latents, or one with the same encoder. Raises StoreError for another encoder."""
     dataset.store.refuse_other_encoder(read_card(name).encoder_hash, name, "pass --model with the first")
-    return load_autoencoder(name, device)
+    return load_runner(name, device, default_precision(device))
 
 
 def tell(log: MetricsLog | None, step: int, figures: dict[str, float]) -> None:
@@ -354,7 +353,7 @@ class Samples:
 
     model: nn.Module
     dataset: LatentDataset
-    decoder: Autoencoder
+    decoder: Runner
     settings: Settings
     device: torch.device
 
@@ -394,7 +393,7 @@ class Samples:
         """Yield images [h, w, 3], uint8."""
         for latents in self.latents(numbers, total):
             for few in self.dataset.denormalise(latents).split(DECODED_TOGETHER):
-                yield from to_uint8(self.decoder.decode(few)).permute(0, 2, 3, 1).cpu().numpy()
+                yield from self.decoder.decode(few).permute(0, 2, 3, 1).cpu().numpy()
 
     def draw_grid(self, path: Path) -> None:
         """Write a picture of samples in the order of their classes."""

@@ -35,6 +35,7 @@ from tcae_cli.reports.decode import DecodeRequest
 )
 @option("--rows", metavar="A:B", group=STORE, show_default="all", help="Rows to decode: 7, 0:100, 100: or :100.")
 @_options.decoder
+@_options.precision(DecodeRequest.precision)
 @option("--force", is_flag=True, group=MODEL, help="Decode even if the model's encoder did not make these latents.")
 @option(
     "--format",

@@ -24,7 +24,7 @@ from tcae_cli.recipe.choices import ImageFormat
 from tcae_cli.reports.decode import DecodeReport, DecodeRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
-from tcae_cli.runtime.device import choose_device
+from tcae_cli.runtime.device import choose_device, default_precision
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.sources.source import Source
 from tcae_cli.store.layout import index_folder
@@ -118,7 +118,8 @@ def _load_decoder(request: DecodeRequest, store: LatentStore) -> Runner:
             f"{request.store} holds latents of {latent.channels} channels, {name} decodes "
             f"{card.latent_channels}; pass another --model"
         )
-    return load_runner(name, choose_device(request.device), "fp32")
+    device = choose_device(request.device)
+    return load_runner(name, device, request.precision or default_precision(device))
 
 
 def _decode_rows(runner: Runner, store: LatentStore, rows: list[int]) -> Iterator[tuple[list[int], np.ndarray]]:

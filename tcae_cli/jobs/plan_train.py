@@ -19,7 +19,7 @@ from tcae_cli.reports.report import Span
 from tcae_cli.reports.train import TrainRequest
 from tcae_cli.reports.train_plan import TrainPlan, TrainPlanRequest
 from tcae_cli.runtime import distributed
-from tcae_cli.runtime.device import choose_device, device_words
+from tcae_cli.runtime.device import choose_device, device_words, float32_products
 from tcae_cli.runtime.files import free_bytes, tree_bytes
 from tcae_cli.runtime.memory import total_bytes
 from tcae_cli.sources.source import Source
@@ -55,7 +55,8 @@ def plan_training(plan: TrainPlanRequest, progress: Progress) -> TrainPlan:
         reading = None if source is None else _images_read_per_s(source, request, plan.num_ranks)
         first = _steps_done(request, source) if request.resume else 0
     num_images = None if source is None else len(source)
-    pace = measure_pace(recipe, work, device, micro_batch, freeze_encoder=request.freeze_encoder)
+    with float32_products(device, recipe.train.float32_products):
+        pace = measure_pace(recipe, work, device, micro_batch, freeze_encoder=request.freeze_encoder)
     left = recipe.train.steps - first
     seconds = _seconds(work.run_flops(recipe, first) / plan.num_ranks, pace.flops_per_s, left, recipe, reading)
 

@@ -87,7 +87,7 @@ def _mean_psnr(runner: Runner, originals: list[Tensor], latents: np.ndarray) -> 
     start = 0
     for images in originals:
         part = torch.from_numpy(latents[start : start + len(images)])
-        decoded = runner.at("fp32").decode(part).cpu()
+        decoded = runner.decode(part).cpu()
         of_images.append(psnr(images / 255, decoded / 255))
         start += len(images)
     return mean_without_infinite(torch.cat(of_images))

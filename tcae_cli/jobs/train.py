@@ -16,7 +16,7 @@ from tcae_cli.recipe.schema import Recipe
 from tcae_cli.reports.progress import Progress, Silent
 from tcae_cli.reports.train import TrainReport, TrainRequest
 from tcae_cli.runtime import distributed
-from tcae_cli.runtime.device import choose_device, memory_errors
+from tcae_cli.runtime.device import choose_device, float32_products, memory_errors
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.process_group import process_group, wait_for_all_ranks
 from tcae_cli.sources.source import Source
@@ -44,7 +44,7 @@ def train(request: TrainRequest, progress: Progress) -> TrainReport:
     cannot work, for a loss that is not finite, a full disk or a lost rank; the last checkpoint stays valid.
     """
     device = choose_device(request.device)
-    with process_group(device):
+    with process_group(device), float32_products(device, request.recipe.train.float32_products):
         return _train(request, device, progress if distributed.rank() == 0 else Silent())
 
 
@@ -60,6 +60,8 @@ def _train(request: TrainRequest, device: torch.device, progress: Progress) -> T
 
     images, validation_images = _load_sources(request)
     run = start(request, images, device, progress)
+    if device.type == "cuda":
+        progress.say(precision_words(recipe))
     validation = _validation(run, validation_images) if is_first_rank else None
     log = MetricsLog(run_folder, run.state.step) if is_first_rank else None
     if is_first_rank:
@@ -116,6 +118,16 @@ def _train(request: TrainRequest, device: torch.device, progress: Progress) -> T
         elapsed_s=time.perf_counter() - started_at,
         figures=figures,
     )
+
+
+def precision_words(recipe: Recipe) -> str:
+    """Return in a sentence how products are computed on a GPU."""
+    train = recipe.train
+    of_float32 = {"high": "TF32", "highest": "float32"}[train.float32_products]
+    chosen = f"train.float32_matmul_precision: {train.float32_products}"
+    if train.precision == "fp32":
+        return f"products are computed in {of_float32} ({chosen})"
+    return f"products are computed in {train.precision}, and those that stay float32 in {of_float32} ({chosen})"
 
 
 def _load_sources(request: TrainRequest) -> tuple[Source, Source]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 Precision = Literal["bf16", "fp32"]
+Float32Products = Literal["high", "highest"]  # on a GPU: TF32, or float32; the names are torch's
 Resize = Literal["torch", "adm"]
 Decode = Literal["draft", "full"]  # draft: large JPEGs at a smaller scale
 LatentDtype = Literal["float16", "float32", "int8"]

@@ -4,7 +4,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from tcae_cli.recipe.choices import FrozenFeatures, PerceptualNetwork, Precision
+from tcae_cli.recipe.choices import Float32Products, FrozenFeatures, PerceptualNetwork, Precision
 from tcae_cli.recipe.presets import PRESETS
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -184,6 +184,8 @@ class TrainSpec(Section):
     accumulate: Count = 1  # micro-batches that a rank's share of a batch is computed in, one after the other
     ema_decay: Share = 0.9999  # of the averaged weights, which are the ones that ship
     precision: Precision = "bf16"  # of matrix products; weights and losses stay float32
+    # What stays float32, on a GPU: high is TF32, highest is float32. Default: high with bf16, highest with fp32.
+    float32_matmul_precision: Float32Products | None = None
     compile: bool = False  # transformer blocks through torch.compile: faster on a GPU after a slow start
     checkpointing: bool = False  # blocks recomputed in the backward pass: a third slower, far less memory
     sharded: bool | None = None  # parameters sharded over ranks (FSDP2) instead of copied (DDP); default: from L on
@@ -192,6 +194,11 @@ class TrainSpec(Section):
     checkpoint_every: Count = 1000  # steps
     sample_every: Count = 1000  # steps, between evaluations and pictures of reconstructions
     weights_dtype: Literal["float32", "float16"] = "float32"  # of the shipped file
+
+    @property
+    def float32_products(self) -> Float32Products:
+        """How products and convolutions that stay float32 are computed on a GPU."""
+        return self.float32_matmul_precision or ("high" if self.precision == "bf16" else "highest")
 
 
 class Recipe(Section):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from tcae_cli.recipe.choices import MAIN_VIEW, ImageFormat
+from tcae_cli.recipe.choices import MAIN_VIEW, ImageFormat, Precision
 from tcae_cli.reports.report import Report
 
 
@@ -20,6 +20,7 @@ class DecodeRequest:
     grid: int = 0  # images in the picture
     force: bool = False
     device: str | None = None
+    precision: Precision | None = None  # bf16 on a GPU, fp32 on the CPU
 
 
 @dataclass(frozen=True, kw_only=True)

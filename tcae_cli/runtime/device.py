@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import torch
 
 from tcae_cli.errors import DeviceError, DeviceMemoryError, UsageError
-from tcae_cli.recipe.choices import Precision
+from tcae_cli.recipe.choices import Float32Products, Precision
 from tcae_cli.runtime import distributed
 
 _DEVICE_TYPES = ("cpu", "cuda")
@@ -151,6 +151,24 @@ def exact_float32() -> Iterator[None]:
             _tf32.num_off -= 1
             if not _tf32.num_off:
                 torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = _tf32.before
+
+
+@contextmanager
+def float32_products(device: torch.device, precision: Float32Products) -> Iterator[None]:
+    """Compute products and convolutions of float32 on a GPU in TF32 inside this context ("high"), or without it.
+
+    What `exact_float32` contains is computed without it all the same. The CPU has no TF32.
+    """
+    if precision == "highest" or device.type != "cuda":
+        with exact_float32():
+            yield
+        return
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = before
 
 
 @contextmanager

@@ -33,6 +33,7 @@ from tcae_cli.training.views.tar_stream import is_stream
 
 # Keys of `train` that a resumed run may change: they say how it computes and writes, not what it computes.
 _FREE = {"accumulate", "compile", "checkpointing", "sharded", "log_every", "checkpoint_every", "sample_every"}
+_FREE |= {"float32_matmul_precision"}
 _MEASURED_IMAGES = 2048  # at most, for the PCA and for the latents' statistics
 _BATCH_SIZE = 32  # of those images
 

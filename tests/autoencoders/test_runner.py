@@ -10,7 +10,7 @@ from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.autoencoders.runner import Runner, load_runner
 from tcae_cli.errors import DeviceError, TcaeError
 from tcae_cli.images.transform import to_float, to_uint8
-from tcae_cli.runtime.device import exact_float32
+from tcae_cli.runtime.device import exact_float32, float32_products, naming_the_batch_size
 
 from ..small_diffusers import save_kl
 
@@ -108,10 +108,13 @@ def test_values_that_are_not_finite_are_refused_on_request():
             runner.decode(torch.zeros(2), refuse_non_finite=True)
 
 
-@pytest.mark.parametrize(("size", "advice"), [(8, "try --batch-size 4"), (1, "use a device with more memory")])
-def test_running_out_of_memory_names_the_batch_size(size, advice):
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [(8, "with --batch-size 8; try --batch-size 4"), (1, "with 1 image; stop .* or use a device with more memory")],
+)
+def test_running_out_of_memory_names_the_batch_size(size, words):
     runner = Runner("m", Double(torch.zeros(1)), CPU, "fp32")
-    with pytest.raises(DeviceError, match=f"out of memory on the device with --batch-size {size}; {advice}"):
+    with pytest.raises(DeviceError, match=f"^out of memory on the device {words}$"), naming_the_batch_size():
         runner.encode(torch.zeros(size, 3, 8, 8, dtype=torch.uint8))
 
 
@@ -120,6 +123,18 @@ def test_float32_is_never_tf32(tf32):
     Runner("m", model, CPU, "fp32").decode(torch.zeros(1))
     assert model.tf32 == [False, False]
     assert torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32
+
+
+@pytest.mark.parametrize(("precision", "is_tf32"), [("high", True), ("highest", False)])
+def test_training_computes_what_stays_float32_as_its_recipe_says_but_for_exact_parts(tf32, precision, is_tf32):
+    torch.backends.cuda.matmul.allow_tf32 = False  # as torch starts
+    with float32_products(torch.device("cuda"), precision):
+        assert torch.backends.cudnn.allow_tf32 == torch.backends.cuda.matmul.allow_tf32 == is_tf32
+        model = Double(torch.zeros(1))
+        Runner("m", model, CPU, "fp32").decode(torch.zeros(1))
+        assert model.tf32 == [False, False]
+        assert torch.backends.cuda.matmul.allow_tf32 == is_tf32
+    assert torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
 
 
 def test_the_last_thread_to_leave_restores_tf32(tf32):

@@ -8,9 +8,11 @@ import torch
 from PIL import Image
 
 from tcae_cli.autoencoders.by_name import load_autoencoder
+from tcae_cli.autoencoders.runner import load_runner
 from tcae_cli.errors import DiskError, StoreError, UsageError
 from tcae_cli.images.file_names import file_name
 from tcae_cli.images.transform import to_uint8
+from tcae_cli.jobs import decode as decode_job
 from tcae_cli.jobs.decode import decode_store
 from tcae_cli.reports.decode import DecodeRequest
 from tcae_cli.reports.progress import Silent
@@ -37,6 +39,18 @@ def test_every_row_becomes_a_file_named_after_its_key(store, tmp_path, small_che
     expected = to_uint8(load_autoencoder(str(small_checkpoint)).decode(latents))[0].permute(1, 2, 0).numpy()
     with Image.open(tmp_path / "out" / "person" / "0.jpg.png") as picture:
         assert np.abs(np.array(picture).astype(int) - expected).max() <= 1  # batches round otherwise
+
+
+@pytest.mark.parametrize(("asked", "expected"), [(None, "bf16"), ("fp32", "fp32")])
+def test_a_gpu_decodes_in_bf16_unless_another_precision_is_asked_for(store, tmp_path, monkeypatch, asked, expected):
+    def load_on_a_gpu(name, device, precision):
+        assert (device.type, precision) == ("cuda", expected)
+        return load_runner(name, torch.device("cpu"), precision)
+
+    monkeypatch.setattr(decode_job, "choose_device", torch.device)
+    monkeypatch.setattr(decode_job, "load_runner", load_on_a_gpu)
+    request = DecodeRequest(store=store, out_dir=tmp_path / "out", rows="0", device="cuda", precision=asked)
+    assert decode_store(request, Silent()).num_written == 1
 
 
 @pytest.mark.parametrize(

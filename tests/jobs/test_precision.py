@@ -1,6 +1,7 @@
 """The numbers in a store: values that do not fit fail their row, and int8 costs what the store says it costs."""
 
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ from PIL import Image
 from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.images.transform import to_uint8
 from tcae_cli.jobs import quantisation
-from tcae_cli.jobs.decode import read_originals
+from tcae_cli.jobs.decode import decode_store, read_originals
 from tcae_cli.metrics.image import psnr
 from tcae_cli.model.tcae import TCAE
+from tcae_cli.reports.decode import DecodeRequest
 from tcae_cli.reports.progress import Silent
+from tcae_cli.runtime.device import float32_products
 from tcae_cli.store.reader import LatentStore
 
 from ..store_contents import failures_of, open_plainly
@@ -67,6 +70,57 @@ def test_a_row_fails_when_its_mirrored_view_alone_does(one_of_halves, tmp_path, 
         store, right = (LatentStore(tmp_path / name, view) for name in ("store.zarr", "right.zarr"))
         assert np.isnan(store.latents([3])).all()
         assert np.array_equal(store.latents(others), right.latents(others))
+
+
+@pytest.fixture
+def computed(monkeypatch) -> Iterator[list[tuple[str, bool]]]:
+    """Each encode and decode of the model, and whether it is in bf16; none may see TF32, which is on."""
+    seen: list[tuple[str, bool]] = []
+
+    def recorded(name: str) -> Callable[[TCAE, torch.Tensor], torch.Tensor]:
+        honest = getattr(TCAE, name)
+
+        def record(model: TCAE, values: torch.Tensor) -> torch.Tensor:
+            assert not torch.backends.cudnn.allow_tf32 and not torch.backends.cuda.matmul.allow_tf32
+            seen.append((name, torch.is_autocast_enabled("cpu")))
+            return honest(model, values)
+
+        return record
+
+    for name in ("encode", "decode"):
+        monkeypatch.setattr(TCAE, name, recorded(name))
+    with float32_products(torch.device("cuda"), "high"):
+        yield seen
+
+
+def test_float32_is_never_tf32_to_measure_int8_to_encode_or_to_decode(photos, tmp_path, encode, computed):
+    encode(photos, tmp_path / "int8.zarr", dtype="int8")
+    assert set(computed) == {("encode", False), ("decode", False)}
+    computed.clear()
+    request = DecodeRequest(store=str(tmp_path / "int8.zarr"), out_dir=tmp_path / "out", rows="0:2", device="cpu")
+    decode_store(request, Silent())
+    assert computed == [("decode", False)]
+
+
+def test_what_is_tried_again_in_float32_is_not_in_tf32(photos, tmp_path, encode, computed, monkeypatch):
+    recorded = TCAE.encode
+
+    def encode_badly_in_bf16(model: TCAE, images: torch.Tensor) -> torch.Tensor:
+        return recorded(model, images) * (float("nan") if torch.is_autocast_enabled("cpu") else 1)
+
+    monkeypatch.setattr(TCAE, "encode", encode_badly_in_bf16)
+    assert encode(photos, tmp_path / "bf16.zarr", precision="bf16").num_ok == 24
+    assert set(computed) == {("encode", True), ("encode", False)}
+
+
+def test_decode_and_the_measurement_of_int8_are_in_bf16_where_that_is_asked_for(photos, tmp_path, encode, computed):
+    store = tmp_path / "int8.zarr"
+    encode(photos, store, dtype="int8", precision="bf16")
+    assert set(computed) == {("encode", True), ("decode", True)}
+    computed.clear()
+    request = DecodeRequest(store=str(store), out_dir=tmp_path / "out", rows="0:2", device="cpu", precision="bf16")
+    assert decode_store(request, Silent()).num_written == 2
+    assert computed == [("decode", True)]
 
 
 def float32_and_int8(source: Path, tmp_path: Path, encode, **options) -> tuple[np.ndarray, Path]:

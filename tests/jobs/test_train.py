@@ -12,7 +12,7 @@ from tcae_cli.autoencoders.tcae import read_header
 from tcae_cli.errors import CheckpointError, NotFoundError, UsageError, WeightsError
 from tcae_cli.jobs import train as train_job
 from tcae_cli.jobs.evaluate import evaluate
-from tcae_cli.jobs.train import train
+from tcae_cli.jobs.train import precision_words, train
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.progress import Silent
@@ -233,6 +233,17 @@ def test_listed_tars_stream_without_those_that_may_be_missing(photos, tmp_path, 
     fields = SampleFields(allow_missing=1)
     train(request(tmp_path / "tars.txt", tmp_path / "run", streaming, fields=fields), Silent())
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1]
+
+
+@pytest.mark.parametrize(
+    ("keys", "sentence"),
+    [
+        ({"precision": "bf16"}, "products are computed in bf16, and those that stay float32 in TF32 ({}: high)"),
+        ({"precision": "fp32"}, "products are computed in float32 ({}: highest)"),
+    ],
+)
+def test_a_run_on_a_gpu_says_how_products_are_computed(keys, sentence):
+    assert precision_words(recipe(train=keys)) == sentence.format("train.float32_matmul_precision")
 
 
 def test_a_piped_stream_needs_images_to_measure_on(photos, tmp_path, make_tar_of):

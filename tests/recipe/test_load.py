@@ -133,6 +133,20 @@ def test_overrides_change_keys(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ("", "high"),
+        (", precision: fp32", "highest"),
+        (", precision: fp32, float32_matmul_precision: high", "high"),
+        (", float32_matmul_precision: highest", "highest"),
+    ],
+)
+def test_what_stays_float32_is_tf32_beside_bf16_unless_the_recipe_says_otherwise(tmp_path, keys, expected):
+    recipe = load_recipe(write(tmp_path, f"train: {{steps: 1{keys}}}"))
+    assert recipe.train.float32_products == expected
+
+
+@pytest.mark.parametrize(
     ("text", "sentence"),
     [
         ("model: {patch_szie: 8}\ntrain: {steps: 1}", "unknown key model.patch_szie; did you mean model.patch_size?"),
@@ -143,6 +157,10 @@ def test_overrides_change_keys(tmp_path):
         ("train: {steps: 1.5}", "train.steps should be a whole number, found 1.5"),
         ("train: {steps: 0}", "train.steps: input should be greater than or equal to 1, found 0"),
         ("train: {steps: 1, precision: fp8}", "train.precision should be 'bf16' or 'fp32', found 'fp8'"),
+        (
+            "train: {steps: 1, float32_matmul_precision: tf32}",
+            "train.float32_matmul_precision should be 'high' or 'highest', found 'tf32'",
+        ),
         ("model: 8\ntrain: {steps: 1}", "model should be a mapping of keys, found 8"),
         ("model: {preset: XXL}\ntrain: {steps: 1}", "preset 'XXL' is not one of tiny, S, B, L"),
         ("model: {image_size: 250}\ntrain: {steps: 1}", "image_size 250 is not a multiple of downsampling 32"),
