@@ -4,6 +4,8 @@ Exit codes: 1 the work failed (contents, disk, device), 2 the command line or th
 Anything that is not a TcaeError is a bug and shows its traceback.
 """
 
+from collections.abc import Mapping
+
 
 class TcaeError(Exception):
     """Something a user can put right; the message is the sentence shown."""
@@ -77,8 +79,12 @@ class DeviceError(TcaeError, RuntimeError):
 
 
 class DeviceMemoryError(DeviceError):
-    """A batch of so many images does not fit into the memory of a device."""
+    """A batch of so many images does not fit into the memory of a device.
 
-    def __init__(self, message: str, batch_size: int = 0) -> None:
+    options: those with which the same command takes less memory and computes the same; a flag's value is "".
+    """
+
+    def __init__(self, message: str, batch_size: int = 0, options: Mapping[str, str] | None = None) -> None:
         super().__init__(message)
         self.batch_size = batch_size
+        self.options = dict(options or {})

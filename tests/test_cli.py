@@ -13,6 +13,9 @@ import torch
 import zarr
 
 from tcae_cli.cli import tcae as click_commands
+from tcae_cli.commands._run import run_job
+from tcae_cli.errors import DeviceError, DeviceMemoryError
+from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.load import dump_recipe
 from tcae_cli.reports.train import TrainReport
 from tcae_cli.terminal.progress import ConsoleProgress
@@ -51,6 +54,50 @@ def test_help_and_recipe_errors_import_neither_torch_nor_zarr(tmp_path):
     for arguments in (["--help"], *helps, ["train", str(recipe), "--data", "."]):
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "set()"
+
+
+TRAIN = "train r.yaml --set model.preset=S"
+
+
+@pytest.mark.parametrize(
+    ("typed", "options", "expected"),
+    [
+        ("encode-dataset a b", {"--batch-size": "32"}, "encode-dataset a b --batch-size 32"),
+        ("eval --batch-size 64 --data 'my photos'", {"--batch-size": "32"}, "eval --batch-size 32 --data 'my photos'"),
+        ("encode-dataset a b --batch-size=64", {"--batch-size": "32"}, "encode-dataset a b --batch-size 32"),
+        (TRAIN, {"--set": "train.accumulate=2"}, f"{TRAIN} --set train.accumulate=2"),
+        (f"{TRAIN} --set train.accumulate=2", {"--set": "train.accumulate=4"}, f"{TRAIN} --set train.accumulate=4"),
+        (TRAIN, {"--resume": "", "--set": "train.accumulate=2"}, f"{TRAIN} --resume --set train.accumulate=2"),
+        (f"{TRAIN} --resume", {"--resume": ""}, f"{TRAIN} --resume"),
+    ],
+)
+def test_running_out_of_memory_ends_with_a_command_to_paste(monkeypatch, typed, options, expected):
+    def run_out(request, progress):
+        raise DeviceMemoryError("out of memory; try less", options=options)
+
+    monkeypatch.setattr(sys, "argv", ["tcae", *shlex.split(typed)])
+    with pytest.raises(DeviceError) as raised:
+        run_job(run_out, None, as_json=False)
+    assert str(raised.value) == f"out of memory; try less: tcae {expected}"
+
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(DeviceError) as raised:
+        run_job(run_out, None, as_json=False)
+    assert str(raised.value) == f"out of memory; try less; let the launcher start: tcae {expected}"
+
+
+def test_encoding_that_runs_out_of_memory_ends_with_the_command_to_paste(
+    tcae, monkeypatch, photos, tmp_path, small_checkpoint
+):
+    def run_out(model, images):
+        raise RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`")
+
+    monkeypatch.setattr(TCAE, "encode", run_out)
+    arguments = ["encode-dataset", photos, tmp_path / "out.zarr", "--model", small_checkpoint, "--device", "cpu"]
+    code, _, stderr = tcae(*arguments, "--workers", 0)
+    shown = "out of memory on the device with --batch-size 16; try --batch-size 8: tcae encode-dataset"
+    assert code == 1 and shown in stderr and stderr.endswith("--workers 0 --batch-size 8\n")
 
 
 @pytest.mark.parametrize(("ending", "code", "words"), [("return 2", 2, ""), ("1 / 0", 1, "ZeroDivisionError")])

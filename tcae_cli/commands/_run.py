@@ -3,11 +3,12 @@
 import re
 import shlex
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 from tcae_cli.commands._options import Gpus
-from tcae_cli.errors import UsageError
+from tcae_cli.errors import DeviceError, DeviceMemoryError, UsageError
 from tcae_cli.reports.progress import Progress, listening
 from tcae_cli.reports.report import Report
 
@@ -26,7 +27,7 @@ def run_job(job: Callable[[Request, Progress], Report], request: Request, *, as_
     from tcae_cli.terminal.progress import ConsoleProgress  # here, since rich would double the time that --help takes
     from tcae_cli.terminal.show import show_report
 
-    with ConsoleProgress() as progress, listening(progress):
+    with ConsoleProgress() as progress, listening(progress), _with_the_command_that_needs_less():
         report = job(request, progress)
     show_report(report, as_json)
     return report.exit_code
@@ -59,7 +60,8 @@ def run_job_on_gpus(
         return run_job(job, request, as_json=as_json)
     if count > visible:
         found = f"{visible} GPUs are visible here" if visible else "no GPU is visible here"
-        raise UsageError(f"--gpus {gpus}: {found}; run: {_this_command(visible)}")
+        command = _this_command({"--gpus": str(visible) if visible else None})
+        raise UsageError(f"--gpus {gpus}: {found}; run: {command}")
     return run_job(launched, request, as_json=as_json)
 
 
@@ -78,7 +80,31 @@ def num_ranks(gpus: Gpus, device: str | None) -> int:
     return max(1, num_visible_gpus()) if gpus == "all" else gpus
 
 
-def _this_command(gpus: int) -> str:
-    """Return the command line as it was typed, for so many GPUs; 0: without GPUs."""
+@contextmanager
+def _with_the_command_that_needs_less() -> Iterator[None]:
+    """Let running out of device memory end with the command to run instead, where its options are known."""
+    try:
+        yield
+    except DeviceMemoryError as error:
+        from tcae_cli.runtime import distributed
+
+        if not error.options:
+            raise
+        command = _this_command(error.options)
+        place = "; let the launcher start" if distributed.in_a_launch() else ""
+        raise DeviceError(f"{error}{place}: {command}") from error
+
+
+def _this_command(options: Mapping[str, str | None]) -> str:
+    """Return the command line as it was typed, but with these options: a flag's value is "", and None omits an option.
+
+    A value "key=value" takes the place of one of the same key only.
+    """
     line = shlex.join(["tcae", *sys.argv[1:]])
-    return re.sub(r" --gpus[ =]\S+", f" --gpus {gpus}" if gpus else "", line)
+    for option, value in options.items():
+        key = re.match(r"[^=]+=", value or "")
+        old_value = "" if value == "" else rf"[ =]{re.escape(key[0]) if key else ''}\S+"
+        new = "" if value is None else f" {option} {value}".rstrip()
+        replaced, count = re.subn(rf" {option}{old_value}(?= |$)", new, line)
+        line = replaced if count else line + new
+    return line

@@ -11,7 +11,7 @@ import torch
 
 from tcae_cli.autoencoders.by_name import read_card
 from tcae_cli.autoencoders.families import ModelCard
-from tcae_cli.errors import DeviceError, DeviceMemoryError, StoreError, UsageError
+from tcae_cli.errors import DeviceMemoryError, StoreError, UsageError
 from tcae_cli.images.partition import shards_of_part, shards_of_rank
 from tcae_cli.jobs.class_list import refuse_other_classes
 from tcae_cli.jobs.encode_shards import EncodeRun, ShardsReport, encode_shards
@@ -223,13 +223,15 @@ def naming_the_batch_size_of(request: EncodeRequest) -> Iterator[None]:
         if size < 2:
             raise
         store = find_store(open_folder(request.store))
-        advice = f"try --batch-size {size // 2}"
+        advice, options = f"try --batch-size {size // 2}", {"--batch-size": str(size // 2)}
         if store and not may_take_another_batch_size(request, store):
+            options = {}
             advice = (
                 f"{request.store} can only be continued with the same batch size: stop other programs on the "
                 f"device and repeat, or encode into another store with --batch-size {size // 2}"
             )
-        raise DeviceError(f"out of memory on the device with --batch-size {size}; {advice}") from error
+        found = f"out of memory on the device with --batch-size {size}"
+        raise DeviceMemoryError(f"{found}; {advice}", options=options) from error
 
 
 def refuse_differences(store: StoreHandle, settings: StoreSettings, *, any_batch_size: bool = False) -> None:

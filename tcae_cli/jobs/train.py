@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 import torch
 
 from tcae_cli.autoencoders.checkpoint import MODEL_FILE
-from tcae_cli.errors import DeviceError, DeviceMemoryError, TcaeError
+from tcae_cli.errors import DeviceMemoryError, TcaeError
 from tcae_cli.features.inception import find_inception, load_inception
 from tcae_cli.jobs.train_sources import check_batch_size, index_sources, refuse_other_runs
 from tcae_cli.recipe.load import dump_recipe
@@ -44,7 +44,8 @@ def train(request: TrainRequest, progress: Progress) -> TrainReport:
     cannot work, for a loss that is not finite, a full disk or a lost rank; the last checkpoint stays valid.
     """
     device = choose_device(request.device)
-    with process_group(device), float32_products(device, request.recipe.train.float32_products):
+    precision = request.recipe.train.float32_products
+    with process_group(device), float32_products(device, precision), _naming_the_micro_batches(request):
         return _train(request, device, progress if distributed.rank() == 0 else Silent())
 
 
@@ -84,8 +85,7 @@ def _train(request: TrainRequest, device: torch.device, progress: Progress) -> T
             saves = _due(recipe, step, recipe.train.checkpoint_every)
             logs = saves or _due(recipe, step, recipe.train.log_every)
 
-            with _naming_the_micro_batches(run):
-                terms = training_step(run.trainer, run.state, batch, compare=logs and not is_sharded(recipe))
+            terms = training_step(run.trainer, run.state, batch, compare=logs and not is_sharded(recipe))
             run.state.first_unit = batch.first_unit
 
             line: dict[str, float] = {}
@@ -175,24 +175,28 @@ def _streamed_files(request: TrainRequest, images: Source) -> StreamedFiles | No
 
 
 @contextmanager
-def _naming_the_micro_batches(run: Run) -> Iterator[None]:
-    """Let running out of device memory name a setting that takes less, and that a resumed run may change too."""
-    train = run.recipe.train
+def _naming_the_micro_batches(request: TrainRequest) -> Iterator[None]:
+    """Let running out of device memory name settings that take less, and that a resumed run may change too."""
+    train = request.recipe.train
     micro_batch = train.batch_size // (train.accumulate * distributed.world_size())
     try:
         with memory_errors(micro_batch):
             yield
     except DeviceMemoryError as error:
+        settings = []
         if micro_batch > 1:
             parts = next(parts for parts in range(2, micro_batch + 1) if micro_batch % parts == 0)
-            setting = f"train.accumulate={parts * train.accumulate}"
-        elif not train.checkpointing:
-            setting = "train.checkpointing=true"
-        else:
+            settings.append(f"train.accumulate={parts * train.accumulate}")
+        if not train.checkpointing:
+            settings.append("train.checkpointing=true")
+        if not settings:
             raise
-        resume = "--resume and " if (run.request.out / STATE_FILE).exists() else ""
         found, _, _ = str(error).partition(";")
-        raise DeviceError(f"{found}; repeat with {resume}--set {setting}") from error
+        resume = {"--resume": ""} if (request.out / STATE_FILE).exists() else {}
+        raise DeviceMemoryError(
+            f"{found}; repeat with {'--resume and ' if resume else ''}--set {' or --set '.join(settings)}",
+            options=resume | {"--set": settings[0]},
+        ) from error
 
 
 def _due(recipe: Recipe, step: int, every: int) -> bool:

@@ -29,6 +29,8 @@ _PEAK_BF16_TFLOPS = {
     "L4": 121,
     "RTX 4090": 165,
 }
+# Of libraries that allocate memory beside torch, which has an exception of its own.
+_SIGNS_OF_FULL_MEMORY = ("CUDA error: out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
 _LESS_THAN_ITS_NAME = {"MIG", "Laptop", "D"}  # a slice of a GPU, or another chip of the same name
 
 
@@ -176,7 +178,11 @@ def memory_errors(batch_size: int) -> Iterator[None]:
     """Turn running out of device memory into a DeviceMemoryError."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except RuntimeError as error:
+        if not isinstance(error, torch.OutOfMemoryError) and not any(
+            sign in str(error) for sign in _SIGNS_OF_FULL_MEMORY
+        ):
+            raise
         images = "1 image" if batch_size == 1 else f"{batch_size} images at once"
         raise DeviceMemoryError(
             f"out of memory on the device with {images}; stop other programs on it, or use a device with more memory",
@@ -193,6 +199,7 @@ def naming_the_batch_size() -> Iterator[None]:
         if error.batch_size < 2:
             raise
         size = error.batch_size
-        raise DeviceError(
-            f"out of memory on the device with --batch-size {size}; try --batch-size {size // 2}"
+        raise DeviceMemoryError(
+            f"out of memory on the device with --batch-size {size}; try --batch-size {size // 2}",
+            options={"--batch-size": str(size // 2)},
         ) from error

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from tcae_cli.errors import DeviceError, UsageError
+from tcae_cli.errors import DeviceError, TcaeError, UsageError
 from tcae_cli.runtime import distributed
 
 # Words of gloo and nccl when another rank is lost; they have no exception of their own for it.
@@ -65,6 +65,8 @@ def naming_a_lost_rank() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
+        if isinstance(error, TcaeError):
+            raise
         words = str(error).lower()
         if _SIGN_OF_SHARING in words:
             raise DeviceError(
