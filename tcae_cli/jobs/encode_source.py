@@ -12,7 +12,8 @@ from tcae_cli.runtime.folder import Folder
 from tcae_cli.sources.announce import found_so_far, say_found
 from tcae_cli.sources.index import SUMMARY_FILE
 from tcae_cli.sources.index_apart import index_source_apart
-from tcae_cli.sources.index_update import PreviousIndex, SourceChanges
+from tcae_cli.sources.index_update import PreviousIndex
+from tcae_cli.sources.merged_rows import SourceChanges
 from tcae_cli.sources.source import Source
 from tcae_cli.store.commit import rows_without_latents
 from tcae_cli.store.handle import StoreHandle

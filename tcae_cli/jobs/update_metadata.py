@@ -14,7 +14,8 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.folder import open_folder
 from tcae_cli.sources.announce import found_so_far, say_found
 from tcae_cli.sources.index_apart import index_source_apart
-from tcae_cli.sources.index_update import PreviousIndex, SourceChanges
+from tcae_cli.sources.index_update import PreviousIndex
+from tcae_cli.sources.merged_rows import SourceChanges
 from tcae_cli.sources.source import Source
 from tcae_cli.store.commit import clear_leftovers, remove_old_indexes
 from tcae_cli.store.handle import StoreHandle, find_store, fit_arrays

@@ -12,8 +12,9 @@ from pathlib import Path
 from tcae_cli.errors import SourceError, TcaeError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.runtime.processes import leave_with_the_parent
-from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source
+from tcae_cli.sources.index_update import PreviousIndex, index_source
 from tcae_cli.sources.listing import ignore
+from tcae_cli.sources.merged_rows import SourceChanges
 
 _PROGRESS_EVERY_S = 0.2
 

@@ -15,7 +15,8 @@ import pytest
 
 from tcae_cli.errors import NotFoundError, SourceError
 from tcae_cli.sources.index_apart import index_source_apart
-from tcae_cli.sources.index_update import PreviousIndex, SourceChanges, index_source
+from tcae_cli.sources.index_update import PreviousIndex, index_source
+from tcae_cli.sources.merged_rows import SourceChanges
 from tcae_cli.sources.source import Source
 
 
