@@ -25,6 +25,7 @@ from tcae_cli.images.samples import write_sample_windows
 from tcae_cli.recipe.choices import DEFAULT_MODEL, Resize
 from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.progress import Progress
+from tcae_cli.sources.shared_fields import open_sharing
 from tcae_cli.sources.source import Source, open_source
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore
@@ -84,15 +85,14 @@ def _open_models(
 ) -> Subject:
     cards = [read_card(name) for name in request.models or (DEFAULT_MODEL,)]
     size = _common_size(request.size, cards)
+    named = [(request.data, scratch / "index")] if with_images and request.data else []
+    named += [(request.probe_data, scratch / "probe")] if request.probe_data else []
+    opened = open_sharing(named, request.fields, progress)
+    probe_data = _all_of(opened.pop(), request.probe_data, request) if request.probe_data else None
     originals = None
     if with_images:
-        source, name = _open_data(request, scratch, progress)
+        source, name = (opened[0], request.data) if request.data else _sample_images(scratch)
         originals = _all_of(source, name, request)
-    probe_data = None
-    if request.probe_data:
-        probe_data = _all_of(
-            open_source(request.probe_data, scratch / "probe", request.fields, progress), request.probe_data, request
-        )
     models = [load_runner(card.name, device, request.precision) for card in cards]
     return Subject(size, originals, [ModelCandidate(model) for model in models], models, cards, probe_data=probe_data)
 
@@ -191,6 +191,10 @@ def _open_data(request: EvalRequest, scratch: Path, progress: Progress) -> tuple
     """Return the originals and their name; the sample images where none are named."""
     if request.data is not None:
         return open_source(request.data, scratch / "index", request.fields, progress), request.data
+    return _sample_images(scratch)
+
+
+def _sample_images(scratch: Path) -> tuple[Source, str]:
     count = write_sample_windows(scratch / "samples")
     return open_source(str(scratch / "samples"), scratch / "index"), f"the sample images ({count}; no --data was given)"
 

@@ -1,6 +1,6 @@
 """Opens sources that share the user's options for the parts of a sample: each uses those that it can."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +8,19 @@ from tcae_cli.errors import FieldError, SourceError
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.reports.progress import Progress
 from tcae_cli.sources.source import Source, open_source
+
+
+def open_sharing(named: Sequence[tuple[str, Path]], fields: SampleFields, progress: Progress) -> list[Source]:
+    """Open sources, each named with the folder for its index; say which fields are for some of them alone.
+
+    Raises FieldError for a field that none of them can use, and what open_with_usable raises.
+    """
+    opened = [open_with_usable(uri, index_dir, fields, progress) for uri, index_dir in named]
+    refuse_unused(*(unused for _, unused in opened))
+    for (uri, _), (_, unused) in zip(named, opened, strict=True):
+        for error in unused.values():
+            progress.say(f"{error.option} is not for {uri}, which has nothing to choose by it")
+    return [source for source, _ in opened]
 
 
 def open_with_usable(
@@ -33,6 +46,8 @@ def open_with_usable(
 
 def refuse_unused(*unused: Mapping[str, FieldError]) -> None:
     """Raise the first source's FieldError for a field that none of the sources can use."""
+    if not unused:
+        return
     first, *others = unused
     for field, error in first.items():
         if all(field in each for each in others):

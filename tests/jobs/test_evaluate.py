@@ -8,19 +8,21 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from tcae_cli.autoencoders.by_name import load_autoencoder
-from tcae_cli.errors import NotFoundError, SourceError, StoreError, UsageError, WeightsError
+from tcae_cli.errors import FieldError, NotFoundError, SourceError, StoreError, UsageError, WeightsError
 from tcae_cli.evaluation.networks import NETWORKS
 from tcae_cli.images.image_file import decode_image
 from tcae_cli.images.transform import resize_and_crop, to_float, to_uint8
 from tcae_cli.jobs.decode import decode_store
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
+from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.reports.decode import DecodeRequest
 from tcae_cli.reports.evaluation import EvalReport, EvalRequest
 from tcae_cli.reports.progress import Silent
@@ -28,6 +30,7 @@ from tcae_cli.reports.progress import Silent
 from ..conftest import save_small_model
 from ..forms import FORMS, Sample
 from ..seeded_networks import SeededInception
+from ..tables import write_parquet
 
 SIZE = 64
 SEEDED_TCAE = Path(__file__).parents[1] / "seeded_networks.py"
@@ -106,6 +109,22 @@ def test_every_form_of_data_has_the_figures_of_a_folder(
     source = write_source(form, samples[:5], samples[5:])
     found = measured("psnr", "ssim", data=source, models=(str(small_checkpoint),), num_workers=num_workers)
     assert values(found) == pytest.approx(figures_of_the_folder, rel=1e-6)
+
+
+def test_a_field_that_only_one_of_two_sources_has_is_for_that_one_and_it_is_said(photos, small_checkpoint, tmp_path):
+    paths = sorted(photos.rglob("*.jpg"))
+    images = [path.read_bytes() for path in paths]
+    columns = {"photo": images, "thumbnail": images, "label": [path.parent.name for path in paths]}
+    data = write_parquet(tmp_path / "val.parquet", pa.table(columns))
+    options = {"data": data, "probe_data": str(photos), "models": (str(small_checkpoint),)}
+    heard = Hearing()
+
+    report = measured("probe", progress=heard, fields=SampleFields(image="photo"), **options)
+
+    assert {"probe-tokens", "probe-latents"} <= values(report).keys()
+    assert f"--image is not for {photos}, which has nothing to choose by it" in heard.said
+    with pytest.raises(FieldError, match="--split"):
+        measured("probe", fields=SampleFields(image="photo", split="train"), **options)
 
 
 def test_rfid_is_between_the_crops_and_their_reconstructions(photos, small_checkpoint, inception):
