@@ -177,6 +177,24 @@ def test_metadata_that_is_lost_is_written_again(photos, store, encoding, advice,
     succeeds(["verify", store, "--rows", 0])
 
 
+def test_a_store_without_a_good_row_is_encoded_once_its_images_are_put_right(
+    make_folder, png, tmp_path, encoding, advice, tcae, succeeds
+):
+    folder, store = make_folder({"a.png": b"damaged", "b.png": b"damaged too"}), tmp_path / "store.zarr"
+    assert tcae(*encoding(folder))[0] == 3
+    export = ["export", store, tmp_path / "out", "--format", "npy"]
+    evaluation = ["eval", "--store", store, "--metric", "psnr", *ON_CPU]
+    for reader in (export, evaluation):
+        info, retry = advice(reader, r"(tcae info) says why, and tcae encode-dataset (--retry-failed)", exit_code=1)
+    assert "not an image that can be read" in succeeds([*info.split()[1:], store])
+    assert "2 rows hold no latents" in succeeds(["decode", store, tmp_path / "pictures", *ON_CPU])
+
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(png())
+    assert "2 rows ok" in succeeds(encoding(folder), retry)
+    succeeds(export)
+
+
 def test_a_store_that_was_interrupted(photos, encode, encoding, tmp_path, succeeds):
     class Interrupting(Silent):
         def advance(self, count: int = 1, failed: int = 0, note: str = "") -> None:

@@ -11,7 +11,7 @@ import torch
 from tcae_cli.autoencoders.by_name import read_card
 from tcae_cli.autoencoders.families import ModelCard
 from tcae_cli.autoencoders.runner import Runner, load_runner
-from tcae_cli.errors import SourceError, StoreError, UsageError
+from tcae_cli.errors import SourceError, UsageError
 from tcae_cli.evaluation.candidates import (
     Candidate,
     FolderCandidate,
@@ -101,8 +101,7 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of an incomplete store: it is reported beside the figures
         store = LatentStore(uri)
-    if not len(store.ok_rows):
-        raise StoreError(f"{uri} has no row that is ok; encode into it first")
+    store.refuse_without_ok_rows()
     cards = [read_card(name) for name in request.models or (store.spec.encoder.name,)]
     for card in cards:
         store.refuse_other_encoder(card.encoder_hash, card.name, "omit it, or name the first")

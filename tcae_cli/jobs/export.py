@@ -65,8 +65,7 @@ def _open_rows(request: ExportRequest, takes_scale: bool) -> ExportRows:
     if not StoreHandle(open_folder(request.store)).is_complete:
         raise StoreError(f"{request.store} is incomplete; finish it by repeating tcae encode-dataset, then export it")
     store = LatentStore(request.store, request.view)
-    if not len(store.ok_rows):
-        raise StoreError(f"{request.store} has no row that is ok; there is nothing to export")
+    store.refuse_without_ok_rows()
     if not takes_scale:
         return ExportRows(store)
     if request.scale is not None:

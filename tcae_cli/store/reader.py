@@ -99,6 +99,17 @@ class LatentStore:
             out[place] = FILL_VALUE if out.dtype == np.int8 else np.nan
         return out if numbers.ndim else out[0]
 
+    def refuse_without_ok_rows(self) -> None:
+        """Raise StoreError if no row holds latents."""
+        if len(self.ok_rows):
+            return
+        if not self.complete:
+            raise StoreError(f"{self.folder.uri} holds no latents yet; finish it by repeating tcae encode-dataset")
+        raise StoreError(
+            f"{self.folder.uri} has no good row: all {len(self):,} failed; tcae info says why, and "
+            f"tcae encode-dataset --retry-failed encodes them once that is put right"
+        )
+
     def normalise(self, latents: Latents) -> Latents:
         """Return raw latents [..., c, h, w] scaled to mean 0 and deviation 1 in each channel over the store, float32.
 
@@ -232,12 +243,8 @@ class LatentStore:
         return latents.float(), *(torch.from_numpy(values).to(latents.device) for values in (mean, std))
 
     def _refuse_without_statistics(self) -> None:
-        if self.view not in self.summaries and self.complete:
-            raise StoreError(
-                f"{self.folder.uri} has no good row: all {len(self):,} failed; tcae info says why, and "
-                f"tcae encode-dataset --retry-failed encodes them once that is put right"
-            )
         if self.view not in self.summaries:
+            self.refuse_without_ok_rows()
             raise StoreError(f"{self.folder.uri} has no statistics yet; finish it by repeating tcae encode-dataset")
 
     @cached_property
