@@ -26,6 +26,8 @@ demo: install ## encode real photographs with the built-in model, decode them, s
 	@echo "  tcae decode latents.zarr reconstructions --grid 16"
 	@echo "  tcae eval --data YOUR_IMAGES --metric psnr --metric ssim"
 
+# Threads that wait would otherwise take the processor from the other file's tests.
+test: export OMP_WAIT_POLICY = passive
 test: lint docs ## lint, build the documentation, then every test: two files at once, then those that need the machine
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not alone"
 	$(BIN)/python -m pytest -m alone

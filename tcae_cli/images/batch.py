@@ -17,6 +17,7 @@ from tcae_cli.images.image_file import decode_scaled
 from tcae_cli.images.transform import Transform, View, resize_and_crop
 from tcae_cli.images.watchdog import RowNotes
 from tcae_cli.reports.failure import Failure
+from tcae_cli.runtime.shared_memory import SharedBlocks
 from tcae_cli.sources.source import Source
 
 _ERROR_BYTES = 1000  # of an error's text, at most
@@ -26,21 +27,20 @@ _ERROR_BYTES = 1000  # of an error's text, at most
 class Files:
     """The bytes of images that one process read for another, in shared memory."""
 
-    data: Tensor  # uint8, one image after another
+    data: Tensor  # uint8, one image after another, and room that is left
     places: dict[int, tuple[int, int]]  # of each row that could be read: its bytes' start and stop
     errors: dict[int, ImageError]  # of the other rows
 
     @classmethod
-    def read(cls, source: Source, rows: Sequence[int]) -> "Files":
-        """Read the rows, in order. Raises SourceError if a container of theirs cannot be read."""
+    def read(cls, source: Source, rows: Sequence[int], blocks: SharedBlocks) -> "Files":
+        """Read the rows, in order, into a block. Raises SourceError if a container of theirs cannot be read."""
         read = dict(zip(rows, source.read_many(rows), strict=True))
         errors = {row: data for row, data in read.items() if isinstance(data, ImageError)}
         files = {row: data for row, data in read.items() if not isinstance(data, ImageError)}
         stops = dict(zip(files, accumulate(map(len, files.values())), strict=True))
         places = {row: (stops[row] - len(data), stops[row]) for row, data in files.items()}
 
-        storage = torch.UntypedStorage._new_shared(max(stops.values(), default=0))  # as default_collate of torch does
-        shared = torch.empty(0, dtype=torch.uint8).set_(storage)
+        shared = blocks.take(max(stops.values(), default=0))
         together = shared.numpy().data
         for row, (start, stop) in places.items():
             together[start:stop] = files[row]

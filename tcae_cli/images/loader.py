@@ -24,7 +24,7 @@ from tcae_cli.images.transform import Transform
 from tcae_cli.images.watchdog import RowNotes, Stage, WorkersLost, watched
 from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.processes import leave_with_the_parent
-from tcae_cli.runtime.shared_memory import MORE_SHARED_MEMORY, is_full, prepare_for_workers
+from tcae_cli.runtime.shared_memory import MORE_SHARED_MEMORY, SharedBlocks, is_full, prepare_for_workers
 from tcae_cli.runtime.threads import in_threads
 from tcae_cli.sources.source import Source
 
@@ -77,14 +77,16 @@ def _decode_in_workers(
     """
     prepare_for_workers(num_workers)
     source = decoder.source
+    blocks = SharedBlocks()
     if source.access == "row":
-        yield from load_in_workers(_Feed(decoder, batches), source.uri, num_workers)
+        yield from load_in_workers(_Feed(decoder, batches, blocks), source.uri, num_workers)
         return
-    read = in_threads(
-        lambda batch: batch._replace(files=Files.read(source, batch.asked())), batches, _BATCHES_AHEAD, num_threads=1
-    )
-    with closing(read):
-        yield from load_in_workers(_Feed(decoder, read), source.uri, num_workers)
+
+    def read(batch: BatchRows) -> BatchRows:
+        return batch._replace(files=Files.read(source, batch.asked(), blocks))
+
+    with closing(in_threads(read, batches, _BATCHES_AHEAD, num_threads=1)) as with_files:
+        yield from load_in_workers(_Feed(decoder, with_files, blocks), source.uri, num_workers)
 
 
 def load_rows(
@@ -192,9 +194,10 @@ def _data_loader(dataset: Dataset[Made], indices: Iterable[Any], num_workers: in
 class _Feed:
     """Batches for one set of workers after another: those that a lost set has not delivered go to the next."""
 
-    def __init__(self, decoder: Decoder, batches: Iterable[BatchRows]) -> None:
+    def __init__(self, decoder: Decoder, batches: Iterable[BatchRows], blocks: SharedBlocks) -> None:
         self._decoder = decoder
         self._coming = iter(batches)
+        self._blocks = blocks  # of the batches' files
         self._under_way: deque[BatchRows] = deque()
         self._notes = RowNotes(0)
         self._strikes: dict[int, str] = {}  # row -> the fate of the worker that was on it
@@ -228,7 +231,10 @@ class _Feed:
 
     def out(self, decoded: Decoded) -> ImageBatch:
         """Return the batch that has arrived, which is the first of those under way."""
-        batch = self._decoder.unpack(self._under_way.popleft(), decoded)
+        rows = self._under_way.popleft()
+        if rows.files:
+            self._blocks.give_back(rows.files.data)
+        batch = self._decoder.unpack(rows, decoded)
         for row in batch.todo if self._strikes else ():
             self._strikes.pop(row, None)
             if row in self._given_up:

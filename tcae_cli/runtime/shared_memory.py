@@ -43,6 +43,25 @@ def is_full(error: Exception) -> bool:
     return _FILE in str(error)
 
 
+class SharedBlocks:
+    """Blocks of shared memory that are used again: the pages of a new one cost more than copying what it is to hold."""
+
+    def __init__(self) -> None:
+        self._free: list[Tensor] = []
+
+    def take(self, num_bytes: int) -> Tensor:
+        """Return a block of at least so many bytes, uint8, not filled. Raises RuntimeError if shared memory is full."""
+        block = self._free.pop() if self._free else None
+        if block is None or len(block) < num_bytes:
+            storage = torch.UntypedStorage._new_shared(num_bytes)  # as default_collate of torch does
+            block = torch.empty(0, dtype=torch.uint8).set_(storage)
+        return block
+
+    def give_back(self, block: Tensor) -> None:
+        """Let a block be taken again, now that no process reads it."""
+        self._free.append(block)
+
+
 def shared_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Allocate a tensor, not filled, that worker processes share, however they start, and that is sent uncopied.
 
