@@ -1,6 +1,7 @@
 """The cost of one image in a step of training, against which model FLOPs utilisation (MFU) is measured."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from tcae_cli.model.projection_head import ProjectionHead
 from tcae_cli.model.tcae import TCAE
-from tcae_cli.recipe.schema import Recipe, SelfDistillationSpec
+from tcae_cli.recipe.schema import ModelSpec, Recipe, SelfDistillationSpec
 from tcae_cli.runtime.device import peak_flops
 
 FORWARD_AND_BACKWARD = 3  # times a forward: the backward pass makes two products of each
@@ -28,23 +29,31 @@ def training_flops(recipe: Recipe) -> float:
     MFU is defined (PaLM, arXiv:2204.02311, appendix B), recomputation by checkpointing does not count. Frozen loss
     networks and the adversarial game are left out, and a frozen encoder is counted as if it were trained.
     """
-    with torch.device("meta"):
-        model = TCAE(recipe.model)
-    flops = FORWARD_AND_BACKWARD * forward_flops(model, image_of(recipe.model.image_size))
+    flops = FORWARD_AND_BACKWARD * sum(autoencoder_flops(recipe.model))
     if (spec := recipe.loss.self_distillation) is not None:
-        flops += _distillation_flops(model, spec)
+        flops += _distillation_flops(recipe.model, spec)
     return flops
 
 
-def _distillation_flops(model: TCAE, spec: SelfDistillationSpec) -> float:
+@lru_cache
+def autoencoder_flops(spec: ModelSpec) -> tuple[float, float]:
+    """Return the operations of encoding an image, and of decoding one."""
     with torch.device("meta"):
-        head = ProjectionHead(model.spec.width, spec)
-    token = forward_flops(head, torch.empty(1, model.spec.width, device="meta"))
+        model = TCAE(spec)
+        latents = torch.empty(1, spec.latent_channels, *(spec.image_size // spec.downsampling,) * 2)
+    return forward_flops(model.encode, image_of(spec.image_size)), forward_flops(model.decode, latents)
+
+
+def _distillation_flops(model_spec: ModelSpec, spec: SelfDistillationSpec) -> float:
+    with torch.device("meta"):
+        model = TCAE(model_spec)
+        head = ProjectionHead(model_spec.width, spec)
+    token = forward_flops(head, torch.empty(1, model_spec.width, device="meta"))
     global_crops = 2 * forward_flops(model.encoder, image_of(spec.global_size))
     local_crops = spec.num_local_crops * forward_flops(model.encoder, image_of(spec.local_size))
 
     # The teacher's head reads every patch token of the global crops, the student's those that are masked.
-    patches = 2 * (spec.global_size * model.spec.coarse_grid // model.spec.image_size) ** 2
+    patches = 2 * (spec.global_size * model_spec.coarse_grid // model_spec.image_size) ** 2
     masked = patches * spec.mask_share * sum(spec.mask_ratio) / 2  # on average
     student = global_crops + local_crops + (2 + spec.num_local_crops + masked) * token
     teacher = global_crops + (2 + patches) * token

@@ -8,11 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from tcae_cli.model.layers import Blocks
-from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.runtime.memory import CountedRun, counting
 from tcae_cli.training.blank import BlankRun, blank_batch, bytes_of
-from tcae_cli.training.cost import FORWARD_AND_BACKWARD, forward_flops, image_of, training_flops
+from tcae_cli.training.cost import FORWARD_AND_BACKWARD, autoencoder_flops, forward_flops, image_of, training_flops
 from tcae_cli.training.sharding import shards_over_ranks
 from tcae_cli.training.step import backward
 
@@ -66,7 +65,7 @@ def footprint(
     flops = training_flops(recipe) + FORWARD_AND_BACKWARD * sum(
         forward_flops(network, image_of(recipe.model.image_size)) for network in run.loss_networks
     )
-    encode_flops, decode_flops = _model_flops(state.average)
+    encode_flops, decode_flops = autoencoder_flops(recipe.model)
     game_flops, discriminator_flops = _game_flops(run, encode_flops, decode_flops)
     if (adversarial := recipe.loss.adversarial) is not None:
         state.step = math.ceil(adversarial.generator_start * recipe.train.steps)
@@ -148,14 +147,6 @@ def _compute_one_block_of_each_stack(module: nn.Module, counted: CountedRun) -> 
                 omitted += sum(bytes_of(block.parameters()) for block in list(stack)[1:])
                 setattr(parent, name, _OneOfMany(stack, counted))
     return omitted
-
-
-def _model_flops(model: TCAE) -> tuple[float, float]:
-    """Return the operations of encoding an image, and of decoding one."""
-    spec = model.spec
-    side = spec.image_size // spec.downsampling
-    latents = torch.empty(1, spec.latent_channels, side, side, device="meta")
-    return forward_flops(model.encode, image_of(spec.image_size)), forward_flops(model.decode, latents)
 
 
 def _game_flops(run: BlankRun, encode_flops: float, decode_flops: float) -> tuple[float, float]:
