@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import shutil
 import tarfile
 from pathlib import Path
@@ -9,25 +10,12 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from tcae_cli.autoencoders.tcae import read_header
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.progress import Silent
 
 from .conftest import imported
-
-SHRUNKEN = [
-    "model.patch_size=8",
-    "model.downsampling=32",
-    "model.width=32",
-    "model.depths=[1, 1]",
-    "model.num_heads=2",
-    "train.batch_size=4",
-    "loss.self_distillation.global_size=32",
-    "loss.self_distillation.local_size=16",
-    "loss.self_distillation.num_local_crops=1",
-    "loss.self_distillation.num_prototypes=16",
-    "loss.self_distillation.head_width=16",
-]
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +51,7 @@ def sources(data):
 
 
 def run(ablation, data, out, *options):
-    settings = [word for key in SHRUNKEN for word in ("--set", key)]
-    return CliRunner().invoke(ablation.main, [str(data), str(out), "--device", "cpu", *settings, *options])
+    return CliRunner().invoke(ablation.main, [str(data), str(out), "--cpu", "--small", *options])
 
 
 def test_a_model_is_measured_by_its_reconstructions_and_by_probes(ablation, data, small_checkpoint):
@@ -108,7 +95,7 @@ def test_four_arms_are_trained_measured_and_not_trained_again(ablation, data, fi
 
 
 def test_what_is_set_of_self_distillation_leaves_the_arms_without_it_alone(ablation):
-    recipes = {arm: ablation.recipe_of(arm, 3, 7, SHRUNKEN) for arm in ablation.ARMS}
+    recipes = {arm: ablation.recipe_of(arm, 3, 7, ablation.TOY) for arm in ablation.ARMS}
 
     with_it = {arm for arm, recipe in recipes.items() if recipe.loss.self_distillation is not None}
     assert with_it == {"ssl", "stc-ssl"}
@@ -136,6 +123,47 @@ def test_a_run_of_another_recipe_is_refused_in_one_sentence_and_its_figures_stay
 
     assert refused.exit_code == 1 and (finished / "ablation.json").read_bytes() == measured
     assert "Error:" in refused.output and "begun otherwise: train.steps was 1, is 2" in refused.output
+
+
+def test_images_may_stay_on_the_device(ablation, data, tmp_path):
+    done = run(ablation, data, tmp_path / "out", "--on-device", "--seeds", "1")
+
+    assert done.exit_code == 0, done.output
+    measured = json.loads((tmp_path / "out" / "ablation.json").read_text())
+    assert measured.keys() == {"baseline-0", "stc-0", "ssl-0", "stc-ssl-0"}
+    assert done.stdout.count("not shown, one seed has no spread") == 5
+
+
+def test_a_command_whose_time_is_over_prints_what_is_known(ablation, data, finished):
+    done = run(ablation, data, finished, "--steps", "1", "--seeds", "2", "--minutes", "0")
+
+    assert done.exit_code == 0 and "training " not in done.output
+    measured = json.loads((finished / "ablation.json").read_text())
+    assert f"{measured['stc-0']['psnr']:.3f} (0.000)" in done.stdout
+    assert "4 of 8 runs are finished; repeat the command to continue" in done.stdout
+    assert "shown" not in done.stdout
+
+
+def test_cells_without_a_finished_run_are_empty(ablation, data, tmp_path):
+    done = run(ablation, data, tmp_path / "out", "--minutes", "0")
+
+    assert done.exit_code == 0 and "| stc-ssl |  |  |  |  |  |  |" in done.stdout
+
+
+def test_a_run_on_the_device_stops_in_time_and_resumes_to_the_same_model(ablation, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(ablation, "SAVE_EVERY", 1)
+    recipe = ablation.recipe_of("stc-ssl", 0, 2, ablation.TOY)
+
+    def train(name, ends_at):
+        plan = ablation.Plan(sources(data), tmp_path, "cpu", on_device=True, ends_at=ends_at)
+        ablation.train_arm(plan, recipe, tmp_path / name)
+        return read_header(str(tmp_path / name))
+
+    whole = train("whole", math.inf)
+    assert train("parts", ends_at=0).step == 1
+    resumed = train("parts", ends_at=math.inf)
+    assert whole.step == resumed.step == 2
+    assert (whole.encoder_hash, whole.decoder_hash) == (resumed.encoder_hash, resumed.decoder_hash)
 
 
 def arms(values, beside, *, figure="probe-latents", probe=0.3):

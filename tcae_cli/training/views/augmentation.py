@@ -18,11 +18,11 @@ _LONGEST = 8  # times the short side; a longer image is cut to its middle before
 _BOX_ATTEMPTS = 10
 LARGEST_ASPECT = 4 / 3  # of a crop's box
 _FLIP_SHARE = 0.5  # of crops, as are all shares below
-_JITTER_SHARE, _GREY_SHARE = 0.8, 0.2
-_BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = 0.4, 0.4, 0.2, 0.1
-_BLUR_RADIUS = (0.1, 2.0)  # pixels
+JITTER_SHARE, GREY_SHARE = 0.8, 0.2
+BRIGHTNESS, CONTRAST, SATURATION, HUE = 0.4, 0.4, 0.2, 0.1
+BLUR_RADIUS = (0.1, 2.0)  # pixels
 _KERNEL_RADII = 3  # at which the blur's kernel ends, on each side
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
+LUMA = (0.299, 0.587, 0.114)  # ITU-R 601
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,19 @@ def resize(image: np.ndarray, height: int, width: int) -> Tensor:
 def distort(crop: Tensor, distortion: Distortion, random: np.random.Generator) -> Tensor:
     """Return a crop with random colours, perhaps grey, blurred or solarised; crop and result are [3, h, w], uint8."""
     pixels = torch.empty(crop.shape).copy_(crop)  # channel planes, whatever the crop's layout in memory
-    if random.random() < _JITTER_SHARE:
+    if random.random() < JITTER_SHARE:
         changes = [
-            partial(scale_brightness, factor=random.uniform(1 - _BRIGHTNESS, 1 + _BRIGHTNESS)),
-            partial(scale_contrast, factor=random.uniform(1 - _CONTRAST, 1 + _CONTRAST)),
-            partial(scale_saturation, factor=random.uniform(1 - _SATURATION, 1 + _SATURATION)),
-            partial(shift_hue, turn=random.uniform(-_HUE, _HUE)),
+            partial(scale_brightness, factor=random.uniform(1 - BRIGHTNESS, 1 + BRIGHTNESS)),
+            partial(scale_contrast, factor=random.uniform(1 - CONTRAST, 1 + CONTRAST)),
+            partial(scale_saturation, factor=random.uniform(1 - SATURATION, 1 + SATURATION)),
+            partial(shift_hue, turn=random.uniform(-HUE, HUE)),
         ]
         for number in random.permutation(len(changes)):
             pixels = changes[number](pixels)
-    if random.random() < _GREY_SHARE:
+    if random.random() < GREY_SHARE:
         pixels = to_grey(pixels)
     if random.random() < distortion.blur:
-        pixels = blur(pixels, random.uniform(*_BLUR_RADIUS))
+        pixels = blur(pixels, random.uniform(*BLUR_RADIUS))
     rounded = (pixels + 0.5).to(torch.int32).to(torch.uint8)  # three times as fast as casting directly
     if random.random() < distortion.solarise:
         rounded = solarise(rounded)
@@ -145,7 +145,7 @@ def shift_hue(pixels: Tensor, turn: float) -> Tensor:
 
 def to_grey(pixels: Tensor) -> Tensor:
     """Return luma, [1, h, w]."""
-    red, green, blue = _LUMA
+    red, green, blue = LUMA
     return (pixels[:1] * red).add_(pixels[1:2], alpha=green).add_(pixels[2:], alpha=blue)
 
 
