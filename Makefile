@@ -3,9 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help install demo test lint docs bench stress ablation downstream
+.PHONY: help install demo test lint docs bench stress ablation downstream gpu gpu-ablation gpu-builtin
 help: ## show this
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
 install: $(VENV)/.installed ## make .venv with tcae and its tools
 
@@ -49,6 +49,16 @@ stress: install ## kill encode-dataset over a hundred times, damage files of eve
 
 ablation: install ## train the paper's 2x2 ablation on DATA=FOLDER of tars, two seeds an arm, and print its table
 	$(BIN)/python recipes/ablation.py $(DATA) runs/ablation
+
+gpu: install ## measure and check a GPU in eight minutes; OPTIONS="--cpu --small" tries the same without one
+	$(BIN)/python -m tests.gpu.accept --out build/gpu $(OPTIONS)
+
+gpu-ablation: install ## the ablation on a GPU, eight minutes a command: repeat it until it prints its findings
+	$(BIN)/python recipes/ablation.py '$(or $(DATA),../shared/data/small)' runs/gpu-ablation --on-device --minutes 8 \
+	    --set train.accumulate=2 $(OPTIONS)
+
+gpu-builtin: install ## train tcae-tiny on a GPU for seven minutes, and replace it if the new one is better
+	$(BIN)/python recipes/builtin.py '$(or $(DATA),../shared/data/photos)' runs/gpu-builtin $(OPTIONS)
 
 OUT ?= runs/downstream
 downstream: install ## train a small DiT on the latents of DATA (a folder, tars) in OUT=FOLDER, and draw images

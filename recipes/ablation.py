@@ -4,8 +4,9 @@
     python recipes/ablation.py SMALL OUT --on-device --minutes 8 [--cpu] [--small]
 
 SMALL is a folder with train-{0000..0005}.tar and val-0000.tar, photographs with classes. The same command resumes after
-the runs that are finished, and with --on-device also in the middle of one. OUT/ablation.json holds the figures of every
-run. The table has what is known so far; once all runs are finished, the findings are judged by `verdict`.
+the runs that are finished. With --on-device it also resumes in the middle of one, and OUT/ablation.json, which holds
+the figures of every run, is all that has to be kept of finished runs. The table has what is known so far; once all runs
+are finished, the findings are judged by `verdict`.
 
 Axes: n images, h w positions, d width, c latent channels.
 """
@@ -33,6 +34,7 @@ from tcae_cli.recipe.schema import Recipe
 from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.progress import Progress, Silent
 from tcae_cli.reports.train import TrainRequest
+from tcae_cli.runtime.checksums import crc32c_of_json
 from tcae_cli.runtime.device import choose_device
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.sources.source import open_source
@@ -149,6 +151,9 @@ def run_all(plan: Plan, recipes: Mapping[str, Recipe]) -> dict[str, Figures]:
     known: dict[str, Figures] = json.loads(results.read_text()) if results.exists() else {}
     for name, recipe in recipes.items():
         run = plan.out / name
+        identity = crc32c_of_json(recipe.model_dump(mode="json"))
+        if plan.on_device and known.get(name, {}).get("recipe") == identity:
+            continue  # of a run that another machine may have kept
         if not is_finished(run, recipe):
             if plan.time_left_s() < LEAST_S:
                 break
@@ -159,7 +164,7 @@ def run_all(plan: Plan, recipes: Mapping[str, Recipe]) -> dict[str, Figures]:
         if name not in known:
             if not is_finished(run, recipe) or plan.time_left_s() < LEAST_S:
                 break
-            known[name] = measure(str(run), plan.sources, plan.device)
+            known[name] = measure(str(run), plan.sources, plan.device) | {"recipe": identity}
             write_atomic(results, json.dumps(known, indent=2).encode())
     return {name: known[name] for name in recipes if name in known}
 

@@ -46,6 +46,7 @@ OPTIONS_OF_OTHERS = {
     *("--master-addr", "--master-port"),
     *("--ntasks", "--gpus-per-task", "--kill-on-bad-exit"),  # srun
     *("--num-samples", "--steps", "--repo-type"),  # train_dit.py, ablation.py, hf
+    *("--cpu", "--small"),  # make gpu
 }
 MADE_EARLIER = {  # what a page may use that a reader has made before
     "out.zarr": "tcae encode-dataset ./imgs out.zarr",

@@ -9,11 +9,13 @@ import json
 import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import click
 from sphinx.application import Sphinx
 
+_ACCEPTANCE = Path(__file__).parents[1] / "gpu-acceptance.json"
 _PLACE = re.compile(r"^<!-- generated: (\w+) -->$", re.MULTILINE)
 
 
@@ -121,6 +123,23 @@ def _losses() -> Iterator[str]:
         yield f"`loss.adversarial.discriminator:` {', '.join(names)}\n: {_about(discriminator)}\n"
 
 
+def _gpus() -> Iterator[str]:
+    """Yield the figures of docs/gpu-acceptance.json, which `make gpu` writes, or say that no GPU was at hand yet."""
+    if not _ACCEPTANCE.exists():
+        yield "**All GPU figures of these pages are estimates: tcae has not run on a GPU yet.**"
+        return
+    lines = json.loads(_ACCEPTANCE.read_text())
+    yield f"Measured by `make gpu` on {_escaped(lines[0]['machine'])}:\n"
+    yield "| section | figure | measured | expected |\n|---|---|---|---|"
+    for line in lines:
+        for found in line["findings"]:
+            measured = f"{found['value']:,}" if isinstance(found["value"], int | float) else str(found["value"])
+            cells = (line["section"], found["name"], measured, found["expected"])
+            yield f"| {' | '.join(map(_escaped, cells))} |"
+        if line["error"]:
+            yield f"| {_escaped(line['section'])} | failed | {_escaped(line['error'])} | |"
+
+
 def _about(thing: Any) -> str:
     """Return the first paragraph of a docstring."""
     return _linked((inspect.getdoc(thing) or "").partition("\n\n")[0])
@@ -156,4 +175,5 @@ _GENERATORS: dict[str, Callable[[], Iterator[str]]] = {
     "codecs": _codecs,
     "formats": _formats,
     "losses": _losses,
+    "gpus": _gpus,
 }

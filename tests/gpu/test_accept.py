@@ -11,6 +11,7 @@ import pytest
 
 from tests.gpu.accept import SECTIONS, describe, run_section
 from tests.gpu.findings import Findings, Setting
+from tests.recipe.conftest import imported
 
 ROOT = Path(__file__).parents[2]
 
@@ -96,3 +97,16 @@ def test_what_was_expected_stands_beside_what_was_found(outcome_of):
         "    images/s: 2,000.0 (expected: about 80)",
         "    bytes: different (expected: equal) <- not met",
     ]
+
+
+def test_the_page_on_performance_calls_figures_estimates_until_a_gpu_was_measured(tmp_path, monkeypatch):
+    with imported(ROOT / "docs" / "_ext" / "generated.py") as generated:
+        monkeypatch.setattr(generated, "_ACCEPTANCE", tmp_path / "gpu-acceptance.json")
+        assert "estimates: tcae has not run on a GPU" in "\n".join(generated._gpus())
+
+        found = [{"name": "eager, images/s", "value": 1234.0, "expected": "1,000 to 1,450", "ok": None}]
+        lines = [{"section": "encode", "machine": "NVIDIA H100", "error": "took longer", "findings": found}]
+        (tmp_path / "gpu-acceptance.json").write_text(json.dumps(lines))
+        page = "\n".join(generated._gpus())
+    assert "on NVIDIA H100" in page and "| encode | eager, images/s | 1,234.0 | 1,000 to 1,450 |" in page
+    assert "| encode | failed | took longer | |" in page

@@ -133,6 +133,12 @@ def test_images_may_stay_on_the_device(ablation, data, tmp_path):
     assert measured.keys() == {"baseline-0", "stc-0", "ssl-0", "stc-ssl-0"}
     assert done.stdout.count("not shown, one seed has no spread") == 5
 
+    # On another machine the figures are enough.
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "out" / "ablation.json", tmp_path / "other")
+    again = run(ablation, data, tmp_path / "other", "--on-device", "--seeds", "1")
+    assert "training " not in again.output and again.stdout == done.stdout
+
 
 def test_a_command_whose_time_is_over_prints_what_is_known(ablation, data, finished):
     done = run(ablation, data, finished, "--steps", "1", "--seeds", "2", "--minutes", "0")

@@ -47,6 +47,5 @@ def _evaluate(setting: Setting, device: str) -> dict[str, float]:
 def _decode(setting: Setting, store: str, device: str, precision: Precision | None = None) -> np.ndarray:
     """Return all images of a store, [n, h, w, 3], uint8, as `tcae decode` writes them."""
     out = Path(mkdtemp(dir=setting.folder))
-    chosen = {"precision": precision} if "precision" in DecodeRequest.__dataclass_fields__ else {}
-    decode_store(DecodeRequest(store=store, out_dir=out, device=device, **chosen), Silent())
+    decode_store(DecodeRequest(store=store, out_dir=out, device=device, precision=precision), Silent())
     return np.stack([decode_image(path.read_bytes()) for path in sorted(out.rglob("*.png"))])
