@@ -28,8 +28,13 @@ class Setting:
         return small if self.small else full
 
     def prepare(self) -> None:
-        """Prepare this process. At toy size, graphs are captured but not compiled: Inductor takes minutes on a CPU."""
+        """Prepare this process to run a section.
+
+        At toy size one thread computes, since others would mostly wait, and graphs are captured but not compiled, since
+        Inductor takes minutes on a CPU.
+        """
         if self.small:
+            torch.set_num_threads(1)
             nn.Module.compile = partialmethod(nn.Module.compile, backend="aot_eager")  # type: ignore[method-assign]
 
     def machine(self) -> str:
