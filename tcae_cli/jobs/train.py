@@ -4,32 +4,31 @@ import math
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Self
 
 import torch
 
 from tcae_cli.autoencoders.checkpoint import MODEL_FILE
 from tcae_cli.errors import DeviceMemoryError, TcaeError
-from tcae_cli.features.inception import find_inception, load_inception
 from tcae_cli.jobs.train_sources import check_batch_size, index_sources, refuse_other_runs
-from tcae_cli.recipe.load import dump_recipe
-from tcae_cli.recipe.schema import Recipe
+from tcae_cli.recipe.schema import Recipe, TrainSpec
 from tcae_cli.reports.progress import Progress, Silent
 from tcae_cli.reports.train import TrainReport, TrainRequest
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, float32_products, memory_errors
-from tcae_cli.runtime.files import make_folder, write_atomic
+from tcae_cli.runtime.files import make_folder
 from tcae_cli.runtime.process_group import process_group, wait_for_all_ranks
 from tcae_cli.sources.source import Source
 from tcae_cli.sources.tar import TarShards
-from tcae_cli.tracking.log import MetricsLog, draw_curves
 from tcae_cli.training.collapse import CollapseWatch
 from tcae_cli.training.cost import peak_images_per_s
 from tcae_cli.training.interval import Interval, note
-from tcae_cli.training.run import Run, averaged, save, start
+from tcae_cli.training.journal import Journal
+from tcae_cli.training.run import Run, save, start
 from tcae_cli.training.sharding import is_sharded
 from tcae_cli.training.state import STATE_FILE
 from tcae_cli.training.step import training_step
-from tcae_cli.training.validation import Validation
 from tcae_cli.training.views.batches import TrainingViews, load_training_batches
 from tcae_cli.training.views.crops import TrainingBatch
 from tcae_cli.training.views.group_stream import RowGroups
@@ -50,70 +49,51 @@ def train(request: TrainRequest, progress: Progress) -> TrainReport:
 
 
 def _train(request: TrainRequest, device: torch.device, progress: Progress) -> TrainReport:
-    recipe, run_folder = request.recipe, request.out
-    is_first_rank = distributed.rank() == 0
-    check_batch_size(recipe, distributed.world_size())
-    if is_first_rank:
-        refuse_other_runs(request)
-        make_folder(run_folder)
-        index_sources(request, run_folder, progress)
-    wait_for_all_ranks()  # until the first one has written the index
-
+    recipe = request.recipe
+    _index_images(request, progress)
     images, validation_images = _load_sources(request)
     run = start(request, images, device, progress)
     if device.type == "cuda":
         progress.say(precision_words(recipe))
-    validation = _validation(run, validation_images) if is_first_rank else None
-    log = MetricsLog(run_folder, run.state.step) if is_first_rank else None
-    if is_first_rank:
-        write_atomic(run_folder / "recipe.yaml", dump_recipe(recipe).encode())
+    journal = Journal(run, validation_images)
 
     steps = range(run.state.step, recipe.train.steps)
     progress.start("train", recipe.train.steps, done=run.state.step, unit="steps")
     started_at = time.perf_counter()
     interval = Interval(peak_images_per_s(recipe, device))
-    num_prototypes = recipe.loss.self_distillation.num_prototypes if recipe.loss.self_distillation else None
-    watch = CollapseWatch(num_prototypes) if num_prototypes else None
+    distillation = recipe.loss.self_distillation
+    watch = CollapseWatch(distillation.num_prototypes) if distillation else None
     figures: dict[str, float] = {}
 
     # Batches come from worker processes while the device works on the previous one.
-    with closing(_batches(run, steps)) as batches:
+    with closing(_batches(run, steps)) as batches, closing(journal):
         for _ in steps:
             batch = interval.next(batches)
-            step = run.state.step + 1
-            evaluates = _due(recipe, step, recipe.train.sample_every)
-            saves = _due(recipe, step, recipe.train.checkpoint_every)
-            logs = saves or _due(recipe, step, recipe.train.log_every)
-
-            terms = training_step(run.trainer, run.state, batch, compare=logs and not is_sharded(recipe))
+            due = _Due.at(run.state.step + 1, recipe.train)
+            terms = training_step(run.trainer, run.state, batch, compare=due.log and not is_sharded(recipe))
             run.state.first_unit = batch.first_unit
 
             line: dict[str, float] = {}
-            if logs:
-                line = figures = interval.figures(terms, run.state.optimizers[0].param_groups[0]["lr"])
-                _check_finite(figures, step)
-                if watch and (warning := watch.look(step, figures)):
+            if due.log:
+                line = interval.figures(terms, run.state.optimizers[0].param_groups[0]["lr"])
+                _check_finite(line, run.state.step)
+                if watch and (warning := watch.look(run.state.step, line)):
                     progress.say(warning)
-            if evaluates:
-                model = averaged(run)
-                if validation is not None:
-                    line = line | validation.figures(model)
-                    validation.draw(model, run_folder / "reconstructions" / f"step-{step:07d}.png")
-            if log is not None and line:
-                log.write(step, line)
+            if due.evaluate:
+                line = line | journal.evaluate()
+            if line:
+                journal.write(line)
                 figures = line
-            if saves:
+            if due.save:
                 save(run)
-            if log is not None and evaluates:
-                draw_curves(run_folder, num_prototypes)
+            if due.evaluate:
+                journal.draw_curves()
             progress.advance(note=note(figures))
 
-    if log is not None:
-        log.close()
     return TrainReport(
         rank=distributed.rank(),
-        run=run_folder,
-        checkpoint=run_folder / MODEL_FILE,
+        run=request.out,
+        checkpoint=request.out / MODEL_FILE,
         steps=run.state.step,
         elapsed_s=time.perf_counter() - started_at,
         figures=figures,
@@ -130,18 +110,42 @@ def precision_words(recipe: Recipe) -> str:
     return f"products are computed in {train.precision}, and those that stay float32 in {of_float32} ({chosen})"
 
 
+@dataclass(frozen=True)
+class _Due:
+    """What a step ends with; the last one ends with everything."""
+
+    log: bool
+    evaluate: bool
+    save: bool
+
+    @classmethod
+    def at(cls, step: int, train: TrainSpec) -> Self:
+        """Return what is due at a step, counted from 1; a checkpoint comes with a line of the log."""
+        is_last = step == train.steps
+        save = is_last or step % train.checkpoint_every == 0
+        return cls(
+            log=save or step % train.log_every == 0,
+            evaluate=is_last or step % train.sample_every == 0,
+            save=save,
+        )
+
+
+def _index_images(request: TrainRequest, progress: Progress) -> None:
+    """Let the first rank index the images in the run folder while the others wait."""
+    check_batch_size(request.recipe, distributed.world_size())
+    if distributed.rank() == 0:
+        refuse_other_runs(request)
+        make_folder(request.out)
+        index_sources(request, request.out, progress)
+    wait_for_all_ranks()
+
+
 def _load_sources(request: TrainRequest) -> tuple[Source, Source]:
     """Return the images that latents' statistics are measured on, and those that are reconstructed for validation."""
     validation = None if request.val is None else Source(request.out / "index-val")
     images = validation if is_stream(request.data) else Source(request.out / "index")
     assert images is not None
     return images, validation or images
-
-
-def _validation(run: Run, images: Source) -> Validation:
-    path = find_inception(run.request.weights)
-    inception = None if path is None else load_inception(path).to(run.device)
-    return Validation(images, run.recipe, run.device, inception, "train" if run.request.val is None else "val")
 
 
 def _batches(run: Run, steps: range) -> Generator[TrainingBatch, None, None]:
@@ -197,11 +201,6 @@ def _naming_the_micro_batches(request: TrainRequest) -> Iterator[None]:
             f"{found}; repeat with {'--resume and ' if resume else ''}--set {' or --set '.join(settings)}",
             options=resume | {"--set": settings[0]},
         ) from error
-
-
-def _due(recipe: Recipe, step: int, every: int) -> bool:
-    """Whether an action of every so many steps falls on this step, as all do on the last."""
-    return step % every == 0 or step == recipe.train.steps
 
 
 def _check_finite(figures: dict[str, float], step: int) -> None:
