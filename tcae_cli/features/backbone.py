@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from tcae_cli.features import dino
 from tcae_cli.features.normalised import NormalisedNetwork
 from tcae_cli.features.weights import load_pretrained
+from tcae_cli.runtime.device import autocast
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -37,16 +38,18 @@ class FeatureNetwork(NormalisedNetwork):
         super().__init__(_IMAGENET_MEAN, _IMAGENET_STD)
         self.layers = layers[: max(taps) + 1]
         self.taps = frozenset(taps)
-        self.channel_weights = channel_weights  # [1, c, 1, 1] for each tap
+        # [1, c, 1, 1] for each tap; parameters move between devices with the network
+        self.channel_weights = None if channel_weights is None else nn.ParameterList(channel_weights)
         self.requires_grad_(False).eval()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         x = self.normalise((images + 1) / 2)
         maps = []
-        for position, layer in enumerate(self.layers):
-            x = layer(x)
-            if position in self.taps:
-                maps.append(x)
+        with autocast(images.device, self.precision):
+            for position, layer in enumerate(self.layers):
+                x = layer(x)
+                if position in self.taps:
+                    maps.append(x.to(images.dtype))
         return maps
 
 
@@ -66,7 +69,7 @@ def unfilled_feature_network(name: str) -> FeatureNetwork:
     return _feature_network(name, _architecture(name))
 
 
-def load_discriminator_features(name: str, weights: Path | None = None) -> tuple[nn.Module, list[int]]:
+def load_discriminator_features(name: str, weights: Path | None = None) -> tuple[NormalisedNetwork, list[int]]:
     """Load the network whose maps a discriminator's heads judge, and return it with the channels of its maps.
 
     It is a DINO of features/dino.py, or of NETWORKS. Raises WeightsError, naming the file and the option, if weights
@@ -78,14 +81,14 @@ def load_discriminator_features(name: str, weights: Path | None = None) -> tuple
     return _with_channels(load_feature_network(name, weights, instead))
 
 
-def unfilled_discriminator_features(name: str) -> tuple[nn.Module, list[int]]:
+def unfilled_discriminator_features(name: str) -> tuple[NormalisedNetwork, list[int]]:
     """Return what load_discriminator_features does, without pretrained weights, to count what it costs."""
     if name in dino.NETWORKS:
         return dino.DinoFeatures(dino.transformer(name)), [dino.DINO_WIDTH] * dino.NUM_MAPS
     return _with_channels(unfilled_feature_network(name))
 
 
-def _with_channels(network: FeatureNetwork) -> tuple[nn.Module, list[int]]:
+def _with_channels(network: FeatureNetwork) -> tuple[NormalisedNetwork, list[int]]:
     return network, [feature_map.shape[1] for feature_map in network(torch.zeros(1, 3, 64, 64))]
 
 

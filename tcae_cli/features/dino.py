@@ -12,6 +12,7 @@ from torch import Tensor
 
 from tcae_cli.features.normalised import NormalisedNetwork
 from tcae_cli.features.weights import load_pretrained
+from tcae_cli.runtime.device import autocast
 
 DINO_WIDTH = 384
 _IMAGE_SIZE = 224  # pixels, square, that positions were learnt at
@@ -39,10 +40,11 @@ class DinoFeatures(NormalisedNetwork):
             block.attn.qkv.bias[DINO_WIDTH : 2 * DINO_WIDTH] = 0  # the keys'
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        images = F.interpolate(images, size=(_IMAGE_SIZE, _IMAGE_SIZE), mode="bilinear")
-        normed, maps = self.transformer.forward_intermediates(self.normalise((images + 1) / 2), indices=_BLOCKS)
+        resized = F.interpolate(images, size=(_IMAGE_SIZE, _IMAGE_SIZE), mode="bilinear")
+        with autocast(images.device, self.precision):
+            normed, maps = self.transformer.forward_intermediates(self.normalise((resized + 1) / 2), indices=_BLOCKS)
         last = normed[:, 1:].transpose(1, 2)  # without the class token
-        return [*maps, last.reshape(maps[-1].shape)]
+        return [found.to(images.dtype) for found in (*maps, last.reshape(maps[-1].shape))]
 
 
 def load_dino(name: str, weights: Path | None = None) -> DinoFeatures:

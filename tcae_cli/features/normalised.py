@@ -8,10 +8,13 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from tcae_cli.recipe.choices import Precision
+
 
 class NormalisedNetwork(nn.Module):
     """A network that brings images to the mean and deviation it was trained with."""
 
+    precision: Precision = "fp32"  # of matrix products and convolutions; features are float32 in any case
     mean: Tensor
     std: Tensor
 

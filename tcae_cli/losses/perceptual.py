@@ -15,7 +15,7 @@ from tcae_cli.recipe.schema import PerceptualSpec
 class WeightedFeatures(Protocol):
     """A frozen network that returns feature maps."""
 
-    channel_weights: list[Tensor] | None  # [1, c, 1, 1] for each map
+    channel_weights: nn.ParameterList | None  # [1, c, 1, 1] for each map
 
     def __call__(self, images: Tensor) -> list[Tensor]:
         """Return maps [b, c, h, w] of images [b, 3, h, w] in [-1, 1]."""
@@ -36,7 +36,7 @@ class PerceptualDistance(nn.Module):
         for tap, (a, b) in enumerate(maps):
             squared = (F.normalize(a, dim=1) - F.normalize(b, dim=1)).square()
             if weights is not None:
-                squared = squared * weights[tap].to(squared.device)
+                squared = squared * weights[tap]
             total = total + squared.sum(dim=1).mean(dim=(1, 2))
         return total
 

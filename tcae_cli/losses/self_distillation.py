@@ -21,19 +21,22 @@ def class_token_loss(student_logits: Tensor, teacher: Tensor, student_temp: floa
     log_student = (student_logits.float() / student_temp).log_softmax(dim=-1)
     cross_entropy = -torch.einsum("bqk,bvk->bqv", teacher, log_student)
     num_global, num_views = cross_entropy.shape[1:]
-    other = ~torch.eye(num_global, num_views, dtype=torch.bool, device=teacher.device)
-    return cross_entropy[:, other].mean()
+    # A mask on a GPU would be waited for.
+    pairs = [cross_entropy[:, q, v] for q in range(num_global) for v in range(num_views) if q != v]
+    return torch.stack(pairs, dim=1).mean()
 
 
-def masked_patch_loss(student_logits: Tensor, teacher: Tensor, masks: Tensor, student_temp: float) -> Tensor:
+def masked_patch_loss(
+    student_logits: Tensor, teacher: Tensor, masks: Tensor, masked: Tensor, student_temp: float
+) -> Tensor:
     """Return the cross-entropy at masked tokens against the same crop's: a mean over its masked tokens, then crops.
 
     student_logits: [m, k], of the masked tokens in their order. teacher: probabilities [m, k] of the same tokens.
-    masks: [b, q, n] bool. A crop without masked tokens counts as zero.
+    masks: [b, q, n] bool, with masked, [m] int64, the places of its true values. A crop without any counts as zero.
     """
     log_student = (student_logits.float() / student_temp).log_softmax(dim=-1)
     cross_entropy = -(teacher * log_student).sum(dim=-1)
-    masked_in_crop = masks.sum(dim=-1, keepdim=True).clamp(min=1).expand(masks.shape)[masks]
+    masked_in_crop = masks.sum(dim=-1, keepdim=True).clamp(min=1).expand(masks.shape).flatten()[masked]
     return (cross_entropy / masked_in_crop).sum() / masks[..., 0].numel()
 
 

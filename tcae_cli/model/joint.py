@@ -21,6 +21,7 @@ class Crops(NamedTuple):
     global_crops: Tensor  # [b, 2, 3, H, W]
     local_crops: Tensor | None  # [b, v, 3, H, W], smaller
     masks: Tensor  # [b, 2, g, g] bool: true where a global crop is hidden from the student
+    masked: Tensor  # [m] int64, as places_of_masked gives them
     keep: Tensor | None  # [b, v, blocks, 2]: drop path's factors of the global crops, then of the local ones
 
 
@@ -93,8 +94,7 @@ class JointModel(nn.Module):
         if crops.local_crops is not None:
             local_tokens, _ = encoder(crops.local_crops.flatten(0, 1), keep=keep_local)
             class_logits.append(head(local_tokens).unflatten(0, (num_images, -1)))
-        masked = patches[on_grid(masks, patches.shape[1])]
-        return StudentLogits(torch.cat(class_logits, dim=1), head(masked))
+        return StudentLogits(torch.cat(class_logits, dim=1), head(patches.flatten(0, 2)[crops.masked]))
 
 
 class Teacher(nn.Module):
@@ -121,6 +121,16 @@ def doubled(masks: Tensor) -> Tensor:
     return masks.repeat_interleave(2, dim=1).repeat_interleave(2, dim=2)
 
 
-def on_grid(masks: Tensor, side: int) -> Tensor:
-    """Return masks [b, g, g] on the grid of the encoder's last tokens: g wide with staged compression, otherwise 2g."""
-    return masks if side == masks.shape[-1] else doubled(masks)
+def places_of_masked(masks: Tensor, *, staged: bool) -> Tensor:
+    """Return where the masked tokens stand among the encoder's last tokens of all global crops, [m] int64.
+
+    masks: [b, 2, g, g] bool, on the CPU: a GPU would be waited for, because m depends on the values. The last grid is
+    g wide with staged compression, otherwise 2g.
+    """
+    return on_last_grid(masks, staged=staged).flatten().nonzero().squeeze(1)
+
+
+def on_last_grid(masks: Tensor, *, staged: bool) -> Tensor:
+    """Return masks [b, 2, g, g] on the grid of the encoder's last tokens, [b, 2, n]."""
+    last = masks if staged else doubled(masks.flatten(0, 1)).unflatten(0, masks.shape[:2])
+    return last.flatten(2)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 from tcae_cli.errors import DeviceError, DeviceMemoryError, UsageError
 from tcae_cli.recipe.choices import Float32Products, Precision
@@ -75,6 +76,11 @@ def _own_gpu(num_visible: int) -> int:
     return 0 if num_visible == 1 else local_rank or 0
 
 
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on a device; a GPU copies it from pinned memory, and nothing waits for the copy."""
+    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+
+
 def device_words(device: torch.device) -> str:
     """Return the name of a GPU, or "the CPU" with its number of threads."""
     if device.type == "cuda":
@@ -120,7 +126,8 @@ def peak_flops(device: torch.device) -> float | None:
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:
     """Compute matrix products in bfloat16 inside this context if precision is bf16; weights keep their dtype."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+    kind = "cpu" if device.type == "meta" else device.type  # torch knows none for meta, where nothing is computed
+    return torch.autocast(kind, torch.bfloat16, enabled=precision == "bf16")
 
 
 class _Tf32:

@@ -17,7 +17,6 @@ from torch.utils._pytree import tree_leaves
 _PROCESS = Path("/proc/self")
 _ATEN = torch.ops.aten
 _DEVICE = torch.ops.prim.device.default
-_INDEXING = {_ATEN.index.Tensor, _ATEN.index_put.default, _ATEN.index_put_.default, _ATEN._index_put_impl_.default}
 
 
 class CountedRun(TorchDispatchMode):
@@ -35,24 +34,16 @@ class CountedRun(TorchDispatchMode):
             return args[0].fake_device
         if func is _ATEN._local_scalar_dense.default:
             return 0  # there is no value
-        if func in _INDEXING:
-            args = (args[0], self._without_masks(args[1]), *args[2:])
+        if func is _ATEN._pin_memory.default:
+            return args[0]
+        if func is _ATEN.nonzero.default:  # of a mask whose values are unknown: as many as it selects on average
+            count = max(1, round(args[0].numel() * self._share_of_masks))
+            return torch.zeros(count, args[0].ndim, dtype=torch.int64, device=args[0].device)
         out = func(*args, **(kwargs or {}))
         for leaf in [out] if isinstance(out, Tensor) else tree_leaves(out):
             if isinstance(leaf, FakeTensor):
                 self._count(leaf.untyped_storage())
         return out
-
-    def _without_masks(self, indices: Any) -> list[Any]:
-        """Return indices in which a mask, whose values are unknown, is as many positions as it selects on average."""
-        known: list[Any] = []
-        for index in indices:
-            if index is None or index.dtype != torch.bool:
-                known.append(index)
-                continue
-            count = max(1, round(index.numel() * self._share_of_masks))
-            known += [torch.zeros(count, dtype=torch.int64, device=index.device)] * index.ndim
-        return known
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         if storage in self._seen:
@@ -71,7 +62,7 @@ class CountedRun(TorchDispatchMode):
 def counting(share_of_masks: float = 1.0) -> Iterator[CountedRun]:
     """Give tensors that are made inside no values, and count what they would take on their devices.
 
-    A value that is asked for is 0. share_of_masks: of the positions that a boolean index selects.
+    A value that is asked for is 0. share_of_masks: of the positions of a mask that are true.
     Only the tensors count: neither what a kernel needs inside, nor what an allocator holds back.
     """
     with FakeTensorMode(allow_non_fake_inputs=True), CountedRun(share_of_masks) as counted:

@@ -20,6 +20,7 @@ from tcae_cli.losses.adversarial import (
 from tcae_cli.losses.diffaug import diffaug, draw_diffaug
 from tcae_cli.losses.discriminator import update_spectral_norms
 from tcae_cli.recipe.schema import Recipe
+from tcae_cli.runtime.device import to_device
 from tcae_cli.runtime.process_group import mean_over_ranks
 
 
@@ -79,4 +80,4 @@ def _augmented(images: Tensor, samples: Sequence[int], stream: str, recipe: Reci
     spec = recipe.loss.adversarial
     assert spec is not None
     parameters = draw_diffaug(recipe.train.seed, samples, stream, spec.augment)
-    return diffaug(images, parameters.to(images.device))
+    return diffaug(images, to_device(parameters, images.device))

@@ -48,12 +48,15 @@ class BlankRun:
         self.trainer = Trainer(self.recipe, device, loss)
 
     def _for_loss(self, name: str) -> nn.Module:
-        self.loss_networks.append(unfilled_feature_network(name))
-        return self.loss_networks[-1]
+        network = unfilled_feature_network(name)
+        network.precision = self.recipe.train.precision
+        self.loss_networks.append(network)
+        return network
 
     def _for_discriminator(self, name: str) -> tuple[nn.Module, list[int]]:
         with _META:
             network, channels = unfilled_discriminator_features(name)
+        network.precision = self.recipe.train.precision
         self.judged.append(network)
         return network, channels
 

@@ -19,8 +19,9 @@ from tcae_cli.losses.self_distillation import (
     masked_patch_loss,
     teacher_probabilities,
 )
-from tcae_cli.model.joint import Crops, StudentLogits, TeacherLogits, on_grid
+from tcae_cli.model.joint import Crops, StudentLogits, TeacherLogits, on_last_grid, places_of_masked
 from tcae_cli.recipe.schema import Recipe
+from tcae_cli.runtime.device import to_device
 from tcae_cli.runtime.process_group import mean_over_ranks
 from tcae_cli.training.ema import update_average
 from tcae_cli.training.schedule import teacher_momentum, teacher_temp
@@ -45,16 +46,19 @@ def crops_of(batch: TrainingBatch, recipe: Recipe, device: torch.device) -> Crop
     if spec is None:
         return None
     assert batch.global_crops is not None and batch.masks is not None
-    local_crops = None if batch.local_crops is None else to_float(batch.local_crops.to(device, non_blocking=True))
+    local_crops = None if batch.local_crops is None else to_float(to_device(batch.local_crops, device))
     keep = None
     if spec.drop_path:
         num_views = 2 + spec.num_local_crops
         num_blocks = sum(recipe.model.depths)
-        keep = draw_keep(recipe.train.seed, batch.samples.tolist(), num_views, num_blocks, spec.drop_path).to(device)
+        keep = draw_keep(recipe.train.seed, batch.samples.tolist(), num_views, num_blocks, spec.drop_path)
+        keep = to_device(keep, device)
+    masked = places_of_masked(batch.masks, staged=recipe.model.staged)
     return Crops(
-        to_float(batch.global_crops.to(device, non_blocking=True)),
+        to_float(to_device(batch.global_crops, device)),
         local_crops,
-        batch.masks.to(device, non_blocking=True),
+        to_device(batch.masks, device),
+        to_device(masked, device),
         keep,
     )
 
@@ -72,23 +76,21 @@ def draw_keep(seed: int, samples: Sequence[int], num_views: int, num_blocks: int
 
 
 def distillation_terms(
-    student: StudentLogits, teacher: TeacherLogits, masks: Tensor, state: TrainingState, recipe: Recipe
+    student: StudentLogits, teacher: TeacherLogits, crops: Crops, state: TrainingState, recipe: Recipe
 ) -> tuple[dict[str, Tensor], TeacherSums]:
-    """Return the terms `class_token` and `masked_patch` and the monitor `teacher_entropy`, scalars; and the sums.
-
-    masks: [b, 2, g, g] bool, of the global crops.
-    """
+    """Return the terms `class_token` and `masked_patch` and the monitor `teacher_entropy`, scalars; and the sums."""
     spec = recipe.loss.self_distillation
     centers = state.centers
     assert spec is not None and centers is not None
     temp = teacher_temp(spec, state.step, recipe.train.steps)
-    side = round(teacher.patches.shape[2] ** 0.5)
-    masked = on_grid(masks.flatten(0, 1), side).view(*masks.shape[:2], -1)
+    masks = on_last_grid(crops.masks, staged=recipe.model.staged)
     class_targets = teacher_probabilities(teacher.class_tokens, centers.class_token, temp)
-    patch_targets = teacher_probabilities(teacher.patches[masked], centers.patch, temp)
+    patch_targets = teacher_probabilities(teacher.patches.flatten(0, 2)[crops.masked], centers.patch, temp)
     terms = {
         "class_token": class_token_loss(student.class_tokens, class_targets, spec.student_temp),
-        "masked_patch": masked_patch_loss(student.masked_patches, patch_targets, masked, spec.student_temp),
+        "masked_patch": masked_patch_loss(
+            student.masked_patches, patch_targets, masks, crops.masked, spec.student_temp
+        ),
         "teacher_entropy": entropy(class_targets),
     }
     features = F.normalize(teacher.features.float(), dim=-1)

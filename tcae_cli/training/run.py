@@ -67,14 +67,23 @@ def start(request: TrainRequest, images: Source, device: torch.device, progress:
     Raises a TcaeError if weights are missing, or if the run to resume was started differently.
     """
     recipe, weights = request.recipe, request.weights
-    loss = ReconstructionLoss(recipe.loss, lambda name: load_feature_network(name, weights.get(name)).to(device))
-    trainer = Trainer(recipe, device, loss)
+
+    def for_loss(name: str) -> nn.Module:
+        network = load_feature_network(name, weights.get(name))
+        network.precision = recipe.train.precision
+        return network.to(device).to(memory_format=torch.channels_last)  # in which convolutions are faster
+
+    def for_discriminator(name: str) -> tuple[nn.Module, list[int]]:
+        network, channels = load_discriminator_features(name, weights.get(name))
+        network.precision = recipe.train.precision
+        return network, channels
+
+    trainer = Trainer(recipe, device, ReconstructionLoss(recipe.loss, for_loss))
     torch.manual_seed(recipe.train.seed)
     discriminator = None
     if (adversarial := recipe.loss.adversarial) is not None:
         kind = DISCRIMINATORS[adversarial.discriminator]
-        fresh = kind.build(adversarial.discriminator, lambda name: load_discriminator_features(name, weights.get(name)))
-        discriminator = fresh.to(device).eval()
+        discriminator = kind.build(adversarial.discriminator, for_discriminator).to(device).eval()
     autoencoder, parent, kept = _autoencoder(request, images, progress)
     state = new_state(recipe, autoencoder.to(device), discriminator, device)
     identity = identity_of(request, parent) | {"source": source_identity(request, images)}

@@ -14,7 +14,7 @@ from tcae_cli.images.transform import to_float
 from tcae_cli.losses.reconstruction import ReconstructionLoss
 from tcae_cli.model.joint import Reconstruction
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.runtime.device import autocast
+from tcae_cli.runtime.device import autocast, to_device
 from tcae_cli.runtime.process_group import mean_over_ranks
 from tcae_cli.training.adversary import balance, discriminator_step, generator_gradient
 from tcae_cli.training.distillation import (
@@ -83,7 +83,7 @@ def backward(
     """Add the gradient of one micro-batch; return its terms and, for self-distillation, the teacher's sums."""
     recipe = trainer.recipe
     spec = recipe.loss.self_distillation
-    images = to_float(batch.images.to(trainer.device, non_blocking=True))
+    images = to_float(to_device(batch.images, trainer.device))
     crops = crops_of(batch, recipe, trainer.device)
     in_the_game = _plays(recipe, state.step, "generator_start")
     decoder_again = in_the_game and recipe.loss.adversarial is not None and recipe.loss.adversarial.scope == "decoder"
@@ -110,7 +110,7 @@ def backward(
     # Self-distillation: a scalar beside the images.
     teacher_sums = None
     if student is not None and teacher is not None and crops is not None:
-        distillation, teacher_sums = distillation_terms(student, teacher, crops.masks, state, recipe)
+        distillation, teacher_sums = distillation_terms(student, teacher, crops, state, recipe)
         terms |= {name: term.detach() for name, term in distillation.items()}
         objective = distillation["class_token"] + distillation["masked_patch"]
         terms["loss"] = terms["loss"] + objective.detach()
@@ -169,7 +169,7 @@ def train_discriminator(trainer: Trainer, state: TrainingState, parts: list[Trai
 
     seen = []
     for part in parts:
-        images = to_float(part.images.to(trainer.device, non_blocking=True))
+        images = to_float(to_device(part.images, trainer.device))
         with torch.no_grad(), autocast(trainer.device, recipe.train.precision):
             seen.append((images, state.model.reconstruct(images).float(), part.samples.tolist()))
     return discriminator_step(state.discriminator, state.discriminator_optimizer, seen, recipe)

@@ -137,6 +137,23 @@ def test_the_network_moves_with_its_heads_and_stays_in_eval_mode(network):
     assert not network.training
 
 
+def test_a_frozen_network_computes_in_bf16_where_it_is_told_to_and_the_heads_in_float32(network, photographs):
+    discriminator = FeatureDiscriminator(network, [8, 12]).eval()
+    seen = []
+    for layer in (network.layers[2], discriminator.heads[1].mix[0]):
+        layer.register_forward_hook(lambda _layer, _inputs, output: seen.append(output.dtype))
+    exact = discriminator(photographs[:2])
+    network.precision = "bf16"
+    leaf = photographs[:2].clone().requires_grad_()
+    rounded = discriminator(leaf)
+    rounded.sum().backward()
+
+    assert seen == [torch.float32, torch.float32, torch.bfloat16, torch.float32]
+    assert rounded.dtype == leaf.grad.dtype == torch.float32 and leaf.grad.any()
+    assert not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0.1, atol=0.1)
+
+
 def test_every_weight_has_spectral_norm_one(discriminator):
     for _ in range(25):
         update_spectral_norms(discriminator)

@@ -52,6 +52,21 @@ def test_perceptual_distance_equals_a_plain_reference(network):
     torch.testing.assert_close(PerceptualDistance(network)(a, b), expected)
 
 
+def test_the_distance_of_features_in_bf16_is_computed_in_float32(network):
+    a, b = images(1), images(2)
+    exact = PerceptualDistance(network)(a, b)
+    network.precision = "bf16"
+    assert {feature_map.dtype for feature_map in network(a)} == {torch.float32}
+
+    rounded = PerceptualDistance(network)(a, b)
+    assert rounded.dtype == torch.float32 and not torch.equal(rounded, exact)
+    torch.testing.assert_close(rounded, exact, rtol=0.02, atol=0)
+
+
+def test_the_channels_weights_move_with_the_network(network):
+    assert [weight.device.type for weight in network.to("meta").channel_weights] == ["meta", "meta"]
+
+
 def test_the_feature_network_stays_as_it_is_and_the_images_get_the_gradient(network):
     decoded = images(1).requires_grad_()
     PerceptualDistance(network)(decoded, images(2)).sum().backward()

@@ -56,13 +56,15 @@ def test_the_masked_patch_loss_is_of_the_same_crop_and_its_masked_tokens_alone()
             masked = [n for n in range(TOKENS) if masks[b, q, n]]
             total += sum(cross_entropy(teacher[b, q, n], student[b, q, n]) for n in masked) / max(1, len(masked))
 
-    loss = masked_patch_loss(student[masks], teacher[masks], masks, STUDENT_TEMP)
+    places = masks.flatten().nonzero()[:, 0]
+    loss = masked_patch_loss(student[masks], teacher[masks], masks, places, STUDENT_TEMP)
     assert float(loss) == pytest.approx(total / (2 * IMAGES), rel=1e-5)
 
 
 def test_a_batch_without_masks_has_no_patch_loss_but_a_gradient_of_zero():
     student = logits(0).requires_grad_()
-    masked_patch_loss(student, logits(0), torch.zeros(IMAGES, 2, TOKENS, dtype=torch.bool), STUDENT_TEMP).backward()
+    masks, places = torch.zeros(IMAGES, 2, TOKENS, dtype=torch.bool), torch.zeros(0, dtype=torch.int64)
+    masked_patch_loss(student, logits(0), masks, places, STUDENT_TEMP).backward()
 
     assert student.grad is not None
 

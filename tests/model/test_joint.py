@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tcae_cli.model.joint import Crops, JointModel, Teacher
+from tcae_cli.model.joint import Crops, JointModel, Teacher, places_of_masked
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import ModelSpec, SelfDistillationSpec
 
@@ -24,10 +24,11 @@ def views(*shape: int) -> Tensor:
     return torch.rand(*shape, generator=torch.Generator().manual_seed(sum(shape))) * 2 - 1
 
 
-def crops(keep: Tensor | None = None) -> Crops:
+def crops(keep: Tensor | None = None, *, staged: bool = True) -> Crops:
     masks = torch.zeros(IMAGES, 2, 3, 3, dtype=torch.bool)
     masks[0, 0, 1:, :2] = masks[1, 1, 0, 0] = True
-    return Crops(views(IMAGES, 2, 3, 48, 48), views(IMAGES, LOCALS, 3, 16, 16), masks, keep)
+    masked = places_of_masked(masks, staged=staged)
+    return Crops(views(IMAGES, 2, 3, 48, 48), views(IMAGES, LOCALS, 3, 16, 16), masks, masked, keep)
 
 
 def reached(joint: JointModel) -> set[str]:
@@ -77,7 +78,7 @@ def test_class_tokens_come_from_global_then_local_crops():
 
 @pytest.mark.parametrize("staged", [True, False])
 def test_masked_patches_come_from_the_masked_cells_of_the_last_grid_in_order(staged):
-    joint, seen = model(staged=staged), crops()
+    joint, seen = model(staged=staged), crops(staged=staged)
     student = joint(views(IMAGES, 3, 64, 64), seen)[1]
     fine = seen.masks[1, 1].repeat_interleave(2, 0).repeat_interleave(2, 1)
     _, tokens = joint.autoencoder.encoder(seen.global_crops[1, 1][None], fine[None], joint.mask_vector)

@@ -5,7 +5,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from tcae_cli.model.joint import Crops, JointModel, Teacher
+from tcae_cli.model.joint import Crops, JointModel, Teacher, places_of_masked
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.runtime.device import peak_flops
@@ -40,10 +40,11 @@ def flops_of_a_real_step(recipe: Recipe) -> int:
     images, seen, local = (torch.rand(shape, requires_grad=True) for shape in SHAPES)
     masks = torch.zeros(1, 2, 4, 4, dtype=torch.bool)
     masks[0, 0, :2] = True
+    masked = places_of_masked(masks, staged=recipe.model.staged)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         with torch.no_grad():
             teacher(seen.detach())
-        reconstruction, student = model(images, Crops(seen, local, masks, None))
+        reconstruction, student = model(images, Crops(seen, local, masks, masked, None))
         (reconstruction.images.sum() + student.class_tokens.sum() + student.masked_patches.sum()).backward()
     return counter.get_total_flops()
 

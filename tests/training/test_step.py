@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from tcae_cli.images.transform import to_float
 from tcae_cli.losses.patchgan import PatchGan
@@ -14,6 +15,7 @@ from tcae_cli.losses.self_distillation import class_token_loss, masked_patch_los
 from tcae_cli.model.joint import JointModel, Teacher
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import Recipe
+from tcae_cli.runtime.device import to_device
 from tcae_cli.training.ema import averaged_copy
 from tcae_cli.training.optim import build_discriminator_optimizer, build_optimizers
 from tcae_cli.training.state import Centers, TrainingState
@@ -25,6 +27,7 @@ HEADS = {"num_prototypes": 12, "head_width": 16, "head_bottleneck": 8, "num_loca
 CROPS = {"global_size": 48, "local_size": 16, "drop_path": 0.0, "frozen_last_layer": 0.0}
 GAME = {"discriminator": "patchgan", "discriminator_start": 0.0, "generator_start": 0.0}
 CPU = torch.device("cpu")
+aten = torch.ops.aten
 
 
 def recipe(**sections) -> Recipe:
@@ -96,10 +99,11 @@ def plain_objectives(recipe: Recipe, state: TrainingState, seen: TrainingBatch) 
             patch_targets.append(teacher_probabilities(patch_logits, state.centers.patch, 0.04))
     student.append(head(encoder(local_crops[:, 0])[0]))
     masks = seen.masks.flatten(2)
+    places = masks.flatten().nonzero()[:, 0]
     student_patches, teacher_patches = torch.stack(patch_student, 1)[masks], torch.stack(patch_targets, 1)[masks]
     distillation = class_token_loss(
         torch.stack(student, 1), torch.stack(targets, 1), spec.student_temp
-    ) + masked_patch_loss(student_patches, teacher_patches, masks, spec.student_temp)
+    ) + masked_patch_loss(student_patches, teacher_patches, masks, places, spec.student_temp)
     return reconstruction, distillation
 
 
@@ -186,6 +190,46 @@ def test_parts_of_a_batch_add_up_to_the_whole():
     for name, gradient in gradients(states[0]).items():
         torch.testing.assert_close(gradient, gradients(states[1])[name], rtol=1e-4, atol=1e-6, msg=name)
     torch.testing.assert_close(states[0].centers.patch, states[1].centers.patch)
+
+
+class Asked(TorchDispatchMode):
+    """Lists the operations whose result depends on values of tensors: a GPU is waited for at each of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: list[Tensor] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        is_mask = func is aten.index.Tensor and any(t is not None and t.dtype == torch.bool for t in args[1])
+        if is_mask or func in (aten.nonzero.default, aten.masked_select.default, aten._local_scalar_dense.default):
+            self.of.append(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_asks_for_no_value_but_the_masks_of_each_micro_batch_which_are_on_the_cpu():
+    spec = {**HEADS, **CROPS, "drop_path": 0.1}
+    wanted = recipe(loss={"self_distillation": spec, "adversarial": GAME}, train={"accumulate": 2})
+    state, seen = state_of(wanted), batch()
+    trainer = Trainer(wanted, CPU, ReconstructionLoss(wanted.loss, no_network))
+    training_step(trainer, state, seen)  # which makes the optimisers' moments
+
+    with Asked() as asked:
+        training_step(trainer, state, seen)
+
+    masks = seen.masks.flatten(1).split(2)
+    assert [tensor.flatten().tolist() for tensor in asked.of] == [part.flatten().tolist() for part in masks]
+
+
+def test_a_gpu_copies_what_a_step_sends_it_from_pinned_memory(monkeypatch):
+    sent = []
+
+    class Pinned:
+        def to(self, device, *, non_blocking):
+            sent.append((str(device), non_blocking))
+
+    monkeypatch.setattr(Tensor, "pin_memory", lambda tensor: Pinned())
+    to_device(torch.zeros(1), torch.device("cuda", 1))
+    assert sent == [("cuda:1", True)]
 
 
 def test_drop_path_changes_the_students_view_alone():
