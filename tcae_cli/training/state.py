@@ -69,8 +69,13 @@ def save_state(run: Path, state: RunState, identity: dict[str, object]) -> None:
     for number, optimizer in enumerate(state.all_optimizers()):
         for index, moments in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{number}.{index}.{name}": value for name, value in moments.items()}
-    gathered = {name: whole(value).cpu() for name, value in tensors.items()}
-    if distributed.rank() == 0:
+    is_first_rank = distributed.rank() == 0
+    gathered: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        tensor = whole(value)  # by every rank
+        if is_first_rank:
+            gathered[name] = tensor.cpu()
+    if is_first_rank:
         header = {"step": state.step, "first_unit": state.first_unit, "identity": identity}
         write_tensors(run / STATE_FILE, gathered, json.dumps(header))
 
