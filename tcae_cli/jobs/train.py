@@ -26,7 +26,7 @@ from tcae_cli.training.cost import peak_images_per_s
 from tcae_cli.training.interval import Interval, note
 from tcae_cli.training.journal import Journal
 from tcae_cli.training.run import Run, save, start
-from tcae_cli.training.sharding import is_sharded
+from tcae_cli.training.sharding import checkpoints_blocks, is_sharded
 from tcae_cli.training.state import STATE_FILE
 from tcae_cli.training.step import training_step
 from tcae_cli.training.views.batches import TrainingViews, load_training_batches
@@ -191,7 +191,7 @@ def _naming_the_micro_batches(request: TrainRequest) -> Iterator[None]:
         if micro_batch > 1:
             parts = next(parts for parts in range(2, micro_batch + 1) if micro_batch % parts == 0)
             settings.append(f"train.accumulate={parts * train.accumulate}")
-        if not train.checkpointing:
+        if not checkpoints_blocks(request.recipe):
             settings.append("train.checkpointing=true")
         if not settings:
             raise

@@ -78,7 +78,7 @@ class Blocks(nn.ModuleList):
     def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         """Transform tokens [b, n, d]; keep: [b, depth, 2], drop path's factors of each block's branches, or None."""
         for number, block in enumerate(self):
-            kept = None if keep is None else keep[:, number]
+            kept = None if keep is None else keep[:, number].contiguous()
             if self.checkpointing and torch.is_grad_enabled():
                 tokens = checkpoint(block, tokens, kept, use_reentrant=False)
             else:

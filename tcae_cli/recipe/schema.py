@@ -187,7 +187,7 @@ class TrainSpec(Section):
     # What stays float32, on a GPU: high is TF32, highest is float32. Default: high with bf16, highest with fp32.
     float32_matmul_precision: Float32Products | None = None
     compile: bool = False  # transformer blocks through torch.compile: faster on a GPU after a slow start
-    checkpointing: bool = False  # blocks recomputed in the backward pass: a third slower, far less memory
+    checkpointing: bool | None = None  # blocks recomputed in the backward pass, for less memory; default: from L on
     sharded: bool | None = None  # parameters sharded over ranks (FSDP2) instead of copied (DDP); default: from L on
     seed: Annotated[int, Field(ge=0)] = 0
     log_every: Count = 50  # steps

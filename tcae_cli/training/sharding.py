@@ -14,17 +14,26 @@ from torch.nn.parallel import DistributedDataParallel
 from tcae_cli.model.layers import Block, Blocks
 from tcae_cli.recipe.schema import Recipe
 
-_SHARDED_FROM_WIDTH = 1024  # the L preset
+_LARGE_FROM_WIDTH = 1024  # the L preset
+_MOST_GRAPHS = 64  # of the compiled block; torch's limit is 8, beyond which it would compute eagerly
 
 
 def prepare_blocks(module: nn.Module, recipe: Recipe) -> None:
     """Set checkpointing and compile every transformer block as the recipe asks; call it before distributing a model."""
+    if recipe.train.compile:
+        torch._functorch.config.donated_buffer = False  # the two objectives' gradients are compared on one graph
+        torch._dynamo.config.optimize_ddp = False  # it would cut the graph of a block larger than a message of DDP
+        torch._dynamo.config.recompile_limit = _MOST_GRAPHS
     for stack in (part for part in module.modules() if isinstance(part, Blocks)):
-        stack.checkpointing = recipe.train.checkpointing
-        if recipe.train.compile:
-            torch._functorch.config.donated_buffer = False  # the two objectives' gradients are compared on one graph
-            for block in stack:
-                block.compile()
+        stack.checkpointing = checkpoints_blocks(recipe)
+        for block in stack if recipe.train.compile else ():
+            block.compile(dynamic=False)  # sizes do not change during a run
+
+
+def checkpoints_blocks(recipe: Recipe) -> bool:
+    """Return whether the backward pass recomputes what blocks computed."""
+    wanted = recipe.train.checkpointing
+    return recipe.model.width >= _LARGE_FROM_WIDTH if wanted is None else wanted
 
 
 def is_sharded(recipe: Recipe) -> bool:
@@ -35,7 +44,7 @@ def is_sharded(recipe: Recipe) -> bool:
 def shards_over_ranks(recipe: Recipe) -> bool:
     """Return whether parameters are to be sharded where there are several ranks."""
     wanted = recipe.train.sharded
-    return recipe.model.width >= _SHARDED_FROM_WIDTH if wanted is None else wanted
+    return recipe.model.width >= _LARGE_FROM_WIDTH if wanted is None else wanted
 
 
 def shard(module: nn.Module, *methods: str) -> None:

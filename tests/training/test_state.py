@@ -4,12 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from tcae_cli.runtime import distributed
+from tcae_cli.training.ema import averaged_copy
 from tcae_cli.training.state import STATE_FILE, RunState, save_state
 
 
 def test_only_the_first_rank_copies_the_state_to_the_host(tmp_path, monkeypatch):
     model = nn.Linear(2, 2)
-    state = RunState(model, model, model, [torch.optim.AdamW(model.parameters())])
+    state = RunState(model, model, averaged_copy(model), [torch.optim.AdamW(model.parameters())])
     copied = []
     to_host = Tensor.cpu
     monkeypatch.setattr(Tensor, "cpu", lambda tensor: copied.append(tensor) or to_host(tensor))
