@@ -79,6 +79,15 @@ def test_maps_are_those_of_the_blocks_and_of_the_final_norm(reference, images, s
     torch.testing.assert_close(maps, expected, rtol=1e-3, atol=1e-4)
 
 
+def test_in_bf16_the_maps_are_near_those_of_float32_and_stay_float32(network, images, seen, monkeypatch):
+    monkeypatch.setattr(network, "precision", "bf16")
+    rounded = network(images)
+
+    assert {feature_map.dtype for feature_map in rounded} == {torch.float32}
+    assert not torch.equal(rounded[-1], seen[1][-1])
+    torch.testing.assert_close(rounded, seen[1], rtol=0.05, atol=0.05)
+
+
 def test_the_bias_of_the_keys_is_zero_and_everything_else_as_in_the_file(network, tensors):
     loaded = network.transformer.state_dict()
 

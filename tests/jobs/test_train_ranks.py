@@ -57,8 +57,12 @@ def assert_same_losses(one: Path, other: Path) -> None:
     for ours, theirs in zip(metrics(one), metrics(other), strict=True):
         for name in ("loss", "l1", "class_token", "masked_patch", "teacher_entropy", "feature_spread"):
             assert ours[name] == pytest.approx(theirs[name], rel=2e-3, abs=1e-5), (name, ours["step"])
-        for name in ours.keys() & theirs.keys() & {"generator", "discriminator", "grad_norm", "gradient_cosine"}:
+        for name in ours.keys() & theirs.keys() & {"generator", "discriminator", "grad_norm"}:
             assert ours[name] == pytest.approx(theirs[name], rel=2e-2, abs=1e-3), (name, ours["step"])
+        if "gradient_cosine" in ours.keys() & theirs.keys():
+            # A cosine near 0 has no relative precision; a discriminator's first steps magnify rounding.
+            tolerance = 0.02 if "generator" in ours else 1e-3
+            assert ours["gradient_cosine"] == pytest.approx(theirs["gradient_cosine"], abs=tolerance), ours["step"]
 
 
 @pytest.fixture(scope="module")
