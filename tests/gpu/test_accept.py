@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_every_section_passes_at_toy_size_on_the_cpu(tmp_path):
-    command = [sys.executable, "-m", "tests.gpu.accept", "--cpu", "--small", "--out", str(tmp_path)]
+    command = [sys.executable, "-m", "tests.gpu.accept", "--cpu", "--small", "--minutes=20", "--out", str(tmp_path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
 
     assert done.returncode == 0, done.stdout + done.stderr
