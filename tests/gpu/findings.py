@@ -1,6 +1,7 @@
 """What a section of the acceptance run is given, and what it finds."""
 
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -35,13 +36,13 @@ class Setting:
         """
         if self.small:
             torch.set_num_threads(1)
-            nn.Module.compile = partialmethod(nn.Module.compile, backend="aot_eager")  # type: ignore[method-assign]
+            nn.Module.compile = partialmethod(nn.Module.compile, backend="aot_eager")
 
     def machine(self) -> str:
-        """Return the name of the GPU, or "the CPU" with its number of threads."""
+        """Return the name of the GPU, or "the CPU" with its number of cores."""
         if self.device == "cuda":
             return torch.cuda.get_device_name()
-        return f"the CPU, {torch.get_num_threads()} threads"
+        return f"the CPU, {len(os.sched_getaffinity(0))} cores"
 
     def synchronize(self) -> None:
         """Wait until the device has finished."""

@@ -12,7 +12,7 @@ from tcae_cli.reports.progress import Silent
 from tests.gpu.findings import Findings, Setting
 from tests.gpu.inputs import random_model, recipe
 from tests.gpu.sections.model import random_pixels
-from tests.gpu.sections.train import log_of, peak_gib, request_of
+from tests.gpu.sections.train import log_of, note_peak, request_of
 
 
 def run(setting: Setting, findings: Findings) -> None:
@@ -36,7 +36,7 @@ def run(setting: Setting, findings: Findings) -> None:
     is_finite = all(math.isfinite(line["loss"]) for line in lines)
     findings.check("losses", "finite" if is_finite else "not finite", "finite", is_finite)
     findings.note("images/s at 512 px", max(line["images_per_s"] for line in lines))
-    findings.note("peak of GPU memory, GiB", peak_gib(setting))
+    note_peak(setting, findings, "peak of GPU memory, GiB")
     before, after = (read_header(str(name)) for name in (parent, out))
     same = before.encoder_hash == after.encoder_hash
     findings.check("hash of the encoder", "as before" if same else "another", "as before", same)

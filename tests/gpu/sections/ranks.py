@@ -15,7 +15,7 @@ import torch.distributed as dist
 from tcae_cli.jobs.train import train
 from tcae_cli.recipe.schema import Recipe
 from tests.gpu.findings import Findings, Setting
-from tests.gpu.sections.train import InterruptAfter, InterruptedRun, full_objective, log_of, peak_gib, request_of
+from tests.gpu.sections.train import InterruptAfter, InterruptedRun, full_objective, log_of, note_peak, request_of
 
 _NEVER = "train.checkpoint_every=1000"
 
@@ -58,7 +58,7 @@ def _train(setting: Setting, findings: Findings, name: str, chosen: Recipe) -> N
     is_finite = len(lines) == steps and all(math.isfinite(line["loss"]) for line in lines)
     findings.check(f"{name}, losses", "finite" if is_finite else "not finite", "finite", is_finite)
     findings.note(f"{name}, images/s", max(line["images_per_s"] for line in lines), "")
-    findings.note(f"{name}, peak of GPU memory, GiB", peak_gib(setting), _expected_gib(name))
+    note_peak(setting, findings, f"{name}, peak of GPU memory, GiB", _expected_gib(name))
 
 
 def _expected_gib(name: str) -> str:

@@ -62,7 +62,7 @@ def run(setting: Setting, findings: Findings, *, compiled: bool = False) -> None
         with suppress(InterruptedRun):
             train(request_of(setting, chosen, out), InterruptAfter(half + 1))
     report = train(request_of(setting, chosen, out, resume=not compiled), Silent())
-    findings.note("peak of GPU memory, GiB", peak_gib(setting), "about 62 for 32 images of B")
+    note_peak(setting, findings, "peak of GPU memory, GiB", "about 62 for 32 images of B")
 
     lines = log_of(out)
     before = [line for line in lines if half // 2 < line["step"] <= half]
@@ -126,9 +126,10 @@ def log_of(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def peak_gib(setting: Setting) -> float:
-    """Return the most memory that tensors took at once on the GPU; 0 on the CPU."""
-    return torch.cuda.max_memory_allocated() / 2**30 if setting.device == "cuda" else 0.0
+def note_peak(setting: Setting, findings: Findings, name: str, expected: str = "") -> None:
+    """Note the most memory that tensors took at once, if this is a GPU."""
+    if setting.device == "cuda":
+        findings.note(name, torch.cuda.max_memory_allocated() / 2**30, expected)
 
 
 def _median(lines: list[dict[str, Any]], name: str) -> float:
