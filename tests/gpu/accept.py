@@ -33,11 +33,11 @@ SECTIONS = {  # seconds that each may take, several times what it should take on
     "model": 90,
     "dc_ae": 60,
     "train": 120,
-    "train_compiled": 150,
-    "ranks": 120,
     "finetune": 60,
     "evaluate": 45,
     "downstream": 60,
+    "train_compiled": 150,  # compiling takes longest, and comes last, in case that the time does not suffice
+    "ranks": 120,
 }
 _SMALL_LIMIT_S = 300  # of each at toy size, on machines that do other things too
 _MINUTES = 8.0  # all sections together
