@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from tcae_cli.autoencoders.by_name import load_autoencoder
+from tcae_cli.autoencoders.compiled import compiled_copy
 from tcae_cli.autoencoders.families import Autoencoder
 from tcae_cli.errors import TcaeError
 from tcae_cli.images.transform import to_float, to_uint8
@@ -42,6 +43,14 @@ class Runner:
     def at(self, precision: Precision) -> "Runner":
         """Return a runner of the same model, not a copy of it, at another precision."""
         return replace(self, precision=precision)
+
+    def compiled(self) -> "Runner":
+        """Return a runner of the same weights whose encoder's transformer blocks are compiled; of our own models only.
+
+        A shape of images is compiled when it is first encoded, which takes from seconds to a minute.
+        """
+        assert isinstance(self.model, TCAE)
+        return replace(self, model=compiled_copy(self.model))
 
     def encode(self, images: Tensor) -> Tensor:
         """Return latents [b, c, h/f, w/f], float32, on the device, of images [b, 3, h, w], uint8, on any device.

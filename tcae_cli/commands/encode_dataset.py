@@ -37,6 +37,19 @@ from tcae_cli.store.codecs.registry import CODECS
 )
 @_options.precision(EncodeRequest.precision)
 @option(
+    "--compile/--no-compile",
+    default=EncodeRequest.compile,
+    show_default="as the store was begun; in a new one, on a GPU",
+    group=MODEL,
+    help="Compile the encoder's blocks: faster on a GPU, after a slower start.",
+)
+@option(
+    "--strict",
+    is_flag=True,
+    group=MODEL,
+    help="Refuse to resume compiled encoding on another GPU model or with other library versions.",
+)
+@option(
     "--size",
     "sizes",
     type=click.IntRange(min=1),

@@ -2,24 +2,20 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-import torch
-
 from tcae_cli.autoencoders.by_name import read_card
-from tcae_cli.autoencoders.families import ModelCard
-from tcae_cli.errors import DeviceMemoryError, StoreError, UsageError
+from tcae_cli.errors import DeviceMemoryError, StoreError
 from tcae_cli.images.partition import shards_of_part, shards_of_rank
 from tcae_cli.jobs.class_list import refuse_other_classes
+from tcae_cli.jobs.encode_settings import check_settings, has_rows, settings_of, spec_with
 from tcae_cli.jobs.encode_shards import EncodeRun, ShardsReport, encode_shards
 from tcae_cli.jobs.encode_source import open_store_source, publish_index
 from tcae_cli.reports.encode import EncodeReport, EncodeRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
-from tcae_cli.runtime.device import choose_device, default_precision
+from tcae_cli.runtime.device import choose_device
 from tcae_cli.runtime.folder import Folder, open_folder
 from tcae_cli.sources.source import Source
 from tcae_cli.store.claims import clear_claims
@@ -35,23 +31,12 @@ from tcae_cli.store.commit import (
 from tcae_cli.store.handle import StoreHandle, create_store, find_store, fit_arrays
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.lease import Lease, Place, join_store
-from tcae_cli.store.record import RECORDS_FOLDER
 from tcae_cli.store.shares import Shares
-from tcae_cli.store.spec import (
-    ComputeSpec,
-    EncoderIdentity,
-    LatentShape,
-    SourceIdentity,
-    StoreSettings,
-    StoreSpec,
-    TransformSpec,
-    make_views,
-)
+from tcae_cli.store.spec import StoreSettings
 from tcae_cli.store.work import PlannedWork, SharedWork, Work
 from tcae_cli.store.writer import StoreWriter
 
 _FAILURES_SHOWN = 10
-_TOOLS = ("tcae", "torch", "timm", "pillow", "numpy", "zarr", "numcodecs")
 
 
 def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
@@ -77,7 +62,7 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
         else:
             lease.wait_for_leader()
             store = StoreHandle(folder)
-            refuse_differences(store, settings)
+            check_settings(request, store, settings, progress)
         was_complete = store.is_complete
 
         source = Source(folder.fetch(index_folder(store.spec), Path(scratch)))
@@ -114,40 +99,14 @@ def _place(request: EncodeRequest) -> Place:
     return Place(f"parts-{request.num_parts}", f"{request.part}-{rank}", f"{request.part}-0", world_size > 1)
 
 
-def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -> StoreSettings:
-    """Return how this run encodes. Raises UsageError for a size that latents do not fit into."""
-    sizes = list(dict.fromkeys(request.sizes or (card.image_size,)))
-    for size in sizes:
-        if size % card.downsampling:
-            nearest = max(1, round(size / card.downsampling)) * card.downsampling
-            raise UsageError(
-                f"--size {size} is not a multiple of {card.downsampling}, a latent's pixels; try {nearest}"
-            )
-    decode = request.decode or ("full" if request.resize == "adm" else "draft")
-    library = [card.spec["library"]] if "library" in card.spec else []  # of a model that is not one of ours
-    return StoreSettings(
-        encoder=EncoderIdentity(name=card.name, hash=card.encoder_hash, spec=card.spec, recipe=card.recipe),
-        transform=TransformSpec(resize=request.resize, decode=decode),
-        decode=request.decode,
-        compute=ComputeSpec(dtype=request.precision or default_precision(device), batch_size=request.batch_size),
-        latent=LatentShape(channels=card.latent_channels, downsampling=card.downsampling),
-        views=make_views(sizes, card.downsampling, request.flip),
-        dtype=request.dtype,
-        codec=request.codec,
-        tool_versions={name: version(name) for name in (*_TOOLS, *library)},
-        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        classes_given=request.classes is not None,
-    )
-
-
 def _make_ready(run: EncodeRun, settings: StoreSettings, folder: Folder, scratch: Path) -> StoreHandle:
     """Make the store, or check that the one there was made with the same settings from the same images."""
     request, progress = run.request, run.progress
     found = find_store(folder)
     if found:  # refused before the source is scanned
-        refuse_differences(found, settings, any_batch_size=may_take_another_batch_size(request, found))
+        check_settings(request, found, settings, progress, has_rows=has_rows(request, found))
     source = open_store_source(request, found, scratch, progress)
-    spec = spec_with(source, found, settings)
+    spec = spec_with(request, source, found, settings)
     identity = spec.source
     if not found and request.dtype == "int8":
         from tcae_cli.jobs.quantisation import measure_quantisation  # here, since its metrics are slow to import
@@ -160,13 +119,14 @@ def _make_ready(run: EncodeRun, settings: StoreSettings, folder: Folder, scratch
     if not found:
         _refuse_another_source(store, {identity.fingerprint})
         refuse_other_classes(store, identity)
-        refuse_differences(store, settings)
+        check_settings(request, store, settings, progress)
     else:
         known = {identity.fingerprint, store.spec.source.fingerprint}
         store.refresh()
         _refuse_another_source(store, known)
-        if may_take_another_batch_size(request, store) and store.spec.compute != spec.compute:
-            progress.say(f"{folder.uri} has no committed row, so its batches may be of {spec.compute.batch_size} now")
+        if not has_rows(request, store) and store.spec.compute != spec.compute:
+            if store.spec.compute.batch_size != (now := spec.compute.batch_size):
+                progress.say(f"{folder.uri} has no committed row, so its batches may be of {now} now")
             store.write_root(compute=spec.compute.model_dump(mode="json"))
         # Before reopening, which reads the root again: rows that another part appends then must not be taken away.
         has_grown = identity.fingerprint != store.spec.source.fingerprint
@@ -182,16 +142,6 @@ def _make_ready(run: EncodeRun, settings: StoreSettings, folder: Folder, scratch
     return store
 
 
-def spec_with(source: Source, store: StoreHandle | None, settings: StoreSettings) -> StoreSpec:
-    """Return the spec of the store, or else of a new one, once it holds all of a source; int8 may lack its scales."""
-    identity = SourceIdentity(
-        uri=source.uri, count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
-    )
-    if store:
-        return store.spec.model_copy(update={"source": identity, "compute": settings.compute_of(store.spec)})
-    return settings.new_store(identity, source.has_captions)
-
-
 def _shards(request: EncodeRequest, store: StoreHandle) -> range:
     return shards_of_part(store.spec.num_shards, request.part, request.num_parts)
 
@@ -203,11 +153,6 @@ def _refuse_another_source(store: StoreHandle, fingerprints: set[str]) -> None:
             f"{store.folder.uri} was given other images by another part meanwhile; "
             f"give all parts one source, and repeat"
         )
-
-
-def may_take_another_batch_size(request: EncodeRequest, store: StoreHandle) -> bool:
-    """Return whether no row of a store is committed, and no other part can be encoding one."""
-    return request.num_parts == 1 and not store.folder.sizes(RECORDS_FOLDER)
 
 
 @contextmanager
@@ -224,7 +169,7 @@ def naming_the_batch_size_of(request: EncodeRequest) -> Iterator[None]:
             raise
         store = find_store(open_folder(request.store))
         advice, options = f"try --batch-size {size // 2}", {"--batch-size": str(size // 2)}
-        if store and not may_take_another_batch_size(request, store):
+        if store and has_rows(request, store):
             options = {}
             advice = (
                 f"{request.store} can only be continued with the same batch size: stop other programs on the "
@@ -232,15 +177,6 @@ def naming_the_batch_size_of(request: EncodeRequest) -> Iterator[None]:
             )
         found = f"out of memory on the device with --batch-size {size}"
         raise DeviceMemoryError(f"{found}; {advice}", options=options) from error
-
-
-def refuse_differences(store: StoreHandle, settings: StoreSettings, *, any_batch_size: bool = False) -> None:
-    """Raise StoreError if a store was made with settings other than these, perhaps but for the batch size."""
-    if differing := settings.differences(store.spec, any_batch_size=any_batch_size):
-        raise StoreError(
-            f"{store.folder.uri} cannot be continued: it was made with {differing}; "
-            f"repeat the command it was made with, or encode into another store"
-        )
 
 
 def _report(

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from tcae_cli.autoencoders.runner import Runner
+from tcae_cli.errors import DeviceError
 from tcae_cli.images.loader import ImageBatch
 from tcae_cli.reports.failure import Failure
+from tcae_cli.reports.progress import Progress
 from tcae_cli.store.quantise import dequantise, quantise, scale_of
 from tcae_cli.store.spec import StoreSpec
 from tcae_cli.store.statistics import Moments
@@ -41,9 +43,30 @@ class LatentEncoder:
     """Encodes batches of images into every view of a store."""
 
     def __init__(self, runner: Runner, spec: StoreSpec) -> None:
-        self._runner = runner
+        self._eager = runner
+        self._runner = runner.compiled() if spec.compute.compiled else runner
         self.spec = spec
         self._on_gpu = runner.device.type == "cuda"
+
+    @torch.inference_mode()
+    def compile(self, progress: Progress) -> None:
+        """Compile the encoder for every view now, where the store's is compiled at all, rather than amid the batches.
+
+        Raises DeviceError if this machine cannot compile.
+        """
+        if not self.spec.compute.compiled:
+            return
+        progress.start("compile the encoder", len(self.spec.sizes), unit="sizes")
+        try:
+            for size in self.spec.sizes:
+                self._runner.encode(torch.zeros(self.spec.compute.batch_size, 3, size, size, dtype=torch.uint8))
+                progress.advance()
+        except torch._dynamo.exc.BackendCompilerFailed as error:
+            reason = str(error.inner_exception).partition("\n")[0]
+            raise DeviceError(
+                f"the encoder could not be compiled ({reason}); install gcc, or pass --no-compile, with another "
+                f"store if this one has rows"
+            ) from error
 
     @torch.inference_mode()
     def __call__(self, batch: ImageBatch) -> Encoded:
@@ -65,7 +88,7 @@ class LatentEncoder:
     def again_in_float32(self, batch: ImageBatch, name: str, slot: int) -> np.ndarray:
         """Return the latents [c, h, w] of one image in one view, encoded without autocast."""
         images = self._view(name, [each[slot : slot + 1] for each in batch.images])
-        latents: np.ndarray = self._runner.at("fp32").encode(images).cpu().numpy()
+        latents: np.ndarray = self._eager.at("fp32").encode(images).cpu().numpy()
         return latents[0]
 
     def _view(self, name: str, images_of_sizes: list[Tensor]) -> Tensor:

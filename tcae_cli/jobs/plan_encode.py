@@ -17,13 +17,8 @@ from tcae_cli.evaluation.metrics.cost import counted_cost
 from tcae_cli.images.loader import load_readable
 from tcae_cli.images.partition import shards_of_part
 from tcae_cli.images.transform import Transform
-from tcae_cli.jobs.encode import (
-    may_take_another_batch_size,
-    naming_the_batch_size_of,
-    refuse_differences,
-    settings_of,
-    spec_with,
-)
+from tcae_cli.jobs.encode import naming_the_batch_size_of
+from tcae_cli.jobs.encode_settings import check_settings, has_rows, settings_of, spec_with
 from tcae_cli.jobs.encode_shards import EncodeRun, ShardsReport, encode_shards
 from tcae_cli.jobs.encode_source import open_store_source
 from tcae_cli.reports.encode import EncodeRequest
@@ -66,11 +61,11 @@ def plan_encoding(plan: EncodePlanRequest, progress: Progress) -> EncodePlan:
     folder = open_folder(request.store)
     found = find_store(folder)
     if found:
-        refuse_differences(found, settings, any_batch_size=may_take_another_batch_size(request, found))
+        check_settings(request, found, settings, progress, has_rows=has_rows(request, found))
 
     with naming_the_batch_size_of(request), TemporaryDirectory() as scratch:
         source = open_store_source(request, found, Path(scratch), progress)
-        spec = spec_with(source, found, settings)
+        spec = spec_with(request, source, found, settings)
         runner = load_runner(request.model, device, spec.compute.dtype)
         costs = [counted_cost(runner.model, card, view.size) for view in spec.views.values()]
         sample = _sample_spec(spec, source, runner)

@@ -21,6 +21,8 @@ class EncodeRequest:
     model: str = DEFAULT_MODEL
     device: str | None = None  # a GPU where there is one
     precision: Precision | None = None  # bf16 on a GPU, fp32 on the CPU
+    compile: bool | None = None  # the encoder's blocks; as the store was begun, in a new one on a GPU
+    strict: bool = False  # refuse to resume a store of a compiled encoder on another kind of machine
     batch_size: int = 64
     num_workers: int | None = None  # by the number of cores
     sizes: tuple[int, ...] = ()  # pixels, a view each; the model's

@@ -5,7 +5,16 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, NonNegativeInt, PositiveInt, StringConstraints, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    PositiveInt,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    field_validator,
+    model_serializer,
+)
 
 from tcae_cli.recipe.choices import MAIN_VIEW, Decode, LatentDtype, Precision, Resize
 from tcae_cli.store.codecs.registry import CODECS
@@ -58,11 +67,28 @@ class TransformSpec(_Part):
     decode: Decode = "full"  # as in stores that were made before there was a choice
 
 
+class CompiledOn(_Part):
+    """The machine that compiled the encoder: other GPU models and library versions compute other low-order bits."""
+
+    device: str
+    versions: dict[str, str]  # of torch, CUDA and cuDNN
+
+    @property
+    def words(self) -> str:
+        """Return the device and the versions."""
+        return f"{self.device} ({', '.join(f'{name} {version}' for name, version in self.versions.items())})"
+
+
 class ComputeSpec(_Part):
     """Arithmetic of the encoder; another batch size changes bits of float16."""
 
     dtype: Precision
     batch_size: PositiveInt
+    compiled: CompiledOn | None = None  # None, which is not written: eager
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialise(self).items() if value is not None}
 
 
 class SourceIdentity(_Part):
@@ -182,6 +208,8 @@ class StoreSettings:
     transform: TransformSpec  # of a new store
     decode: Decode | None  # the user's choice; None: as the store was begun
     compute: ComputeSpec  # batches do not cross shards, so those of a store may be smaller
+    compile: bool | None  # the user's choice; None: as the store was begun
+    machine: CompiledOn  # this one, whether anything is compiled or not
     latent: LatentShape
     views: dict[str, View]
     dtype: LatentDtype
@@ -211,15 +239,27 @@ class StoreSettings:
             created_at=self.created_at,
         )
 
-    def compute_of(self, store: StoreSpec) -> ComputeSpec:
-        """Return how this run computes the rows of a store, whose batches do not cross shards."""
-        batch_size = min(self.compute.batch_size, store.rows_per_shard)
-        return self.compute.model_copy(update={"batch_size": batch_size})
+    def compute_of(self, store: StoreSpec, *, has_rows: bool = True) -> ComputeSpec:
+        """Return how this run computes the rows of a store, whose batches do not cross shards.
 
-    def differences(self, store: StoreSpec, *, any_batch_size: bool = False) -> str | None:
-        """Return the settings, source aside, that keep this run from continuing a store; None if there are none."""
+        has_rows: whether the store has rows already, which were compiled, or not, as the store says.
+        """
+        batch_size = min(self.compute.batch_size, store.rows_per_shard)
+        compiled = store.compute.compiled
+        if not has_rows:
+            is_compiled = self.compile if self.compile is not None else compiled is not None
+            compiled = self.machine if is_compiled else None
+        return self.compute.model_copy(update={"batch_size": batch_size, "compiled": compiled})
+
+    def differences(self, store: StoreSpec, *, has_rows: bool = True) -> str | None:
+        """Return the settings, source aside, that keep this run from continuing a store; None if there are none.
+
+        has_rows: whether the store has rows already; otherwise batch size and compilation may still change.
+        """
         encoder, mine = store.encoder, self.encoder
-        batch_size = store.compute.batch_size if any_batch_size else self.compute_of(store).batch_size
+        batch_size = self.compute_of(store).batch_size if has_rows else store.compute.batch_size
+        was_compiled = store.compute.compiled is not None
+        compiled = self.compile if has_rows and self.compile is not None else was_compiled
         pairs = [
             ("encoder", f"{encoder.hash[:12]} ({encoder.name})", f"{mine.hash[:12]} ({mine.name})"),
             ("--size", " ".join(map(str, store.sizes)), " ".join(map(str, sizes_of(self.views)))),
@@ -228,6 +268,7 @@ class StoreSettings:
             ("--decode", store.transform.decode, self.decode or store.transform.decode),
             ("--precision", store.compute.dtype, self.compute.dtype),
             ("--batch-size", store.compute.batch_size, batch_size),
+            ("--compile", _on_or_off(was_compiled), _on_or_off(compiled)),
             ("--dtype", store.dtype, self.dtype),
             ("--codec", store.codec, self.codec),
         ]
@@ -260,6 +301,10 @@ def rows_per_shard(num_rows: int, sample_bytes: int) -> int:
 def sizes_of(views: dict[str, View]) -> list[int]:
     """Return the distinct sizes of these views, in pixels, that of the first one first."""
     return list(dict.fromkeys(view.size for view in views.values()))
+
+
+def _on_or_off(is_on: bool) -> str:
+    return "on" if is_on else "off"
 
 
 def _flip_words(views: dict[str, View]) -> str:

@@ -61,13 +61,14 @@ def _contents(report: InfoReport) -> list[tuple[str, str]]:
     steps = encoder["recipe"].get("train", {}).get("steps")
     names = source["class_names"]
     classes = f", {len(names):,} classes ({_some(names, _CLASSES_SHOWN)})" if names else ""
+    compiled = f", compiled on {compute['compiled']['device']}" if "compiled" in compute else ""
     how = f"{report.transform['resize']} resize, {report.transform['decode']} decoding"
     tools = ", ".join(f"{name} {version}" for name, version in report.tool_versions.items())
     return [
         ("views", "; ".join(views)),
         ("stored as", f"{report.dtype}, codec {report.codec}{_scaling(encoder['spec'])}"),
         ("encoder", f"{encoder['name']} ({encoder['hash'][:12]})" + (f", recipe of {steps:,} steps" if steps else "")),
-        ("encoded", f"{how}, {compute['dtype']}, batches of {compute['batch_size']:,}"),
+        ("encoded", f"{how}, {compute['dtype']}, batches of {compute['batch_size']:,}{compiled}"),
         ("source", f"{source['uri']}: {source['count']:,} images ({source['fingerprint'][:12]}){classes}"),
         ("described", described_words(report.num_rows, report.labels_from, report.captions_from)),
         ("made", f"{report.created_at}" + (f" with {tools}" if tools else "")),
