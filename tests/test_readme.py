@@ -207,7 +207,8 @@ def test_each_command_shown_is_one_the_command_line_takes():
 
 def test_each_option_named_is_an_option():
     names = tcae.list_commands(click.Context(tcae))
-    options = {"--help"} | {option for name in names for each in _command(name).params for option in each.opts}
+    parameters = [each for name in names for each in _command(name).params]
+    options = {"--help"} | {option for each in parameters for option in (*each.opts, *each.secondary_opts)}
     for page in PAGES:
         named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page.read_text()))
         assert named <= options | OPTIONS_OF_OTHERS, page
