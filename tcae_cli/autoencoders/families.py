@@ -35,6 +35,7 @@ class ModelCard:
     downsampling: int  # pixels a latent position, along a side
     spec: dict[str, Any]
     recipe: dict[str, Any]
+    has_blocks: bool = False  # transformer blocks of our own, which can be compiled
 
 
 class NamedModel(Protocol):

@@ -38,6 +38,7 @@ class TcaeModel:
             downsampling=header.spec.downsampling,
             spec=header.spec.model_dump(mode="json"),
             recipe=header.recipe,
+            has_blocks=True,
         )
 
     def load(self, device: str | torch.device) -> TCAE:

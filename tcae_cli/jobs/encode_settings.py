@@ -44,9 +44,9 @@ def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -
             )
     decode = request.decode or ("full" if request.resize == "adm" else "draft")
     library = [card.spec["library"]] if "library" in card.spec else []  # of a model that is not one of ours
-    if library and request.compile:
-        raise UsageError(f"--compile works on models of tcae, and {card.name} is one of {library[0]}; omit --compile")
-    is_compiled = request.compile if request.compile is not None else device.type == "cuda" and not library
+    if request.compile and not card.has_blocks:
+        raise UsageError(f"--compile works on models of tcae, and {card.name} is not one; omit --compile")
+    is_compiled = request.compile if request.compile is not None else device.type == "cuda" and card.has_blocks
     device_name, versions = compiling_device(device)
     machine = CompiledOn(device=device_name, versions=versions)
     return StoreSettings(

@@ -73,8 +73,11 @@ def encode_shards(run: EncodeRun, writer: StoreWriter, source: Source, work: Wor
         return ShardsReport()
     spec = writer.spec
     encoder = LatentEncoder(load_runner(run.request.model, run.device, spec.compute.dtype), spec)
-    with threads_for_whole_batches(run.device):  # as many threads as will run: on the CPU, kernels are for a number
-        encoder.compile(run.progress)
+    if spec.compute.compiled:
+        if not distributed.local_rank():
+            run.progress.say("the encoder is being compiled, which takes a while")
+        with threads_for_whole_batches(run.device):  # on the CPU, kernels are for a number of threads
+            encoder.compile()
     num_workers = run.request.num_workers
     if num_workers is None:  # this rank's share of the machine's cores
         num_workers = max(1, len(os.sched_getaffinity(0)) // distributed.local_world_size())

@@ -14,7 +14,6 @@ from tcae_cli.autoencoders.runner import Runner
 from tcae_cli.errors import DeviceError
 from tcae_cli.images.loader import ImageBatch
 from tcae_cli.reports.failure import Failure
-from tcae_cli.reports.progress import Progress
 from tcae_cli.store.quantise import dequantise, quantise, scale_of
 from tcae_cli.store.spec import StoreSpec
 from tcae_cli.store.statistics import Moments
@@ -49,18 +48,14 @@ class LatentEncoder:
         self._on_gpu = runner.device.type == "cuda"
 
     @torch.inference_mode()
-    def compile(self, progress: Progress) -> None:
-        """Compile the encoder for every view now, where the store's is compiled at all, rather than amid the batches.
+    def compile(self) -> None:
+        """Compile the encoder for every view now, rather than amid the batches.
 
         Raises DeviceError if this machine cannot compile.
         """
-        if not self.spec.compute.compiled:
-            return
-        progress.start("compile the encoder", len(self.spec.sizes), unit="sizes")
         try:
             for size in self.spec.sizes:
                 self._runner.encode(torch.zeros(self.spec.compute.batch_size, 3, size, size, dtype=torch.uint8))
-                progress.advance()
         except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = str(error.inner_exception).partition("\n")[0]
             raise DeviceError(

@@ -164,9 +164,9 @@ def test_a_gpu_compiles_in_a_new_store_unless_told_not_to(small_checkpoint, monk
 
     assert compiled(None, gpu).device == compiled(True, gpu).device == H100[0]
     assert compiled(False, gpu) is compiled(None, torch.device("cpu")) is None
-    other = ModelCard("diffusers:sd", "ab" * 32, 64, 4, 8, {"library": "diffusers"}, {})
+    other = ModelCard("diffusers:sd", "ab" * 32, 64, 4, 8, {}, {})
     assert compiled(None, gpu, other) is None
     with pytest.raises(
-        UsageError, match="--compile works on models of tcae, and diffusers:sd is one of diffusers; omit"
+        UsageError, match="--compile works on models of tcae, and diffusers:sd is not one; omit --compile"
     ):
         compiled(True, gpu, other)
