@@ -5,6 +5,7 @@ from importlib.metadata import version
 
 import torch
 
+from tcae_cli import __version__
 from tcae_cli.autoencoders.compiled import compiling_device
 from tcae_cli.autoencoders.families import ModelCard
 from tcae_cli.errors import StoreError, UsageError
@@ -27,7 +28,7 @@ from tcae_cli.store.spec import (
     make_views,
 )
 
-_TOOLS = ("tcae", "torch", "timm", "pillow", "numpy", "zarr", "numcodecs")
+_TOOLS = ("torch", "timm", "pillow", "numpy", "zarr", "numcodecs")
 
 
 def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -> StoreSettings:
@@ -64,7 +65,7 @@ def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -
         views=make_views(sizes, card.downsampling, request.flip),
         dtype=request.dtype,
         codec=request.codec,
-        tool_versions={name: version(name) for name in (*_TOOLS, *library)},
+        tool_versions={"tcae": __version__} | {name: version(name) for name in (*_TOOLS, *library)},
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         classes_given=request.classes is not None,
     )

@@ -4,6 +4,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
+from tcae_cli import __version__
 from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.exports import provenance
 from tcae_cli.exports.format import ExportFormat, is_zip
@@ -16,7 +17,7 @@ from tcae_cli.runtime.folder import open_folder
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.reader import LatentStore
 
-_TOOLS = ("tcae", "numpy", "torch")
+_TOOLS = ("numpy", "torch")
 
 
 def export_store(request: ExportRequest, progress: Progress) -> ExportReport:
@@ -29,7 +30,8 @@ def export_store(request: ExportRequest, progress: Progress) -> ExportReport:
     kind = _format_of(request)
     rows = _open_rows(request, kind.takes_scale)
     form = kind(rows)
-    about = provenance.describe(rows, kind.name, form.rows_per_piece, {name: version(name) for name in _TOOLS})
+    tools = {"tcae": __version__} | {name: version(name) for name in _TOOLS}
+    about = provenance.describe(rows, kind.name, form.rows_per_piece, tools)
 
     target = Path(request.target)
     num_written = form.write(target, about, progress)

@@ -4,6 +4,7 @@ import json
 import shutil
 import signal
 import subprocess
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -12,14 +13,16 @@ import torch
 import zarr
 from PIL import Image
 
+from tcae_cli import __version__
 from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.errors import DeviceError, NotFoundError, SourceError, StoreError, UsageError
+from tcae_cli.jobs import encode_settings
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store.reader import LatentStore
 
-from ..store_contents import assert_same_store, wait_for_commits
+from ..store_contents import assert_same_store, attributes_of, wait_for_commits
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
 
@@ -366,3 +369,15 @@ def test_a_store_is_opened_once_and_its_root_read_again_only_where_others_may_ha
     encode(photos, tmp_path / "store.zarr")
     # Looked for and opened; after the scan of the source; before arrays are fitted; for the report.
     assert names.count("zarr.json") == 5
+
+
+def test_tcae_runs_from_a_checkout_that_is_not_installed(encode, photos, tmp_path, monkeypatch):
+    def version_of_installed(name):
+        if name == "tcae":
+            raise PackageNotFoundError(name)
+        return version(name)
+
+    monkeypatch.setattr(encode_settings, "version", version_of_installed)
+    encode(photos, tmp_path / "out.zarr")
+
+    assert attributes_of(tmp_path / "out.zarr")["tool_versions"]["tcae"] == __version__

@@ -16,9 +16,14 @@ from tests.gpu.sections.train import log_of
 def run(setting: Setting, findings: Findings) -> None:
     """Train for half of 200 steps, and resume for the rest; at toy size for 2 and 2."""
     store = setting.folder / "downstream.zarr"
-    source = str(images(setting))
-    workers = setting.choose(None, 0)
-    encode_dataset(EncodeRequest(source=source, store=str(store), device=setting.device, num_workers=workers), Silent())
+    request = EncodeRequest(
+        source=str(images(setting)),
+        store=str(store),
+        device=setting.device,
+        num_workers=setting.choose(None, 0),
+        compile=False,
+    )
+    encode_dataset(request, Silent())
     half = setting.choose(100, 2)
     out = setting.folder / "dit"
     options = [str(store), str(out), f"--device={setting.device}", "--sampling-steps=5", f"--log-every={half}"]

@@ -63,7 +63,7 @@ def _encode(setting: Setting, name: str, compiled: bool, progress: Silent) -> En
         precision="bf16",
         batch_size=setting.choose(64, 8),
         num_workers=setting.choose(None, 0),
-        **({"compile": compiled} if "compile" in EncodeRequest.__dataclass_fields__ else {}),
+        compile=compiled,
     )
     return encode_dataset(request, progress)
 

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from tcae_cli.autoencoders.runner import Runner, load_runner
-from tcae_cli.model.layers import Block
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.runtime.device import peak_flops
 from tcae_cli.training.cost import forward_flops, image_of
@@ -25,7 +24,7 @@ def run(setting: Setting, findings: Findings) -> None:
     eager_error = 0.0
     for way in _EXPECTED:
         if way == "compiled":
-            compile_blocks(runner)
+            runner = runner.compiled()
         rate = encode_rate(setting, runner, pixels, repeats=setting.choose(20, 2))
         error = relative_error(runner.encode(pixels), exact)
         expected, expected_mfu = _EXPECTED[way]
@@ -48,13 +47,6 @@ def random_pixels(setting: Setting) -> Tensor:
 def encode_rate(setting: Setting, runner: Runner, pixels: Tensor, repeats: int) -> float:
     """Return how many images a second the runner encodes, by so many runs on a batch."""
     return len(pixels) / setting.seconds(lambda: runner.encode(pixels), repeats)
-
-
-def compile_blocks(runner: Runner) -> None:
-    """Let a runner's transformer blocks be compiled when they are next used."""
-    assert isinstance(runner.model, TCAE)
-    for block in (part for part in runner.model.modules() if isinstance(part, Block)):
-        block.compile(dynamic=False)
 
 
 def _encode_flops(runner: Runner) -> float:

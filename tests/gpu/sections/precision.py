@@ -49,6 +49,7 @@ def _encode(setting: Setting, model: str, device: str, dtype: LatentDtype) -> La
         dtype=dtype,
         batch_size=4,
         num_workers=0,
+        compile=False,
     )
     encode_dataset(request, Silent())
     return LatentStore(store)
