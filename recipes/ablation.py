@@ -35,7 +35,7 @@ from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.progress import Progress, Silent
 from tcae_cli.reports.train import TrainRequest
 from tcae_cli.runtime.checksums import crc32c_of_json
-from tcae_cli.runtime.device import choose_device
+from tcae_cli.runtime.device import choose_device, float32_products
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.sources.source import open_source
 from tcae_cli.terminal.progress import ConsoleProgress
@@ -193,7 +193,8 @@ def train_arm(plan: Plan, recipe: Recipe, run: Path) -> None:
     )
     with ConsoleProgress() as progress:
         if plan.on_device:
-            train_on_device(request, plan, progress)
+            with float32_products(choose_device(plan.device), recipe.train.float32_products):
+                train_on_device(request, plan, progress)
         else:
             train(request, progress)
 

@@ -77,8 +77,9 @@ def _own_gpu(num_visible: int) -> int:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor of the CPU on a device; a GPU copies it from pinned memory, and nothing waits for the copy."""
-    return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+    """Return a tensor on a device; a GPU copies it from pinned memory, and nothing waits for the copy."""
+    is_to_be_copied = device.type == "cuda" and tensor.device.type == "cpu"
+    return (tensor.pin_memory() if is_to_be_copied else tensor).to(device, non_blocking=True)
 
 
 def device_words(device: torch.device) -> str:
