@@ -231,6 +231,15 @@ def test_a_gpu_copies_what_a_step_sends_it_from_pinned_memory(monkeypatch):
     to_device(torch.zeros(1), torch.device("cuda", 1))
     assert sent == [("cuda:1", True)]
 
+    class OnTheGpu:
+        device = torch.device("cuda", 1)
+
+        def to(self, device, *, non_blocking):
+            sent.append("as it is")
+
+    to_device(OnTheGpu(), torch.device("cuda", 1))  # which torch would refuse to pin
+    assert sent[1:] == ["as it is"]
+
 
 def test_drop_path_changes_the_students_view_alone():
     dropping = recipe(loss={"self_distillation": {**HEADS, **CROPS, "drop_path": 0.9}})
