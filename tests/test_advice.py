@@ -301,7 +301,10 @@ def test_every_option_and_command_that_a_text_names_exists():
     group = click.Context(cli.tcae)
     commands = {name: cli.tcae.get_command(group, name) for name in cli.tcae.list_commands(group)}
     options = {
-        text for command in (cli.tcae, *commands.values()) for each in command.get_params(group) for text in each.opts
+        text
+        for command in (cli.tcae, *commands.values())
+        for each in command.get_params(group)
+        for text in (*each.opts, *each.secondary_opts)
     }
     assert words_of_messages(r"(?<![\w-])--[a-z][a-z-]+") <= options | ELSEWHERE
     assert words_of_messages(r"(?:repeat|repeating|see|with|run|or) tcae ([a-z-]+)") <= commands.keys()

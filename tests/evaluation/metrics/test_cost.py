@@ -1,7 +1,6 @@
 """What a model costs: against the paper's table, and against counts of the same model's parts."""
 
 import os
-import sys
 
 import pytest
 import torch
@@ -12,6 +11,7 @@ from tcae_cli.autoencoders.runner import Runner
 from tcae_cli.evaluation.metrics.cost import cost_figures, counted_cost
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import ModelSpec
+from tcae_cli.runtime import memory
 
 CPU = torch.device("cpu")
 
@@ -109,8 +109,8 @@ def test_the_peak_is_what_a_batch_takes_at_once_even_if_memory_of_before_is_at_h
     assert figures["decode-peak-bytes"] < 2**25
 
 
-def test_where_memory_cannot_be_had_it_is_left_out(monkeypatch):
-    monkeypatch.setattr(sys, "platform", "darwin")
+def test_where_memory_cannot_be_had_it_is_left_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "_PROCESS", tmp_path)  # a system without /proc
 
     figures = cost_figures(Runner("other", ByOtherNames(), CPU, "fp32"), card(5, 4), 32, 1)
 
