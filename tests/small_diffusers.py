@@ -1,4 +1,4 @@
-"""Small diffusers autoencoders with random weights, saved as diffusers saves them."""
+"""Diffusers autoencoders with random weights: small ones, saved as diffusers saves them, and DC-AE f32c32's shape."""
 
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,18 @@ DC: dict[str, Any] = {
     "encoder_qkv_multiscales": ((), (5,)),
     "decoder_qkv_multiscales": ((), (5,)),
     "scaling_factor": 0.41407,
+}
+_STAGES = ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3
+# dc-ae-f32c32-in-1.0 as published (mit-han-lab/dc-ae-f32c32-in-1.0-diffusers, config.json): 607 G multiply-accumulates
+# for encoder and decoder at 256 px.
+DC_F32C32: dict[str, Any] = {
+    "latent_channels": 32,
+    "encoder_block_types": _STAGES,
+    "decoder_block_types": _STAGES,
+    "encoder_layers_per_block": (0, 4, 8, 2, 2, 2),
+    "decoder_layers_per_block": (0, 5, 10, 2, 2, 2),
+    "encoder_qkv_multiscales": ((),) * 6,
+    "decoder_qkv_multiscales": ((),) * 6,
 }
 
 

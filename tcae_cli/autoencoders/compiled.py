@@ -4,9 +4,8 @@ import copy
 
 import torch
 
+from tcae_cli.model.layers import compile_block
 from tcae_cli.model.tcae import TCAE
-
-_MOST_GRAPHS = 64  # of one block: two for each size of images, on the fine and on the coarse grid
 
 
 def compiled_copy(model: TCAE) -> TCAE:
@@ -16,11 +15,10 @@ def compiled_copy(model: TCAE) -> TCAE:
     """
     shared = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     compiled = copy.deepcopy(model, shared)
-    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, _MOST_GRAPHS)
     for blocks in (compiled.encoder.fine_blocks, compiled.encoder.coarse_blocks):
         for block in blocks:
             # Deterministic: kernels are not chosen by their speed, which could differ from run to run.
-            block.compile(fullgraph=True, dynamic=False, options={"deterministic": True})
+            compile_block(block, fullgraph=True, options={"deterministic": True})
     return compiled
 
 

@@ -3,11 +3,15 @@
 Axes: b batch, h w grid rows and columns, n tokens, d width.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from timm.layers import LayerNorm, Mlp, resample_abs_pos_embed_nhwc
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+_MOST_GRAPHS = 64  # of one compiled block; torch's limit is 8, beyond which it would compute eagerly
 
 
 class Attention(nn.Module):
@@ -53,6 +57,16 @@ class Block(nn.Module):
         if keep is not None:
             computed = computed * keep[:, 1, None, None].to(computed.dtype)
         return tokens + computed
+
+
+def compile_block(block: nn.Module, **how: Any) -> None:
+    """Compile a block of a stack, with static shapes; `how` is given to torch.compile.
+
+    Each shape of tokens has a graph of its own, compiled when the block first meets it.
+    """
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, _MOST_GRAPHS)
+    block.compile(dynamic=False, **how)
 
 
 class PositionEmbedding(nn.Module):

@@ -53,8 +53,7 @@ class SharedBlocks:
         """Return a block of at least so many bytes, uint8, not filled. Raises RuntimeError if shared memory is full."""
         block = self._free.pop() if self._free else None
         if block is None or len(block) < num_bytes:
-            storage = torch.UntypedStorage._new_shared(num_bytes)  # as default_collate of torch does
-            block = torch.empty(0, dtype=torch.uint8).set_(storage)
+            block = _allocate(num_bytes, torch.uint8)
         return block
 
     def give_back(self, block: Tensor) -> None:
@@ -69,11 +68,17 @@ def shared_tensor(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """
     num_bytes = math.prod(shape) * dtype.itemsize
     try:
-        storage = torch.UntypedStorage._new_shared(num_bytes)  # where torch's default_collate makes its batches
+        allocated = _allocate(num_bytes, dtype)
     except RuntimeError as error:
         raise DiskError(
             f"could not allocate {num_bytes / 2**20:.1f} MiB of shared memory ({str(error).splitlines()[0]}); make "
             f"/dev/shm larger (docker run --shm-size), raise ulimit -n if files are too many, or share less: fewer "
             f"workers, no in_memory"
         ) from error
-    return torch.empty(0, dtype=dtype).set_(storage).resize_(shape)
+    return allocated.resize_(shape)
+
+
+def _allocate(num_bytes: int, dtype: torch.dtype) -> Tensor:
+    """Allocate a flat tensor where torch's default_collate makes its batches. Raises RuntimeError if it is full."""
+    storage = torch.UntypedStorage._new_shared(num_bytes)
+    return torch.empty(0, dtype=dtype).set_(storage)

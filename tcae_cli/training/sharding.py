@@ -11,11 +11,10 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from tcae_cli.model.layers import Block, Blocks
+from tcae_cli.model.layers import Block, Blocks, compile_block
 from tcae_cli.recipe.schema import Recipe
 
 _LARGE_FROM_WIDTH = 1024  # the L preset
-_MOST_GRAPHS = 64  # of the compiled block; torch's limit is 8, beyond which it would compute eagerly
 
 
 def prepare_blocks(module: nn.Module, recipe: Recipe) -> None:
@@ -23,11 +22,10 @@ def prepare_blocks(module: nn.Module, recipe: Recipe) -> None:
     if recipe.train.compile:
         torch._functorch.config.donated_buffer = False  # the two objectives' gradients are compared on one graph
         torch._dynamo.config.optimize_ddp = False  # it would cut the graph of a block larger than a message of DDP
-        torch._dynamo.config.recompile_limit = _MOST_GRAPHS
     for stack in (part for part in module.modules() if isinstance(part, Blocks)):
         stack.checkpointing = checkpoints_blocks(recipe)
         for block in stack if recipe.train.compile else ():
-            block.compile(dynamic=False)  # sizes do not change during a run
+            compile_block(block)
 
 
 def checkpoints_blocks(recipe: Recipe) -> bool:

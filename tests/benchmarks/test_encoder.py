@@ -11,19 +11,10 @@ from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import ModelSpec
 from tcae_cli.runtime.device import autocast
 
+from ..small_diffusers import DC_F32C32
+
 REPEATS = 7
 BATCH_SIZE, NUM_THREADS = 2, 2
-
-# dc-ae-f32c32-in-1.0 as published (mit-han-lab/dc-ae-f32c32-in-1.0-diffusers, config.json).
-DC_AE = {
-    "latent_channels": 32,
-    "encoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
-    "decoder_block_types": ("ResBlock",) * 3 + ("EfficientViTBlock",) * 3,
-    "encoder_layers_per_block": (0, 4, 8, 2, 2, 2),
-    "decoder_layers_per_block": (0, 5, 10, 2, 2, 2),
-    "encoder_qkv_multiscales": ((),) * 6,
-    "decoder_qkv_multiscales": ((),) * 6,
-}
 
 
 def seconds(encode: Callable[[torch.Tensor], object], images: torch.Tensor) -> float:
@@ -43,7 +34,7 @@ def two_threads():
 @pytest.mark.parametrize(("precision", "least"), [("fp32", 1.9), ("bf16", 0)])
 def test_it_encodes_faster_than_dc_ae(two_threads, show, precision, least):
     ours = TCAE(ModelSpec(preset="B")).eval().requires_grad_(False)
-    other = diffusers.AutoencoderDC(**DC_AE).eval().requires_grad_(False)
+    other = diffusers.AutoencoderDC(**DC_F32C32).eval().requires_grad_(False)
     images = torch.rand(BATCH_SIZE, 3, 256, 256) * 2 - 1
 
     with torch.inference_mode(), autocast(torch.device("cpu"), precision):

@@ -7,21 +7,11 @@ import numpy as np
 import pytest
 import zarr
 
-from tcae_cli.reports.progress import Silent
 from tcae_cli.store.reader import LatentStore
 
+from ..heard import Heard
 from ..pictures import write_tar
 from ..store_contents import refused
-
-
-class Heard(Silent):
-    """What a job said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.said.append(sentence)
 
 
 @pytest.fixture

@@ -23,18 +23,10 @@ from tcae_cli.reports.store import InfoRequest
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.terminal.store_tables import show_info
 
+from ..heard import Heard
+
 H100 = ("NVIDIA H100 80GB HBM3", {"torch": "2.11.0", "cuda": "12.8"})
 CPU = f"CPU with {torch.backends.cpu.get_cpu_capability()} (torch {torch.__version__})"
-
-
-class Heard(Silent):
-    """What a job said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.said.append(sentence)
 
 
 @pytest.fixture

@@ -29,21 +29,12 @@ from tcae_cli.reports.progress import Silent
 
 from ..conftest import save_small_model
 from ..forms import FORMS, Sample
+from ..heard import Heard
 from ..seeded_networks import SeededInception
 from ..tables import write_parquet
 
 SIZE = 64
 SEEDED_TCAE = Path(__file__).parents[1] / "seeded_networks.py"
-
-
-class Hearing(Silent):
-    """A Progress that remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.said.append(sentence)
 
 
 def measured(*metrics: str, progress=None, **options) -> EvalReport:
@@ -117,7 +108,7 @@ def test_a_field_that_only_one_of_two_sources_has_is_for_that_one_and_it_is_said
     columns = {"photo": images, "thumbnail": images, "label": [path.parent.name for path in paths]}
     data = write_parquet(tmp_path / "val.parquet", pa.table(columns))
     options = {"data": data, "probe_data": str(photos), "models": (str(small_checkpoint),)}
-    heard = Hearing()
+    heard = Heard()
 
     report = measured("probe", progress=heard, fields=SampleFields(image="photo"), **options)
 
@@ -371,7 +362,7 @@ def test_what_was_kept_of_images_that_have_changed_is_measured_again(
     picture = path.read_bytes()
     shutil.copy(imgs / "person" / "0.jpg", path)
     path.write_bytes(path.read_bytes().ljust(len(picture), b"\0")[: len(picture)])
-    hearing = Hearing()
+    hearing = Heard()
 
     again = measured("rfid", data=imgs, models=(str(small_checkpoint),), progress=hearing)
 

@@ -21,19 +21,10 @@ from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime.device import float32_products
 from tcae_cli.store.reader import LatentStore
 
+from ..heard import Heard
 from ..store_contents import failures_of, open_plainly
 
 HALVES = "animal/3.jpg"  # row 3
-
-
-class Listening(Silent):
-    """Keeps the sentences that a job says."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.said.append(sentence)
 
 
 @pytest.fixture
@@ -175,7 +166,7 @@ def test_what_int8_costs_is_measured_said_and_kept(photos, tmp_path, encode, sma
         pictures = torch.from_numpy(np.stack([originals[row] for row in range(24)])).permute(0, 3, 1, 2)
         assert kept[name] == pytest.approx(float(psnr(pictures / 255, decoded / 255).mean()), abs=0.01)
 
-    listening = Listening()
+    listening = Heard()
     encode(photos, tmp_path / "again.zarr", listening, dtype="int8")
     before, after = kept["psnr_float32"], kept["psnr_int8"]
     assert [sentence for sentence in listening.said if sentence.startswith("int8")] == [
@@ -260,7 +251,7 @@ def test_an_append_keeps_the_scale_and_the_rows_it_was_measured_on(photos, tmp_p
     for number in range(4):  # with more contrast than any before
         pixels = np.random.default_rng(number).integers(0, 2, (64, 64, 3), np.uint8) * 255
         Image.fromarray(pixels).save(source / f"noise {number}.png")
-    listening = Listening()
+    listening = Heard()
     encode(source, tmp_path / "int8.zarr", listening, dtype="int8", append=True)
 
     store = open_plainly(tmp_path / "int8.zarr")

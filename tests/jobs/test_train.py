@@ -20,6 +20,7 @@ from tcae_cli.reports.train import TrainRequest
 from tcae_cli.training.views.stream import stream_training_batches
 
 from ..forms import Sample
+from ..heard import Heard
 from ..small_recipes import FULL, recipe
 
 
@@ -219,7 +220,7 @@ def test_a_stream_of_tars_trains_and_goes_on(photos, tmp_path, make_tar_of):
     streaming = recipe(data={"shuffle_buffer": 8})
     with pytest.raises(KeyboardInterrupt):
         train(request(tar, tmp_path / "run", streaming), interrupt_at(5))
-    said = Recording()
+    said = Heard()
     train(request(tar, tmp_path / "run", streaming, resume=True), said)
 
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5, 6]
@@ -256,14 +257,6 @@ def test_a_piped_stream_needs_images_to_measure_on(photos, tmp_path, make_tar_of
 
     train(request(pipe, tmp_path / "piped", recipe(steps=2, data={"shuffle_buffer": 8}), val=str(photos)), Silent())
     assert read_header(str(tmp_path / "piped")).step == 2
-
-
-class Recording(Silent):
-    def __init__(self):
-        self.said = []
-
-    def say(self, sentence):
-        self.said.append(sentence)
 
 
 @pytest.fixture

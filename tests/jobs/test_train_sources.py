@@ -8,23 +8,13 @@ import pytest
 from tcae_cli.errors import UsageError
 from tcae_cli.jobs.train_sources import index_sources
 from tcae_cli.recipe.choices import SampleFields
-from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.train import TrainRequest
 from tcae_cli.sources.source import Source
 
+from ..heard import Heard
 from ..pictures import write_tar
 from ..small_recipes import recipe
 from ..tables import parquet, write_parquet
-
-
-class Hearing(Silent):
-    """A Progress that remembers what was said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.said.append(sentence)
 
 
 @pytest.fixture
@@ -34,7 +24,7 @@ def index(tmp_path: Path) -> Callable[..., tuple[Source | None, Source, list[str
     def run(data: Path | str, val: Path | str, **fields: str) -> tuple[Source | None, Source, list[str]]:
         out = tmp_path / "run"
         request = TrainRequest(recipe=recipe(), data=str(data), val=str(val), out=out, fields=SampleFields(**fields))
-        progress = Hearing()
+        progress = Heard()
         return index_sources(request, out, progress), Source(out / "index-val"), progress.said
 
     return run

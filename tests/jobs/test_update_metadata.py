@@ -18,19 +18,10 @@ from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store.lease import Place, join_store
 from tcae_cli.store.reader import LatentStore
 
+from ..heard import Heard
 from ..pictures import write_tar
 from ..store_contents import assert_same_arrays, files_of
 from ..tables import table, with_paths, write_parquet
-
-
-class Heard(Silent):
-    """What a job said."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.said.append(sentence)
 
 
 def update(source: Path, store: Path, progress=None, **options) -> UpdateReport:

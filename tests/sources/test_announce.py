@@ -2,18 +2,11 @@
 
 import pytest
 
-from tcae_cli.reports.progress import Silent
 from tcae_cli.sources import announce
 from tcae_cli.sources.announce import found_so_far, say_found
 from tcae_cli.sources.source import open_source
 
-
-class Heard(Silent):
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def say(self, sentence: str) -> None:
-        self.said.append(sentence)
+from ..heard import Heard
 
 
 class Found:
