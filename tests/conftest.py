@@ -20,8 +20,8 @@ import s3fs
 import torch
 from PIL import Image
 
+from tcae_cli import cli
 from tcae_cli.autoencoders.checkpoint import LatentStatistics, ModelDescription, save_checkpoint
-from tcae_cli.cli import main
 from tcae_cli.errors import ImageError
 from tcae_cli.features import fetch
 from tcae_cli.images import watchdog
@@ -278,8 +278,9 @@ def tcae(monkeypatch, capsys):
 
     def run(*arguments) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["tcae", *map(str, arguments)])
+        monkeypatch.setattr(cli, "leave", sys.exit)  # at once would end pytest, for threads that other tests left
         with pytest.raises(SystemExit) as left:
-            main()
+            cli.main()
         printed = capsys.readouterr()
         return int(left.value.code), printed.out, printed.err
 
