@@ -52,7 +52,7 @@ class ImageError(TcaeError):
 
     def __init__(self, stage: str, message: str) -> None:
         super().__init__(message)
-        self.stage = stage  # "index", "read", "decode" or "encode"
+        self.stage = stage  # as Failure.stage
 
     def __reduce__(self) -> tuple[type["ImageError"], tuple[str, str]]:
         return type(self), (self.stage, str(self))

@@ -27,6 +27,7 @@ from tcae_cli.store.commit import (
     remove_old_indexes,
     reopen_failed,
     reopen_unless_whole,
+    settle_repaired,
 )
 from tcae_cli.store.handle import StoreHandle, create_store, find_store, fit_arrays
 from tcae_cli.store.layout import index_folder
@@ -135,6 +136,8 @@ def _make_ready(run: EncodeRun, settings: StoreSettings, folder: Folder, scratch
             append_rows(store, identity)
         store.refresh()  # rows that another part has appended meanwhile must not be taken away
         fit_arrays(store)
+    if found and source.has_problems:
+        settle_repaired(store, _shards(request, store), source.problem)
     if request.num_parts == 1:  # other parts may be about to name theirs
         remove_old_indexes(store)
     if request.retry_failed and found and (count := reopen_failed(store, _shards(request, store))):
@@ -186,11 +189,14 @@ def _report(
     attributes, complete = store.attributes, store.is_complete
     rows = attributes["rows"] if complete else {"ok": 0, "failed": 0}
     total = rows["ok"] + rows["failed"]
+    table = read_failures(store.folder) if rows["failed"] else []
+    failures = [failure for failure in table if not failure.is_repaired]
     return EncodeReport(
         store=request.store,
         num_rows=total,
         num_ok=rows["ok"],
-        num_failed=rows["failed"],
+        num_failed=len(failures),
+        num_repaired=len(table) - len(failures),
         labels_from=source.labels_from,
         captions_from=source.captions_from if store.spec.has_captions else {},
         num_encoded_now=encoded.num_rows,
@@ -199,8 +205,8 @@ def _report(
         stage_seconds=encoded.stage_seconds,
         bytes_on_disk=sum(store.folder.sizes().values()),
         num_clipped=sum(attributes["num_clipped"].values()) if complete else 0,
-        failures=read_failures(store.folder)[:_FAILURES_SHOWN] if rows["failed"] else [],
+        failures=failures[:_FAILURES_SHOWN],
         complete=complete,
         decides=decides,
-        too_many_failed=complete and request.max_failures.exceeded(rows["failed"], total),
+        too_many_failed=complete and request.max_failures.exceeded(len(failures), rows["ok"] + len(failures)),
     )

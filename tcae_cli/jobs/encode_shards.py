@@ -192,7 +192,7 @@ class _Sink:
     def _count(self, rows: EncodedRows) -> None:
         report = self.report
         report.num_rows += len(rows.todo)
-        report.num_failed += len(rows.failures)
+        report.num_failed += sum(not failure.is_repaired for failure in rows.failures.values())
         if self._run.request.retry_failed:  # these have failed before, and may again
             return
         is_early = report.num_rows <= _EARLY_ROWS + len(rows.todo) and report.num_failed > _EARLY_ROWS // 2

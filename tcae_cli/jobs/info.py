@@ -41,6 +41,7 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
         else:
             num_damaged += record_name(shard) in sizes
 
+    failures = [failure for failure in totals.failures if not failure.is_repaired]
     quantisation = spec.quantisation
     return InfoReport(
         store=request.store,
@@ -50,10 +51,11 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
         num_rows=spec.num_rows,
         rows={
             "ok": totals.num_ok,
-            "failed": totals.num_failed,
+            "failed": totals.num_failed - totals.num_repaired,
             "pending": spec.num_rows - totals.num_ok - totals.num_failed,
             "encoded_again_in_float32": totals.num_again,
         },
+        num_repaired=totals.num_repaired,
         num_shards=spec.num_shards,
         num_shards_committed=num_committed,
         num_shards_damaged=num_damaged,
@@ -71,8 +73,8 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
         source=spec.source.model_dump(mode="json"),
         **_described(store),
         **_bytes(spec, sizes, totals.num_ok),
-        failures_by_stage=dict(Counter(failure.stage for failure in totals.failures).most_common()),
-        failures=totals.failures[:_FAILURES_SHOWN],
+        failures_by_stage=dict(Counter(failure.stage for failure in failures).most_common()),
+        failures=failures[:_FAILURES_SHOWN],
         duplicates=_duplicates(request.store),
         statistics={view: _statistics(moments) for view, moments in totals.moments.items()},
         quantisation=_quantisation(spec, totals),

@@ -71,6 +71,7 @@ class EncodeReport(Report):
     num_rows: int
     num_ok: int
     num_failed: int
+    num_repaired: int  # rows that stood for lost parts of tars that are whole again; not among the failed ones
     labels_from: dict[str, int]  # rows with a label, by the place that states it
     captions_from: dict[str, int]
     num_encoded_now: int  # rows, by this process

@@ -28,6 +28,7 @@ class InfoReport(Report):
     tool_versions: dict[str, str]
     num_rows: int
     rows: dict[str, int]  # ok, failed, pending, encoded_again_in_float32
+    num_repaired: int  # rows that stood for lost parts of tars that are whole again; not among the failed ones
     num_shards: int
     num_shards_committed: int
     num_shards_damaged: int  # committed, but a file is missing or of another size
@@ -77,6 +78,7 @@ class VerifyReport(Report):
     num_rows: int
     num_ok: int  # rows of the shards checked
     num_failed: int
+    num_repaired: int
     num_shards: int
     num_shards_checked: int  # those with a record
     num_files: int

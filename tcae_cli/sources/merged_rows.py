@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 
 from tcae_cli.reports.described import EARLIER
+from tcae_cli.reports.failure import REPAIRED
 from tcae_cli.sources.listing import Container, Entry, Listing
+from tcae_cli.sources.locations import without_query
 from tcae_cli.sources.source import Source
 
 _NAMES_SHOWN = 10
 _CHANGED = "has changed or moved in its file since it was first listed"
-_REPAIRED = "was a part of a tar that could not be read, whose images have rows of their own now"
 _VANISHED = "is no longer in its file"
 
 
@@ -43,6 +44,7 @@ class MergedRows:
         self._new = {entry.key: entry for entry in listing.entries}  # and the old ones, until the walk meets them
         self._place_before = _places(previous.containers)
         self._place_now = _places(listing.containers)
+        self._tars_now = {without_query(listing.root, container.name) for container in listing.containers}
         self._lost = _LostPlaces(previous.containers, list(listing.containers))
         self._entries: list[Entry] = []
         self._changed: list[str] = []
@@ -52,13 +54,14 @@ class MergedRows:
     def __iter__(self) -> Iterator[tuple[int, Entry, Entry | None]]:
         """Yield each row with its old and its new entry, if any; each must be added before the next is asked for.
 
-        A row that stood for a part of a tar that could not be read is added here once that part is gone: no image
-        vanishes with it.
+        A row that stands for a part of a tar that could not be read is added here if that part is gone: no image
+        vanishes with it. Where the tar is still listed, it has been repaired.
         """
         for row, old in enumerate(self._previous.entries()):
             now = self._new.pop(old.key, None)
             if now is None and _stands_for_a_loss(old):
-                self.add(old._replace(container=-1, problem=_REPAIRED))
+                is_repaired = old.key.removesuffix(f"@{old.offset}") in self._tars_now
+                self.add(old._replace(container=-1, problem=REPAIRED if is_repaired else old.problem))
             else:
                 yield row, old, now
 

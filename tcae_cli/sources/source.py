@@ -10,6 +10,7 @@ import numpy as np
 
 from tcae_cli.errors import ImageError, NotFoundError, SourceError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
+from tcae_cli.reports.failure import REPAIRED, REPAIRED_STAGE
 from tcae_cli.reports.progress import SILENT, Progress
 from tcae_cli.runtime.folder import open_to_read
 from tcae_cli.runtime.remote import is_remote
@@ -103,7 +104,8 @@ class Source:
         self._sizes = self._map("sizes", np.int64)
         self._keys = self._strings("keys")
         self._captions = self._strings("captions") if self.has_captions else None
-        self._problems = self._strings("problems") if summary["has_problems"] else None
+        self.has_problems: bool = summary["has_problems"]
+        self._problems = self._strings("problems") if self.has_problems else None
         self._containers = self._map("tars", np.int32)
         self._offsets = self._map("offsets", np.int64)
         self._kind: str = summary["kind"]
@@ -179,8 +181,8 @@ class Source:
     def read(self, row: int) -> bytes:
         """Read the bytes of a sample's file as they are now.
 
-        Raises ImageError("read") if they cannot be read, ImageError("index") if the scan found a problem, and
-        SourceError if a whole container cannot be read, or only front to back.
+        Raises ImageError("read") if they cannot be read, ImageError("index" or REPAIRED_STAGE) if the scan found a
+        problem, and SourceError if a whole container cannot be read, or only front to back.
         """
         if self.access == "stream":
             raise SourceError(f"{self.uri} is compressed, and is read front to back; decompress it to read any row")
@@ -212,7 +214,7 @@ class Source:
 
     def _read(self, row: int) -> bytes:
         if problem := self.problem(row):
-            raise ImageError("index", problem)
+            raise ImageError(REPAIRED_STAGE if problem == REPAIRED else "index", problem)
         container = int(self._containers[row])
         if container >= len(self.containers):
             raise damaged(self.index_dir / "tars.npy", f"it names file {container:,} of {len(self.containers):,}")

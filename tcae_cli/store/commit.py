@@ -6,13 +6,13 @@ written last.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from tcae_cli.errors import StoreError
-from tcae_cli.reports.failure import Failure
+from tcae_cli.reports.failure import REPAIRED, REPAIRED_STAGE, Failure
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.runtime.local_folder import PARTS, owner_of_part
 from tcae_cli.store.claims import claimed_again, remove_claims, withdraw_mixed
@@ -34,11 +34,16 @@ class Totals:
 
     num_shards: int = 0
     num_ok: int = 0
-    num_failed: int = 0
+    num_failed: int = 0  # those that stood for lost parts of tars that have been repaired among them
     num_again: int = 0
     num_clipped: dict[str, int] = field(default_factory=dict)
     failures: list[Failure] = field(default_factory=list)
     moments: dict[str, LatentMoments] = field(default_factory=dict)  # of each view with ok rows
+
+    @property
+    def num_repaired(self) -> int:
+        """The rows that stood for lost parts of tars, and no longer count as failed."""
+        return sum(failure.is_repaired for failure in self.failures)
 
     def add(self, record: ShardRecord) -> None:
         """Add the record of a shard. Shards must be added in order, so that every process gets the same bits."""
@@ -106,12 +111,31 @@ def reopen_unless_whole(store: StoreHandle) -> None:
 def reopen_failed(store: StoreHandle, shards: Iterable[int]) -> int:
     """Mark the failed rows of these shards to be tried again, and return how many there are."""
     found = read_records(store.folder, list(shards), store.folder.sizes())
-    failed = [record for _, record in found if record and record.num_failed]
+    failed = [record for _, record in found if record and record.failures_to_retry]
     if failed:
         _reopen(store)
     for record in failed:
         write_record(store.folder, store.spec, record.model_copy(update={"reopened": True}))
-    return sum(record.num_failed for record in failed)
+    return sum(len(record.failures_to_retry) for record in failed)
+
+
+def settle_repaired(store: StoreHandle, shards: Iterable[int], problem: Callable[[int], str]) -> None:
+    """Let failed rows of these shards whose problem is REPAIRED now no longer count as failed.
+
+    A complete store is reopened if there are any.
+    """
+    settled = []
+    for _, record in read_records(store.folder, list(shards), store.folder.sizes()):
+        found = [
+            replace(failure, stage=REPAIRED_STAGE, error=REPAIRED) if problem(failure.row) == REPAIRED else failure
+            for failure in (record.failures if record else ())
+        ]
+        if record and found != record.failures:
+            settled.append(record.model_copy(update={"failures": found}))
+    if settled:
+        _reopen(store)
+    for record in settled:
+        write_record(store.folder, store.spec, record)
 
 
 def append_rows(store: StoreHandle, source: SourceIdentity) -> None:

@@ -51,6 +51,11 @@ class ShardRecord(_Part):
     replacing: dict[str, FileRecord] = {}  # the files that take the place of `files`
     crc32c: int | None = None  # of the record as canonical JSON without it; None in format version 1
 
+    @property
+    def failures_to_retry(self) -> list[Failure]:
+        """The failures of rows that may hold an image some day."""
+        return [failure for failure in self.failures if not failure.is_repaired]
+
     def fits(self, sizes: Mapping[str, int]) -> bool:
         """Return whether all its files exist with the size of the committed file or of the one that replaces it."""
         return all(

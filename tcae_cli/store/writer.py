@@ -62,7 +62,7 @@ def plan_shards(folder: Folder, spec: StoreSpec, shards: Sequence[int]) -> list[
         if record is None:
             plans.append(ShardPlan(shard, rows, rows, None))
         elif not record.is_committed(spec):
-            again = [failure.row for failure in record.failures] if record.reopened else []
+            again = [failure.row for failure in record.failures_to_retry] if record.reopened else []
             appended = range(rows.start + record.num_rows, rows.stop)
             plans.append(ShardPlan(shard, rows, [*again, *appended], record))
     return plans

@@ -7,6 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tcae_cli.reports.described import described_words
+from tcae_cli.reports.failure import repaired_words
 from tcae_cli.reports.store import InfoReport, VerifyReport
 from tcae_cli.terminal.words import data_size
 
@@ -45,6 +46,8 @@ def _progress(report: InfoReport) -> list[tuple[str, str]]:
         ("rows", words + (f"; {again:,} encoded again in float32" if again else "")),
         ("shards", shards),
     ]
+    if report.num_repaired:
+        lines.append(("repaired", repaired_words(report.num_repaired)))
     if report.num_shards_damaged:
         lines.append(("damaged", f"{report.num_shards_damaged:,} shards have lost files; tcae verify names them"))
     for claim in report.writers:
@@ -121,6 +124,8 @@ def show_verification(console: Console, report: VerifyReport) -> None:
         f"{report.num_shards_checked:,} of {report.num_shards:,} shards checked: {report.num_files:,} files, "
         f"{data_size(report.num_bytes)}; {report.num_ok:,} rows ok, {report.num_failed:,} failed"
     )
+    if report.num_repaired:
+        console.print(repaired_words(report.num_repaired))
     if report.source:
         console.print(f"{report.num_compared:,} images of {report.source} read and compared by content")
     num_sampled = len({row["row"] for row in report.sample})

@@ -149,6 +149,7 @@ def test_the_reports_of_all_ranks_become_one(tmp_path):
             "num_rows": 10,
             "num_ok": 9,
             "num_failed": 1,
+            "num_repaired": 0,
             "num_clipped": 0,
             "labels_from": {},
             "captions_from": {},

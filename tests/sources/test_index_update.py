@@ -157,6 +157,17 @@ def test_a_tar_that_was_repaired_has_its_lost_images_as_new_rows(index, make_tar
     assert changes == NO_CHANGES
 
 
+def test_the_lost_part_of_a_tar_that_is_gone_was_not_repaired(index, make_tar, png, tmp_path):
+    for name in ("s.tar", "t.tar"):
+        make_tar(name, {f"{name}.png": png(seed=1)})
+    (tmp_path / "t.tar").write_bytes(bz2.compress(b"not a tar"))
+    before, _ = index(tmp_path / "[st].tar")
+    lost = keys(before).index("t.tar@0")
+    (tmp_path / "t.tar").unlink()
+    after, changes = index(tmp_path / "[s].tar")
+    assert changes == NO_CHANGES and after.problem(lost) == before.problem(lost)
+
+
 def test_a_tar_copied_again_in_whole_has_its_rows_back(index, make_tar, png, tmp_path):
     tar = make_tar("s.tar", {"a.png": png(seed=1), "b.png": png(seed=2)})
     whole = tar.read_bytes()
