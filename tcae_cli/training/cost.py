@@ -1,13 +1,15 @@
 """The cost of one image in a step of training, against which model FLOPs utilisation (MFU) is measured."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
+from types import MappingProxyType
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from tcae_cli.model.layers import Blocks
 from tcae_cli.model.projection_head import ProjectionHead
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import ModelSpec, Recipe, SelfDistillationSpec
@@ -41,16 +43,19 @@ def autoencoder_flops(spec: ModelSpec) -> tuple[float, float]:
     with torch.device("meta"):
         model = TCAE(spec)
         latents = torch.empty(1, spec.latent_channels, *(spec.image_size // spec.downsampling,) * 2)
-    return forward_flops(model.encode, image_of(spec.image_size)), forward_flops(model.decode, latents)
+    depths = _keep_one_block_of_each_stack(model)
+    encode_flops = forward_flops(model.encode, image_of(spec.image_size), depths)
+    return encode_flops, forward_flops(model.decode, latents, depths)
 
 
 def _distillation_flops(model_spec: ModelSpec, spec: SelfDistillationSpec) -> float:
     with torch.device("meta"):
         model = TCAE(model_spec)
         head = ProjectionHead(model_spec.width, spec)
+    depths = _keep_one_block_of_each_stack(model)
     token = forward_flops(head, torch.empty(1, model_spec.width, device="meta"))
-    global_crops = 2 * forward_flops(model.encoder, image_of(spec.global_size))
-    local_crops = spec.num_local_crops * forward_flops(model.encoder, image_of(spec.local_size))
+    global_crops = 2 * forward_flops(model.encoder, image_of(spec.global_size), depths)
+    local_crops = spec.num_local_crops * forward_flops(model.encoder, image_of(spec.local_size), depths)
 
     # The teacher's head reads every patch token of the global crops, the student's those that are masked.
     patches = 2 * (spec.global_size * model_spec.coarse_grid // model_spec.image_size) ** 2
@@ -65,8 +70,38 @@ def image_of(size: int) -> Tensor:
     return torch.empty(1, 3, size, size, device="meta")
 
 
-def forward_flops(module: Callable[[Tensor], object], example: Tensor) -> float:
-    """Return the operations of a module on the meta device, where nothing is computed; attention as matrix products."""
+def forward_flops(
+    compute: Callable[[Tensor], object], example: Tensor, depths: Mapping[nn.Module, int] = MappingProxyType({})
+) -> float:
+    """Return the operations of a network on the meta device, where nothing is computed; attention as matrix products.
+
+    depths: of stacks that were cut to one block, how many blocks there are; that block counts so many times.
+    """
+    repeated = 0
+
+    def count(stack: nn.Module, sign: int) -> None:
+        nonlocal repeated
+        repeated += sign * (depths[stack] - 1) * counter.get_total_flops()
+
+    hooks = [
+        hook
+        for stack in depths
+        for hook in (
+            stack.register_forward_pre_hook(lambda stack, _: count(stack, -1)),
+            stack.register_forward_hook(lambda stack, *_: count(stack, 1)),
+        )
+    ]
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
-        module(example)
-    return counter.get_total_flops()
+        compute(example)
+    for hook in hooks:
+        hook.remove()
+    return counter.get_total_flops() + repeated
+
+
+def _keep_one_block_of_each_stack(model: nn.Module) -> dict[nn.Module, int]:
+    """Return how many blocks each stack had: they are alike, and counting all of them would take as many times."""
+    stacks = [module for module in model.modules() if isinstance(module, Blocks)]
+    depths: dict[nn.Module, int] = {stack: len(stack) for stack in stacks}
+    for stack in stacks:
+        del stack[1:]
+    return depths

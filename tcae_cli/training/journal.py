@@ -7,7 +7,7 @@ from tcae_cli.recipe.load import dump_recipe
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.files import write_atomic
 from tcae_cli.sources.source import Source
-from tcae_cli.tracking.log import MetricsLog, draw_curves
+from tcae_cli.tracking.log import MetricsLog
 from tcae_cli.training.run import Run, averaged
 from tcae_cli.training.validation import Validation
 
@@ -45,6 +45,8 @@ class Journal:
     def draw_curves(self) -> None:
         """Draw the curves of everything logged so far."""
         if self._log is not None:
+            from tcae_cli.tracking.curves import draw_curves  # matplotlib takes a second to import
+
             spec = self._run.recipe.loss.self_distillation
             draw_curves(self._folder, spec.num_prototypes if spec else None)
 

@@ -26,7 +26,7 @@ from tcae_cli.sources.source import open_source
 from tcae_cli.store.dataset import LatentDataset
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.stream import LatentStream
-from tcae_cli.tracking.log import draw_curves
+from tcae_cli.tracking.curves import draw_curves
 from tcae_cli.training.state import saved_step
 
 from ..forms import FORMS, Sample, write_form

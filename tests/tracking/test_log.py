@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from tcae_cli.errors import DiskError
-from tcae_cli.tracking.log import MetricsLog, draw_curves
+from tcae_cli.tracking.curves import draw_curves
+from tcae_cli.tracking.log import MetricsLog
 
 LINE, BAND, INK = (0x2A, 0x6F, 0xBB), (0xD4, 0xE2, 0xF1), (0x44, 0x44, 0x44)
 
