@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from tcae_cli.errors import UsageError
 from tcae_cli.runtime.registry import Registry
 
 
@@ -36,6 +37,18 @@ class ModelCard:
     spec: dict[str, Any]
     recipe: dict[str, Any]
     has_blocks: bool = False  # transformer blocks of our own, which can be compiled
+    is_of_one_size: bool = False  # whether images of sizes other than image_size are refused
+
+    def refuse_size(self, size: int) -> None:
+        """Raise UsageError if the model does not encode images of this size, in pixels."""
+        if self.is_of_one_size and size != self.image_size:
+            raise UsageError(f"{self.name} encodes images of {self.image_size} px alone; omit --size {size}")
+        if size % self.downsampling:
+            nearest = max(1, round(size / self.downsampling)) * self.downsampling
+            raise UsageError(
+                f"--size {size} is not a multiple of {self.downsampling}, a latent's pixels in {self.name}; "
+                f"try {nearest}"
+            )
 
 
 class NamedModel(Protocol):

@@ -178,11 +178,7 @@ def _common_size(asked: int | None, cards: Sequence[ModelCard]) -> int:
         raise UsageError(f"the models were made for different sizes ({found}); choose one with --size")
     size = asked or sizes[0]
     for card in cards:
-        if size % card.downsampling:
-            raise UsageError(
-                f"--size {size} is not a multiple of {card.downsampling}, a latent's pixels in {card.name}; "
-                f"try {max(1, round(size / card.downsampling)) * card.downsampling}"
-            )
+        card.refuse_size(size)
     return size
 
 

@@ -38,11 +38,7 @@ def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -
     """
     sizes = list(dict.fromkeys(request.sizes or (card.image_size,)))
     for size in sizes:
-        if size % card.downsampling:
-            nearest = max(1, round(size / card.downsampling)) * card.downsampling
-            raise UsageError(
-                f"--size {size} is not a multiple of {card.downsampling}, a latent's pixels; try {nearest}"
-            )
+        card.refuse_size(size)
     decode = request.decode or ("full" if request.resize == "adm" else "draft")
     library = [card.spec["library"]] if "library" in card.spec else []  # of a model that is not one of ours
     if request.compile and not card.has_blocks:

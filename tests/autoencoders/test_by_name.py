@@ -188,7 +188,7 @@ def test_a_revision_is_asked_for(saved, monkeypatch):
             raise LocalEntryNotFoundError(file)
         return saved / "kl" / file
 
-    monkeypatch.setattr("tcae_cli.autoencoders.diffusers.fetch_model_file", fetch)
+    monkeypatch.setattr("tcae_cli.autoencoders.diffusers_files.fetch_model_file", fetch)
     read_card("diffusers:someone/something@v2")
     assert asked == [
         ("someone/something", "vae/config.json", "v2"),
@@ -232,7 +232,7 @@ def test_a_repository_with_bin_weights_alone_is_refused(copy, monkeypatch):
             raise huggingface_hub.errors.EntryNotFoundError(file)
         return copy / file
 
-    monkeypatch.setattr("tcae_cli.autoencoders.diffusers.fetch_model_file", fetch)
+    monkeypatch.setattr("tcae_cli.autoencoders.diffusers_files.fetch_model_file", fetch)
     with pytest.raises(CheckpointError, match=f"someone/something holds no {WEIGHTS}; .* unpickling"):
         read_card("diffusers:someone/something")
 
@@ -274,7 +274,7 @@ def test_a_class_that_is_not_a_model_of_diffusers_is_refused(copy, class_name):
 @pytest.mark.parametrize(
     ("class_name", "config"),
     [
-        ("AutoencoderKLWan", {"base_dim": 8, "z_dim": 4}),  # video
+        ("AutoencoderKLAllegro", {"block_out_channels": [32] * 4, "layers_per_block": 1}),  # tiles of video alone
         ("AutoencoderKLTemporalDecoder", {"block_out_channels": [32], "layers_per_block": 1}),  # decodes video
         ("UNet2DModel", {"block_out_channels": [32, 32, 32, 32]}),  # no encode
         ("AutoencoderKL", {"in_channels": 1, "block_out_channels": [32]}),  # grey images

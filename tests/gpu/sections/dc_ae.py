@@ -2,7 +2,7 @@
 
 import torch
 
-from tcae_cli.autoencoders.diffusers import DiffusersAutoencoder
+from tcae_cli.autoencoders.diffusers_calls import OnImages
 from tcae_cli.autoencoders.runner import Runner, load_runner
 from tests.gpu.findings import Findings, Setting
 from tests.gpu.inputs import random_model
@@ -20,7 +20,7 @@ def run(setting: Setting, findings: Findings) -> None:
 
     device = torch.device(setting.device)
     torch.manual_seed(0)
-    dc_ae = DiffusersAutoencoder(AutoencoderDC(**setting.choose(DC_F32C32, DC))).to(device).eval()
+    dc_ae = OnImages(AutoencoderDC(**setting.choose(DC_F32C32, DC))).to(device).eval()
     ours, theirs = load_runner(str(random_model(setting)), device, "bf16"), Runner("DC-AE", dc_ae, device, "bf16")
     pixels = random_pixels(setting)
     # The seconds that DC-AE needs for a batch in float32 are the reason for few repetitions.
