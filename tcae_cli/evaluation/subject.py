@@ -26,7 +26,7 @@ from tcae_cli.recipe.choices import DEFAULT_MODEL, Resize
 from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.sources.shared_fields import open_sharing
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.source import Source, open_index, open_source
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore
 
@@ -106,7 +106,7 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
     for card in cards:
         store.refuse_other_encoder(card.encoder_hash, card.name, "omit it, or name the first")
     if request.data is None:
-        source = Source(store.folder.fetch(index_folder(store.spec), scratch))
+        source = open_index(store.folder, index_folder(store.spec), scratch)
     else:
         source, _ = _open_data(request, scratch, progress)
     rows, store_rows = _rows_in_common(source, store)

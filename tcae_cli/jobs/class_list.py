@@ -4,7 +4,7 @@ import os
 
 from tcae_cli.errors import StoreError
 from tcae_cli.reports.encode import EncodeRequest
-from tcae_cli.runtime.folder import open_folder
+from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.runtime.remote import is_remote, suffix_of
 from tcae_cli.sources.class_numbers import read_class_names
 from tcae_cli.store.handle import StoreHandle
@@ -42,7 +42,7 @@ def refuse_other_classes(store: StoreHandle, identity: SourceIdentity) -> None:
 def _class_names_in(name: str) -> tuple[str, ...]:
     """Return the class names in a file or a store."""
     if os.path.isdir(name) or (is_remote(name) and suffix_of(name) not in (".txt", ".json")):
-        class_names = StoreHandle(open_folder(name)).spec.source.class_names
+        class_names = StoreHandle(open_pinned(name)).spec.source.class_names
         if not class_names:
             raise StoreError(f"{name} has no class names, only numbers or no labels; omit --classes")
         return tuple(class_names)

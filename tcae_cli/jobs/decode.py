@@ -26,7 +26,7 @@ from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, default_precision
 from tcae_cli.runtime.files import make_folder, write_atomic
-from tcae_cli.sources.source import Source
+from tcae_cli.sources.source import open_index
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import OK
@@ -94,7 +94,7 @@ def read_originals(store: LatentStore, rows: list[int]) -> dict[int, np.ndarray]
     view = store.spec.views[store.view]
     with TemporaryDirectory() as scratch:
         try:
-            source = Source(store.folder.fetch(index_folder(store.spec), Path(scratch)))
+            source = open_index(store.folder, index_folder(store.spec), Path(scratch))
             images, hashes, failures = load_rows(source, rows, Transform.of_store(store.spec))
         except SourceError:  # a file that holds many of them may be missing
             return {}

@@ -17,7 +17,7 @@ from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device
 from tcae_cli.runtime.folder import Folder, open_folder
-from tcae_cli.sources.source import Source
+from tcae_cli.sources.source import Source, open_index
 from tcae_cli.store.claims import clear_claims
 from tcae_cli.store.commit import (
     append_rows,
@@ -66,7 +66,7 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
             check_settings(request, store, settings, progress)
         was_complete = store.is_complete
 
-        source = Source(folder.fetch(index_folder(store.spec), Path(scratch)))
+        source = open_index(folder, index_folder(store.spec), Path(scratch))
         writer = StoreWriter(store, lease.check)
         work = _work(run, writer, lease, source) if not was_complete else PlannedWork(writer, ())
         encoded, finished = encode_shards(run, writer, source, work), False

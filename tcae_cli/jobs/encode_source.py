@@ -10,7 +10,7 @@ from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.sources.announce import found_so_far, say_found
-from tcae_cli.sources.index import SUMMARY_FILE
+from tcae_cli.sources.index import SUMMARY_FILE, fetch_index
 from tcae_cli.sources.index_apart import index_source_apart
 from tcae_cli.sources.index_update import PreviousIndex
 from tcae_cli.sources.merged_rows import SourceChanges
@@ -26,7 +26,7 @@ def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch
     store: None where there is none yet. Raises StoreError if its rows are not the source's: with --append, only if
     some of its source is another one altogether. With --retry-failed, images without latents may have changed.
     """
-    previous = fetch_index(store, scratch) if store else None
+    previous = fetch_index(store.folder, index_folder(store.spec), scratch) if store else None
     index = scratch / "index"
     retried = rows_without_latents(store) if store and request.retry_failed else ()
     classes = given_class_names(request, store)
@@ -55,13 +55,6 @@ def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch
     if changes.num_changed or changes.num_vanished:
         progress.say("rows of changed and vanished images stay as they were encoded")
     return source
-
-
-def fetch_index(store: StoreHandle, scratch: Path) -> Path | None:
-    """Return a local folder with the index of the store's source; None if the store has lost it."""
-    name = index_folder(store.spec)
-    is_whole = f"{name}/{SUMMARY_FILE}" in store.folder.sizes(name)
-    return store.folder.fetch(name, scratch) if is_whole else None
 
 
 def publish_index(folder: Folder, index: Path, name: str) -> None:

@@ -13,7 +13,7 @@ from tcae_cli.exports.rows import ExportRows
 from tcae_cli.reports.export import ExportReport, ExportRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.files import tree_bytes
-from tcae_cli.runtime.folder import open_folder
+from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.reader import LatentStore
 
@@ -64,7 +64,7 @@ def _format_of(request: ExportRequest) -> type[ExportFormat]:
 
 
 def _open_rows(request: ExportRequest, takes_scale: bool) -> ExportRows:
-    if not StoreHandle(open_folder(request.store)).is_complete:
+    if not StoreHandle(open_pinned(request.store)).is_complete:
         raise StoreError(f"{request.store} is incomplete; finish it by repeating tcae encode-dataset, then export it")
     store = LatentStore(request.store, request.view)
     store.refuse_without_ok_rows()

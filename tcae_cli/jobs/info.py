@@ -13,14 +13,14 @@ from tcae_cli.errors import StoreError
 from tcae_cli.reports.described import EARLIER
 from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.store import InfoReport, InfoRequest
-from tcae_cli.runtime.folder import open_folder
+from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.sources.index import SUMMARY_FILE
 from tcae_cli.store.commit import Totals
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder, read_array
 from tcae_cli.store.lease import live_claims
 from tcae_cli.store.reader import LatentStore
-from tcae_cli.store.record import read_records, record_name
+from tcae_cli.store.record import file_sizes, read_records, record_name
 from tcae_cli.store.spec import StoreSpec
 from tcae_cli.store.statistics import LatentMoments
 
@@ -31,8 +31,9 @@ _NEARLY_DEAD = 0.01  # of the overall deviation
 
 def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
     """Describe a store without writing to it. Raises StoreError if there is none, or its metadata cannot be read."""
-    store = StoreHandle(open_folder(request.store))
-    spec, sizes = store.spec, store.folder.sizes()
+    store = StoreHandle(open_pinned(request.store))
+    spec = store.spec
+    sizes = file_sizes(store.folder, spec)
     totals, num_committed, num_damaged = Totals(), 0, 0
     for shard, record in read_records(store.folder, range(spec.num_shards), sizes):
         if record:
@@ -75,7 +76,7 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
         **_bytes(spec, sizes, totals.num_ok),
         failures_by_stage=dict(Counter(failure.stage for failure in failures).most_common()),
         failures=failures[:_FAILURES_SHOWN],
-        duplicates=_duplicates(request.store),
+        duplicates=_duplicates(store.folder.uri),
         statistics={view: _statistics(moments) for view, moments in totals.moments.items()},
         quantisation=_quantisation(spec, totals),
         psnr_float32=quantisation.psnr_float32 if quantisation else None,

@@ -7,12 +7,13 @@ from tempfile import TemporaryDirectory
 from tcae_cli.errors import ImageError, SourceError, StoreError, UsageError
 from tcae_cli.images.batch import content_hash
 from tcae_cli.jobs.class_list import given_class_names
-from tcae_cli.jobs.encode_source import change_words, fetch_index, publish_index
+from tcae_cli.jobs.encode_source import change_words, publish_index
 from tcae_cli.reports.encode import EncodeRequest, UpdateReport
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.folder import open_folder
 from tcae_cli.sources.announce import found_so_far, say_found
+from tcae_cli.sources.index import fetch_index
 from tcae_cli.sources.index_apart import index_source_apart
 from tcae_cli.sources.index_update import PreviousIndex
 from tcae_cli.sources.merged_rows import SourceChanges
@@ -76,7 +77,7 @@ def _index(
     request: EncodeRequest, store: StoreHandle, scratch: Path, progress: Progress
 ) -> tuple[Source, SourceChanges]:
     """Return the rows of the store as the source describes them now, and how the source differs from its index."""
-    previous = fetch_index(store, scratch)
+    previous = fetch_index(store.folder, index_folder(store.spec), scratch)
     if previous is None:
         raise StoreError(
             f"{store.folder.uri} has lost {index_folder(store.spec)}, the list of its images; "

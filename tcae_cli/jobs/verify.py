@@ -12,7 +12,6 @@ import numpy as np
 from tcae_cli.autoencoders.by_name import read_card
 from tcae_cli.autoencoders.runner import load_runner
 from tcae_cli.errors import NotFoundError, SourceError, StoreError
-from tcae_cli.jobs.encode_source import fetch_index
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.jobs.verification import Verification
 from tcae_cli.jobs.verify_picture import choose_picture
@@ -21,8 +20,9 @@ from tcae_cli.jobs.verify_source import compare_source, open_compared_source
 from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.store import VerifyReport, VerifyRequest
 from tcae_cli.runtime.device import choose_device
-from tcae_cli.runtime.folder import open_folder
-from tcae_cli.sources.source import Source
+from tcae_cli.runtime.folder import open_pinned
+from tcae_cli.sources.index import fetch_index
+from tcae_cli.sources.source import Source, open_index
 from tcae_cli.store.check_shard import ShardCheck, ShardChecker
 from tcae_cli.store.check_tables import check_arrays, check_tables
 from tcae_cli.store.codecs.registry import CODECS
@@ -83,7 +83,7 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
     Raises StoreError if there is no store, or the model's encoder is not the one that made the latents; NotFoundError
     for a --source or --model that leads nowhere; UsageError for a --picture in a source.
     """
-    store = StoreHandle(open_folder(request.store))
+    store = StoreHandle(open_pinned(request.store))
     spec = store.spec
     verification = Verification(request, store, progress)
     picture = choose_picture(request, store)
@@ -175,7 +175,7 @@ def _check_shards(verification: Verification) -> _CheckedShards:
 def _open_source(verification: Verification, store: StoreHandle, scratch: Path) -> Source | None:
     """Return the images in the rows of the store as it is now; None if nothing is known of them."""
     try:
-        if index := fetch_index(store, scratch):
+        if index := fetch_index(store.folder, index_folder(store.spec), scratch):
             deque(Source(index).entries(), maxlen=0)  # all of it, which compares its checksums
     except SourceError as error:  # it is damaged
         verification.add_problem(str(error))
@@ -184,7 +184,7 @@ def _open_source(verification: Verification, store: StoreHandle, scratch: Path) 
     if verification.request.source:
         return open_compared_source(verification, store, verification.request.source, scratch)
     try:
-        return Source(store.folder.fetch(index_folder(store.spec), scratch))
+        return open_index(store.folder, index_folder(store.spec), scratch)
     except (SourceError, OSError) as error:
         verification.not_checked.append(
             f"whether latents decode to their images: the store's list of images cannot be read ({error})"

@@ -10,10 +10,11 @@ import numpy as np
 
 from tcae_cli.errors import ImageError
 from tcae_cli.images.batch import content_hash
-from tcae_cli.jobs.encode_source import fetch_index, outdated_words
+from tcae_cli.jobs.encode_source import outdated_words
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.jobs.verification import Verification
 from tcae_cli.sources.announce import found_so_far, say_found
+from tcae_cli.sources.index import fetch_index
 from tcae_cli.sources.index_apart import index_source_apart
 from tcae_cli.sources.index_update import PreviousIndex
 from tcae_cli.sources.source import Source
@@ -29,7 +30,7 @@ def open_compared_source(verification: Verification, store: StoreHandle, uri: st
     Raises NotFoundError if nothing is at `uri`, SourceError if it cannot be used.
     """
     spec = store.spec
-    previous = fetch_index(store, scratch)
+    previous = fetch_index(store.folder, index_folder(store.spec), scratch)
     changes = index_source_apart(
         uri,
         scratch / "index",

@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
+from tcae_cli.errors import UsageError
 from tcae_cli.runtime.local_folder import LocalFolder, no_check
 from tcae_cli.runtime.remote import NUM_READS, is_remote
 from tcae_cli.runtime.remote_folder import RemoteFolder
@@ -61,6 +62,7 @@ class Folder(Protocol):
     uri: str
     owner: str  # marks the temporary files of this process
     most_open: int  # files that may be kept open at once
+    can_list: bool  # whether `sizes` can be asked: a plain web server lists no files
 
     def read(self, name: str) -> bytes:
         """Return all bytes of a file."""
@@ -115,8 +117,11 @@ class Folder(Protocol):
     def put(self, path: Path, name: str) -> None:
         """Copy a local file into the folder."""
 
-    def fetch(self, prefix: str, scratch: Path) -> Path:
-        """Return a local folder with the files under a prefix, to be mapped; copied below `scratch` if remote."""
+    def fetch(self, prefix: str, names: Sequence[str], scratch: Path) -> Path:
+        """Return a local folder with these files of a prefix, to be mapped; copied below `scratch` if remote.
+
+        Files that are missing are missing there too.
+        """
 
     def remove(self, names: Sequence[str]) -> None:
         """Remove files, in order, durably; a missing one does not matter."""
@@ -132,6 +137,25 @@ def open_folder(uri: str | Path) -> Folder:
     folder = RemoteFolder(str(uri).rstrip("/"))
     folder.refuse_if_read_only()
     return folder
+
+
+def open_pinned(uri: str | Path) -> Folder:
+    """Open the folder at a path or a URL of any protocol to be read as it is now.
+
+    A name on the Hugging Face Hub, hf://datasets/ORG/NAME[@REVISION]/PATH, is read at the commit that its revision
+    stands for now, so that everything read belongs together. Raises what hub.pin raises, UsageError for other hf://.
+    """
+    root = str(uri)
+    if not is_remote(root):
+        return LocalFolder(Path(uri))
+    if root.startswith("hf://"):
+        from tcae_cli.runtime.hub import pin  # here, since the Hub's client takes long to import
+        from tcae_cli.runtime.hub_name import parse_name
+
+        if parse_name(root) is None:
+            raise UsageError(f"{root} is not a store; on the Hub a store is hf://datasets/ORG/NAME/PATH")
+        root = pin(root)
+    return open_to_read(root.rstrip("/"))
 
 
 def open_to_read(root: str) -> Folder:

@@ -90,10 +90,10 @@ def find_cached(location: str) -> Path | None:
     return Path(found) if isinstance(found, str) else None
 
 
-def fetch(location: str) -> Path:
+def fetch(location: str, say: Callable[[str], None] | None = say_aside) -> Path:
     """Return where the cache holds a file of a dataset, as for find_cached; a file that it lacks is fetched first.
 
-    Says which file is fetched and how large it is, and now and then how much of it has arrived.
+    say: takes a sentence with the file and its size and, now and then, how much of it has arrived.
     Raises SourceError, with a sentence, if it cannot be fetched.
     """
     quiet_hub_client()
@@ -102,7 +102,7 @@ def fetch(location: str) -> Path:
     name = parse_name(location)
     assert name, location
     try:
-        return ask_again(lambda: _download(name, say_aside))
+        return ask_again(lambda: _download(name, say))
     except OSError as error:
         raise SourceError(sentence(error, name)) from error
 

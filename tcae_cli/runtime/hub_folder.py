@@ -3,21 +3,25 @@
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import BinaryIO, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from huggingface_hub import constants
 from huggingface_hub.errors import EntryNotFoundError
 
 from tcae_cli.errors import SourceError
-from tcae_cli.runtime.hub import find_cached, get, locate, read_dataset
+from tcae_cli.runtime.hub import fetch, find_cached, get, locate, read_dataset
 from tcae_cli.runtime.hub_errors import ask_again, reason_of, sentence_of
 from tcae_cli.runtime.hub_name import HubName, parse_name
-from tcae_cli.runtime.local_folder import LocalFolder
+from tcae_cli.runtime.local_folder import LocalFolder, most_open_files
 from tcae_cli.runtime.remote import read_error, remote_errors
 from tcae_cli.runtime.remote_folder import RemoteFolder
+
+if TYPE_CHECKING:
+    from tcae_cli.runtime.folder import Ranges
 
 _PLACE_HOLDS_S = 600.0  # the signature of a URL holds for an hour
 
@@ -41,6 +45,7 @@ class HubFolder(RemoteFolder):
 
     def __init__(self, uri: str) -> None:
         super().__init__(uri)
+        self.most_open = most_open_files()  # those in the cache
         self._places: dict[str, _Place] = {}
 
     def read(self, name: str) -> bytes:
@@ -48,6 +53,20 @@ class HubFolder(RemoteFolder):
             if cached := find_cached(self._root + name):
                 return cached.read_bytes()
             return ask_again(lambda: get(self._file(name).resolved_url))
+
+    def read_many(self, names: Sequence[str]) -> Iterator[bytes | None]:
+        def read_if_present(name: str) -> bytes | None:
+            try:
+                return self.read(name)
+            except FileNotFoundError:
+                return None
+
+        return self.in_order(read_if_present, names)
+
+    def ranges(self, name: str) -> "Ranges":
+        if cached := find_cached(self._root + name):
+            return LocalFolder(cached.parent).ranges(cached.name)
+        return super().ranges(name)
 
     def read_range(self, name: str, start: int, size: int) -> bytes:
         if not size:
@@ -65,6 +84,12 @@ class HubFolder(RemoteFolder):
             return
         with super().open(name, read_ahead_bytes) as reader:
             yield reader
+
+    def fetch(self, prefix: str, names: Sequence[str], scratch: Path) -> Path:
+        """Return the folder of the client's cache with these files, which are fetched into it where it lacks them."""
+        for name in names:
+            path = fetch(f"{self._root}{prefix}/{name}", say=None)
+        return path.parent
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         if not constants.HF_HUB_OFFLINE:

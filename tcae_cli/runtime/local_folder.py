@@ -40,13 +40,13 @@ def no_check() -> None:
 class LocalFolder:
     """A folder of a local file system."""
 
+    can_list = True
+
     def __init__(self, path: Path) -> None:
         self.uri = str(path)
         self.path = path
         self.owner = this_process()
-        # An eighth of a process's files: a trainer may have readers of several views and stores.
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        self.most_open = sys.maxsize if limit == resource.RLIM_INFINITY else max(1, limit // 8)
+        self.most_open = most_open_files()
         self._made: list[Path] = []
 
     def read(self, name: str) -> bytes:
@@ -152,7 +152,7 @@ class LocalFolder:
         finally:
             part.discard()
 
-    def fetch(self, prefix: str, scratch: Path) -> Path:
+    def fetch(self, prefix: str, names: Sequence[str], scratch: Path) -> Path:
         return self.path / prefix
 
     def remove(self, names: Sequence[str]) -> None:
@@ -259,6 +259,12 @@ class LocalRanges:
     def fill(self, pieces: Sequence[memoryview | bytearray], start: int, size: int) -> bool:
         with read_errors(self._path):
             return os.preadv(self._descriptor, pieces, start) == size
+
+
+def most_open_files() -> int:
+    """Return how many files a reader keeps open: an eighth of a process's, since a trainer may have many readers."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return sys.maxsize if limit == resource.RLIM_INFINITY else max(1, limit // 8)
 
 
 def owner_of_part(name: str) -> str | None:

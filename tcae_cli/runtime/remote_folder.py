@@ -5,11 +5,12 @@ import io
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar
 
 from tcae_cli.errors import DiskError, UsageError
 from tcae_cli.runtime.local_folder import no_check
@@ -23,6 +24,9 @@ from tcae_cli.runtime.remote import (
     remote_errors,
 )
 from tcae_cli.runtime.threads import in_threads
+
+if TYPE_CHECKING:
+    from tcae_cli.runtime.folder import Ranges
 
 _PART_BYTES = 16 * 2**20  # of an upload; at most 10,000 parts, so an object may reach 160 GB
 _READ_TOGETHER = 64
@@ -49,6 +53,7 @@ class RemoteFolder:
         self._root = uri if uri.endswith("/") else f"{uri}/"
         # fsspec's name of it, which url_to_fs would cut at the end: HTTP's files keep their protocol, others do not.
         self._prefix = self._root if uri.startswith(("http://", "https://")) else self._root.partition("://")[2]
+        self.can_list = not uri.startswith(("http://", "https://"))
         self._opened: tuple[int, Any] | None = None
 
     @property
@@ -61,7 +66,8 @@ class RemoteFolder:
     def refuse_if_read_only(self) -> None:
         """Raise UsageError if files of this protocol can only be read."""
         if not self.uri.startswith(("s3://", "gs://")):
-            raise UsageError(f"{self.uri}: a store is a local path, s3:// or gs://")
+            upload = ", and upload it with tcae push once it is complete" if self.uri.startswith("hf://") else ""
+            raise UsageError(f"{self.uri} can only be read; write the store to a local path, s3:// or gs://{upload}")
 
     def read(self, name: str) -> bytes:
         with self._reading(name):
@@ -91,7 +97,7 @@ class RemoteFolder:
                 raise OSError("the server sends whole files where a part is asked for; copy it here, or serve ranges")
             return data
 
-    def ranges(self, name: str) -> "_RemoteRanges":
+    def ranges(self, name: str) -> "Ranges":
         return _RemoteRanges(self, name)
 
     @contextmanager
@@ -168,10 +174,15 @@ class RemoteFolder:
         with self._writing(name):
             self._files.put_file(str(path), self._path(name))
 
-    def fetch(self, prefix: str, scratch: Path) -> Path:
+    def fetch(self, prefix: str, names: Sequence[str], scratch: Path) -> Path:
         target = scratch / Path(prefix).name
-        with self._reading(prefix):
-            self._files.get(self._path(prefix) + "/", str(target) + "/", recursive=True)
+        target.mkdir(parents=True, exist_ok=True)
+
+        def fetch_one(name: str) -> None:
+            with suppress(FileNotFoundError), self._reading(f"{prefix}/{name}"):
+                self._files.get_file(self._path(f"{prefix}/{name}"), str(target / name))
+
+        deque(self.in_order(fetch_one, names), maxlen=0)
         return target
 
     def remove(self, names: Sequence[str]) -> None:

@@ -17,6 +17,7 @@ from tcae_cli.errors import SourceError
 from tcae_cli.reports.described import EARLIER
 from tcae_cli.runtime.checksums import crc32c_of_json
 from tcae_cli.runtime.files import make_folder, write_atomic
+from tcae_cli.runtime.folder import Folder
 from tcae_cli.sources.index_column import SUMMARY_FILE, checksums_of, damaged
 from tcae_cli.sources.listing import Container, Listing
 
@@ -121,6 +122,26 @@ def read_summary(index_dir: Path) -> Summary:
         ) from error
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise damaged(path, str(error)) from error
+
+
+def fetch_index(folder: Folder, name: str, scratch: Path) -> Path | None:
+    """Return a local folder with the index in a folder of this name, copied below `scratch` if it is remote.
+
+    Returns None if there is none, or if it was not written to its end.
+    """
+    (summary,) = folder.read_many([f"{name}/{SUMMARY_FILE}"])
+    return None if summary is None else folder.fetch(name, _file_names(summary), scratch)
+
+
+def _file_names(summary: bytes) -> list[str]:
+    """Return the names of the files of an index with this summary; that of the summary alone if it is damaged."""
+    try:
+        fields = json.loads(summary)
+        strings = ["keys", *(name for name in ("captions", "problems") if fields[f"has_{name}"])]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return [SUMMARY_FILE]
+    columns = [f"{name}.{part}" for name in strings for part in ("ends", "blob")]
+    return [SUMMARY_FILE, *(f"{name}.npy" for name in (*columns, "labels", "sizes", "tars", "offsets"))]
 
 
 def _places(places: Sequence[str]) -> dict[str, int]:

@@ -12,11 +12,11 @@ from tcae_cli.errors import ImageError, NotFoundError, SourceError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.reports.failure import REPAIRED, REPAIRED_STAGE
 from tcae_cli.reports.progress import SILENT, Progress
-from tcae_cli.runtime.folder import open_to_read
+from tcae_cli.runtime.folder import Folder, open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.announce import found_so_far, say_found
 from tcae_cli.sources.class_numbers import with_class_numbers
-from tcae_cli.sources.index import read_summary, write_index
+from tcae_cli.sources.index import fetch_index, read_summary, write_index
 from tcae_cli.sources.index_column import SUMMARY_FILE, IndexColumn, damaged
 from tcae_cli.sources.listing import Container, Entry, Listing, count_suffixes, ignore
 from tcae_cli.sources.patterns import glob_matches
@@ -31,6 +31,16 @@ def open_source(uri: str, index_dir: Path, fields: SampleFields = NO_FIELDS, pro
     for sentence in source.disagreements:
         progress.say(sentence)
     return source
+
+
+def open_index(folder: Folder, name: str, scratch: Path) -> "Source":
+    """Open the source whose index a store keeps in a folder of this name, copied below `scratch` if it is remote.
+
+    Raises SourceError if the index is missing or damaged.
+    """
+    if (index := fetch_index(folder, name, scratch)) is None:
+        raise SourceError(f"{folder.uri}/{name} holds no index of a source; tcae verify {folder.uri} says what else")
+    return Source(index)
 
 
 def scan(uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int], None] = ignore) -> Listing:

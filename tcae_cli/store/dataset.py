@@ -75,7 +75,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         self.store, self.fields = LatentStore(store, view), tuple(fields)
         self.views = [self.store]
         if random_flip:
-            self.views.append(LatentStore(store, self.store.mirrored_view()))
+            self.views.append(LatentStore(self.store.folder.uri, self.store.mirrored_view()))
         self.rows = self.store.ok_rows
         self.class_names: tuple[str, ...] = tuple(self.store.spec.source.class_names)
         self._labels = self.store.labels()[self.rows]

@@ -138,29 +138,29 @@ def read_array(
     a file of it cannot be read.
     """
     file = f"{name}/zarr.json"
-    names = list(folder.sizes(name))
-    if spec:
-        start = f"{name}/c{_separator(spec, name)}"
-        names = [each for each in names if each == file or each.startswith(start)]
-    found = {each: data for each, data in zip(names, folder.read_many(names), strict=True) if data is not None}
-    if spec and name == "captions" and spec.metadata_updates:  # an update may have given the store captions
-        found.setdefault(file, array_metadata(spec)[file])
-    if file not in found:
+    (data,) = folder.read_many([file])
+    if data is None and spec and name == "captions" and spec.metadata_updates:
+        data = array_metadata(spec)[file]  # an update may have given the store captions
+    if data is None:
         raise StoreError(f"{folder.uri}/{file} is missing; tcae verify {folder.uri} says what else")
     try:
         if spec:
-            found[file] = _naming_chunks(found[file], spec, name)
-        metadata = parse_metadata(found[file])
+            data = _naming_chunks(data, spec, name)
+        metadata = parse_metadata(data)
         # zarr does not read the object store itself: it would leave a connection of its own open.
-        files: dict[str, Any] = {each: _TO_BUFFER(data) for each, data in found.items()}
+        files: dict[str, Any] = {file: _TO_BUFFER(data)}
         array = zarr.open_array(MemoryStore(files), path=name, mode="r")
         num_rows = array.shape[0] if most_rows is None else min(most_rows, array.shape[0])
         # The tables of format version 1 have no chunk where all values are fill values.
-        if is_complete and (most_rows is not None or sealed_names(metadata) is not None):
-            for number in range(math.ceil(num_rows / array.chunks[0])):
-                chunk = array.metadata.encode_chunk_key((number,) + (0,) * (array.ndim - 1))
-                if f"{name}/{chunk}" not in files:
-                    raise ValueError(f"{chunk} is missing")
+        is_whole = is_complete and (most_rows is not None or sealed_names(metadata) is not None)
+        # Chunks are found by their names: not every server lists its files.
+        numbers = range(math.ceil(num_rows / array.chunks[0]))
+        chunks = [f"{name}/{array.metadata.encode_chunk_key((k, *[0] * (array.ndim - 1)))}" for k in numbers]
+        for chunk, found in zip(chunks, folder.read_many(chunks), strict=True):
+            if found is not None:
+                files[chunk] = _TO_BUFFER(found)
+            elif is_whole:
+                raise ValueError(f"{chunk.removeprefix(f'{name}/')} is missing")
         return np.asarray(array[:num_rows])
     except DAMAGED as error:
         raise _damaged(folder, name, reason_of(error)) from error

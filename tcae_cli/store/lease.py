@@ -239,7 +239,7 @@ def live_claims(folder: Folder) -> list[dict[str, Any]]:
     This writes nothing to the store, so this machine's clock measures the silence, in seconds.
     """
     found = []
-    for name in folder.sizes(_FOLDER):
+    for name in folder.sizes(_FOLDER) if folder.can_list else ():  # nobody writes over HTTP
         with suppress(FileNotFoundError):  # removed meanwhile
             claim = _parse_claim(folder, name)
             silence_s = max(0.0, time.time() - folder.modified(name))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 import numpy as np
 
 from tcae_cli.errors import StoreError, UsageError
-from tcae_cli.runtime.folder import open_folder
+from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.store.commit import read_failures
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import read_side_array, shard_file
@@ -33,13 +33,14 @@ class LatentStore:
     What takes rows takes whole numbers in any order, or one, whose values then come without the first axis. It raises
     IndexError for a row out of range, UsageError for anything that is no row.
 
-    `path` is a folder or an s3:// or gs:// address. `view` is the array to read, one of `spec.views`. A store may be
-    forked and pickled. A warning is shown if it is not complete. Raises StoreError if there is no store at the path,
-    UsageError for an unknown view.
+    `path` is a folder, or an address that begins with s3://, gs://, hf://datasets/ or https://. On the Hub a store is
+    read at the commit that its revision stands for when it is opened. `view` is the array to read, one of `spec.views`.
+    A store may be forked and pickled. A warning is shown if it is not complete. Raises StoreError if there is no store
+    at the path, UsageError for an unknown view.
     """
 
     def __init__(self, path: Path | str, view: str = MAIN_VIEW) -> None:
-        self.folder, self.view = open_folder(path), view
+        self.folder, self.view = open_pinned(path), view
         self._handle = StoreHandle(self.folder)
         self.spec = self._handle.spec
         self.complete = self._handle.is_complete

@@ -97,6 +97,14 @@ def read_records(
         yield shard, record if record and record.fits(sizes) else None
 
 
+def file_sizes(folder: Folder, spec: StoreSpec) -> dict[str, int]:
+    """Return the sizes of a store's files in bytes; where a server lists none, those that the shards' records say."""
+    if folder.can_list:
+        return folder.sizes()
+    records = read_unchecked(folder, range(spec.num_shards))
+    return {name: file.size for record in records for name, file in record.files.items()}
+
+
 def read_unchecked(folder: Folder, shards: Sequence[int]) -> list[ShardRecord]:
     """Return the records of those of these shards that have one, whatever has become of their files."""
     names = [record_name(shard) for shard in shards]
