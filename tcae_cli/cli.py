@@ -22,6 +22,7 @@ _COMMANDS = {
     "encode-dataset": "Encode a source of images into a store of latents.",
     "decode": "Decode the latents of a store back to image files.",
     "export": "Write the latents of a store in the format of another trainer.",
+    "push": "Upload a store or a model to the Hugging Face Hub, with a card.",
     "info": "Show what a store holds, how much is finished, and its statistics.",
     "verify": "Check the files of a store, and its latents against the images.",
     "eval": "Measure models, stores and images: reconstruction, latents, generation, cost.",

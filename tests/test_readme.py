@@ -32,6 +32,7 @@ from tcae_cli.sources.source import open_source
 from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.reader import LatentStore
 
+from .hub_server import TOKEN
 from .pictures import write_tar, write_zip
 from .small_recipes import recipe
 from .tables import parquet, save_arrow, table, with_paths, write_parquet
@@ -126,8 +127,10 @@ def _write_tables(folder: Path, paths: list[Path]) -> None:
 
 
 @pytest.fixture
-def hub_of_the_pages(hub, photos) -> None:
-    """The datasets on the Hugging Face Hub that the pages name."""
+def hub_of_the_pages(hub, photos, monkeypatch) -> None:
+    """The datasets on the Hugging Face Hub that the pages name, and a reader, "me", who is logged in."""
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    hub.owners.add("me")
     images = [path.read_bytes() for path in sorted(photos.rglob("*.jpg"))]
     files = {f"plain_text/{split}-00000-of-00001.parquet": parquet(images) for split in ("train", "test")}
     hub.put("uoft-cs/cifar10", files)

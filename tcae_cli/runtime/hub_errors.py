@@ -10,6 +10,7 @@ from huggingface_hub import constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
     GatedRepoError,
+    LocalTokenNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
@@ -87,6 +88,25 @@ def sentence(error: OSError, name: HubName) -> str:
     if isinstance(error, PermissionError):
         return f"{name} cannot be fetched: {constants.HF_HUB_CACHE} may not be written; set HF_HOME to another folder"
     return f"{name} cannot be fetched ({reason_of(error)}); check the network, and repeat"
+
+
+def upload_sentence(error: OSError, name: HubName) -> str:
+    """Return what went wrong in writing a dataset or a model, and what to do."""
+    whole = name._replace(path="")
+    organisation = name.repository.partition("/")[0]
+    match error:
+        case LocalTokenNotFoundError():
+            return f"{whole} cannot be written without a token; {_LOG_IN}"
+        case OfflineModeIsEnabled():
+            return f"{whole} cannot be written, since HF_HUB_OFFLINE is set; unset it"
+        case RepositoryNotFoundError() | RevisionNotFoundError():
+            return sentence_of(error, name)
+    match _status(error):
+        case 401:
+            return f"{whole} cannot be written, since the Hub refuses your token; {_LOG_IN} anew"
+        case 403:
+            return f"{whole} may not be written with your token; {_LOG_IN} of one who may write to {organisation}"
+    return f"{whole} cannot be written ({reason_of(error)}); what was uploaded stays, so repeat to resume"
 
 
 def reason_of(error: OSError) -> str:

@@ -1,7 +1,7 @@
-"""Parses the names of datasets on the Hugging Face Hub, and of files and folders in them."""
+"""Parses the names of datasets and models on the Hugging Face Hub, and of files and folders in datasets."""
 
 import re
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import huggingface_hub
 from huggingface_hub import constants
@@ -15,27 +15,33 @@ _NAME = re.compile(
 )
 
 
+_MODEL = re.compile(r"hf://(?P<repository>[\w.-]+/[\w.-]+)(?:@(?P<revision>[^@#]+))?/?")
+
+
 class HubName(NamedTuple):
-    """A dataset on the Hub, or a file or folder in it."""
+    """A dataset or a model on the Hub, or a file or folder in it."""
 
     repository: str  # ORG/NAME
     revision: str | None = None  # a branch, a tag, a commit or a reference such as refs/convert/parquet
-    path: str = ""  # in the repository; "": the dataset
+    path: str = ""  # in the repository; "": all of it
+    kind: Literal["dataset", "model"] = "dataset"
 
     def __str__(self) -> str:
+        prefix = _PREFIX if self.kind == "dataset" else "hf://"
         revision = f"@{self.revision}" if self.revision else ""
         path = f"/{self.path}" if self.path else ""
-        return f"{_PREFIX}{self.repository}{revision}{path}"
+        return f"{prefix}{self.repository}{revision}{path}"
 
     @property
     def page(self) -> str:
-        """The URL of the dataset's page."""
-        return f"{constants.ENDPOINT}/datasets/{self.repository}"
+        """The URL of the repository's page."""
+        datasets = "datasets/" if self.kind == "dataset" else ""
+        return f"{constants.ENDPOINT}/{datasets}{self.repository}"
 
     @property
     def resolved_url(self) -> str:
         """The URL that leads to the file's bytes, perhaps by way of others."""
-        return huggingface_hub.hf_hub_url(self.repository, self.path, repo_type="dataset", revision=self.revision)
+        return huggingface_hub.hf_hub_url(self.repository, self.path, repo_type=self.kind, revision=self.revision)
 
 
 def parse_name(uri: str) -> HubName | None:
@@ -50,3 +56,14 @@ def parse_name(uri: str) -> HubName | None:
     if ".." in re.split("[/@]", f"{found['repository']}@{revision}/{found['path']}"):
         raise UsageError(f"{uri} leads out of the dataset by its '..'; write the name without it")
     return HubName(found["repository"], revision, (found["path"] or "").strip("/"))
+
+
+def parse_repository(uri: str) -> HubName | None:
+    """Return what an hf://datasets/ORG/NAME[@REVISION][/PATH] or hf://ORG/NAME[@REVISION] names; None for others.
+
+    Raises what parse_name raises.
+    """
+    if uri.startswith(_PREFIX):
+        return parse_name(uri)
+    found = _MODEL.fullmatch(uri)
+    return found and HubName(found["repository"], found["revision"], kind="model")

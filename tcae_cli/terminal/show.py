@@ -11,6 +11,7 @@ from tcae_cli.reports.encode import EncodeReport, UpdateReport
 from tcae_cli.reports.encode_plan import EncodePlan
 from tcae_cli.reports.evaluation import EvalReport
 from tcae_cli.reports.export import ExportReport
+from tcae_cli.reports.push import PushReport
 from tcae_cli.reports.report import Report
 from tcae_cli.reports.store import InfoReport, VerifyReport
 from tcae_cli.reports.train import TrainReport
@@ -19,7 +20,7 @@ from tcae_cli.reports.weights import WeightsReport
 from tcae_cli.terminal.evaluation_tables import show_evaluation
 from tcae_cli.terminal.plan_tables import show_encoding_plan, show_training_plan
 from tcae_cli.terminal.store_tables import show_info, show_verification
-from tcae_cli.terminal.summaries import show_decoding, show_encoding, show_export, show_training, show_update
+from tcae_cli.terminal.summaries import show_decoding, show_encoding, show_export, show_push, show_training, show_update
 from tcae_cli.terminal.weights_table import show_weights
 
 _WIDE = 400  # characters
@@ -36,6 +37,7 @@ _SHOW: dict[type[Report], Callable[[Console, Any], None]] = {
     EncodePlan: show_encoding_plan,
     EvalReport: show_evaluation,
     WeightsReport: show_weights,
+    PushReport: show_push,
 }
 
 

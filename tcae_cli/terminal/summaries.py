@@ -9,8 +9,9 @@ from tcae_cli.reports.described import described_words
 from tcae_cli.reports.encode import EncodeReport, UpdateReport
 from tcae_cli.reports.export import ExportReport
 from tcae_cli.reports.failure import repaired_words
+from tcae_cli.reports.push import PushReport
 from tcae_cli.reports.train import TrainReport
-from tcae_cli.terminal.words import duration
+from tcae_cli.terminal.words import data_size, duration
 
 
 def show_encoding(console: Console, report: EncodeReport) -> None:
@@ -92,6 +93,19 @@ def show_export(console: Console, report: ExportReport) -> None:
         console.print("nothing to do")
     for note in report.notes:
         console.print(note)
+
+
+def show_push(console: Console, report: PushReport) -> None:
+    """Print where the store or the model is read, how much was uploaded, and whether its card was written."""
+    console.print(f"{report.what} is at {report.address}: {report.num_files:,} files, {data_size(report.num_bytes)}")
+    if report.num_uploaded:
+        console.print(f"{report.num_uploaded:,} files uploaded in {duration(report.elapsed_s)}")
+    else:
+        console.print("nothing to do")
+    if report.card_kept:
+        console.print(f"the README.md at {report.page} was written by others, and was kept")
+    else:
+        console.print(f"state the licence in the README.md at {report.page}")
 
 
 def show_training(console: Console, report: TrainReport) -> None:
