@@ -4,6 +4,7 @@ import logging
 import math
 import multiprocessing
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -74,6 +75,16 @@ def photos(tmp_path_factory) -> Path:
                 window = picture.convert("RGB").crop((left, top, left + 288, top + 216)).resize((96, 72))
                 window.save(folder / label / f"{number}.jpg", quality=92)
     return folder
+
+
+@pytest.fixture(scope="session")
+def captioned(photos, tmp_path_factory) -> Path:
+    """The photographs with a sentence beside each; animal/3.jpg is broken."""
+    source = shutil.copytree(photos, tmp_path_factory.mktemp("captioned") / "photos")
+    for image in source.rglob("*.jpg"):
+        image.with_suffix(".txt").write_text(f"{image.parent.name} \N{SNOWMAN} {image.stem}")
+    (source / "animal" / "3.jpg").write_bytes(b"not an image")
+    return source
 
 
 @pytest.fixture(scope="session")

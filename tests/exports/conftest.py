@@ -7,12 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from tcae_cli.exports import format as format_room
-from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.jobs.export import export_store
-from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.export import ExportReport, ExportRequest
 from tcae_cli.reports.progress import Silent
-from tcae_cli.reports.report import Tolerance
 from tcae_cli.store.reader import LatentStore
 
 
@@ -23,26 +20,12 @@ def small_pieces(monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def encode_small(small_checkpoint):
+def encode_small(encode):
     def run(source: Path, store: Path, **options) -> LatentStore:
-        settings = {"model": str(small_checkpoint), "device": "cpu", "num_workers": 0} | options
-        tolerance = Tolerance.parse("10%")
-        encode_dataset(
-            EncodeRequest(source=str(source), store=str(store), max_failures=tolerance, **settings), Silent()
-        )
+        encode(source, store, max_failures="10%", **options)
         return LatentStore(store)
 
     return run
-
-
-@pytest.fixture(scope="session")
-def captioned(photos, tmp_path_factory) -> Path:
-    """The photographs with a sentence beside each; animal/3.jpg is broken."""
-    source = shutil.copytree(photos, tmp_path_factory.mktemp("captioned") / "photos")
-    for image in source.rglob("*.jpg"):
-        image.with_suffix(".txt").write_text(f"{image.parent.name} \N{SNOWMAN} {image.stem}")
-    (source / "animal" / "3.jpg").write_bytes(b"not an image")
-    return source
 
 
 @pytest.fixture(scope="session")

@@ -1,23 +1,25 @@
 """Damages files in every way that disks, copies and editors do, and looks at what each reader makes of them."""
 
 import io
+import os
 import random
 import shutil
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+import s3fs
 import torch
 
 from tcae_cli.cli import _run
 from tcae_cli.errors import TcaeError
 
-Reader = Callable[[Path], Any]  # of the file or folder that holds the damage; returns the values that it reads
+Reader = Callable[[Any], Any]  # of the file, folder or URI that holds the damage; returns the values that it reads
 _TOKENS = (b"0", b"-1", b"9" * 30, b"null", b"true", b"[]", b"{}", b'""', b'"x"', b"1e999", b"../..", b"\0")
 
 
@@ -70,50 +72,112 @@ def _empty(data: bytearray, draw: random.Random) -> bytes:
 _CHANGES = (_flip_bits, _flip_bits, _replace, _put_a_token, _cut, _lose_a_piece, _append, _zero_a_block, _empty)
 
 
+class Files(Protocol):
+    """The files that are damaged, by name."""
+
+    where: Any  # what readers are given
+
+    def names(self) -> Sequence[str]: ...
+    def read(self, name: str) -> bytes: ...
+    def write(self, name: str, data: bytes) -> None: ...
+    def remove(self, name: str) -> None: ...
+    def make_folder(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True)
+class LocalFiles:
+    """One file, or those of a folder."""
+
+    where: Path
+
+    def names(self) -> list[str]:
+        if self.where.is_file():
+            return ["."]
+        return sorted(str(path.relative_to(self.where)) for path in self.where.rglob("*") if path.is_file())
+
+    def read(self, name: str) -> bytes:
+        return (self.where / name).read_bytes()
+
+    def write(self, name: str, data: bytes) -> None:
+        if (self.where / name).is_dir():
+            shutil.rmtree(self.where / name)
+        (self.where / name).write_bytes(data)
+
+    def remove(self, name: str) -> None:
+        (self.where / name).unlink()
+
+    def make_folder(self, name: str) -> None:
+        (self.where / name).mkdir()
+
+
+@dataclass(frozen=True)
+class Objects:
+    """Those of a bucket below a URI."""
+
+    where: str
+
+    def names(self) -> list[str]:
+        found = s3fs.S3FileSystem(use_listings_cache=False).find(self.where)
+        return sorted(os.path.relpath(f"s3://{path}", self.where) for path in found)
+
+    def read(self, name: str) -> bytes:
+        data: bytes = s3fs.S3FileSystem().cat_file(f"{self.where}/{name}")
+        return data
+
+    def write(self, name: str, data: bytes) -> None:
+        files = s3fs.S3FileSystem(use_listings_cache=False)
+        if below := [path for path in files.find(f"{self.where}/{name}") if path.endswith("/inside")]:
+            files.rm_file(below[0])
+        files.pipe_file(f"{self.where}/{name}", data)
+
+    def remove(self, name: str) -> None:
+        s3fs.S3FileSystem().rm_file(f"{self.where}/{name}")
+
+    def make_folder(self, name: str) -> None:
+        s3fs.S3FileSystem().pipe_file(f"{self.where}/{name}/inside", b"")
+
+
 @contextmanager
-def damaged(file: Path, draw: random.Random) -> Iterator[str]:
+def damaged(files: Files, name: str, draw: random.Random) -> Iterator[str]:
     """Damage a file, yield how, and put it back."""
-    before = file.read_bytes()
+    before = files.read(name)
     kind = draw.randrange(len(_CHANGES) + 2)
     if kind < len(_CHANGES):
         change = _CHANGES[kind]
         how = change.__name__.strip("_")
-        file.write_bytes(change(bytearray(before), draw) if before else draw.randbytes(9))
+        files.write(name, change(bytearray(before), draw) if before else draw.randbytes(9))
     else:
         how = "a folder in its place" if kind == len(_CHANGES) else "removed"
-        file.unlink()
+        files.remove(name)
         if kind == len(_CHANGES):
-            file.mkdir()
+            files.make_folder(name)
     try:
         yield how
     finally:
-        if file.is_dir():
-            shutil.rmtree(file)
-        file.write_bytes(before)
+        files.write(name, before)
 
 
 @dataclass
 class Fuzz:
-    """Damages the files of a folder, or one file, in turn, and gathers what readers do wrong."""
+    """Damages files in turn, and gathers what readers do wrong."""
 
-    where: Path
+    files: Files
     readers: Mapping[str, Reader]
     draw: random.Random
     is_exact: bool  # whether values are right or an error names the place; otherwise only tracebacks are wrong
     wrong: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self._right = {name: _frozen(read(self.where)) for name, read in self.readers.items()}
+        self._right = {name: _frozen(read(self.files.where)) for name, read in self.readers.items()}
 
     def run(self, times: int) -> None:
         """Damage a file that is drawn anew, so many times; one that has not been drawn comes first."""
-        files = [self.where] if self.where.is_file() else sorted(p for p in self.where.rglob("*") if p.is_file())
-        left: list[Path] = []
+        names = self.files.names()
+        left: list[str] = []
         for _ in range(times):
-            left = left or self.draw.sample(files, len(files))
-            file = left.pop()
-            with damaged(file, self.draw) as how:
-                name = file.name if file == self.where else file.relative_to(self.where)
+            left = left or self.draw.sample(names, len(names))
+            name = left.pop()
+            with damaged(self.files, name, self.draw) as how:
                 for reader, read in self.readers.items():
                     if words := self._look(reader, read):
                         self.wrong.append(f"{name}, {how}: {reader} {words}")
@@ -121,12 +185,13 @@ class Fuzz:
     def _look(self, name: str, read: Reader) -> str | None:
         """Return what a reader does wrong with the damage; None if nothing."""
         try:
-            found = _frozen(read(self.where))
+            found = _frozen(read(self.files.where))
         except TcaeError as error:
             sentence = str(error)
             if not sentence or "\n" in sentence or "Traceback" in sentence:
                 return f"says {sentence!r}"
-            return None if self.where.name in sentence or not self.is_exact else f"names no file: {sentence}"
+            is_named = os.path.basename(self.files.where) in sentence
+            return None if is_named or not self.is_exact else f"names no file: {sentence}"
         except Exception as error:  # noqa: BLE001
             trace = traceback.extract_tb(error.__traceback__)
             where = [frame for frame in trace if "tcae_cli" in frame.filename][-1]

@@ -6,6 +6,7 @@ What tcae wrote itself is read right, or refused with an error that names the pl
 import os
 import random
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,7 @@ from tcae_cli.autoencoders.by_name import load_autoencoder, read_card
 from tcae_cli.autoencoders.checkpoint import write_tensors
 from tcae_cli.errors import CheckpointError, DiskError, ImageError, RecipeError
 from tcae_cli.images.image_file import decode_image
-from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.recipe.load import load_recipe
-from tcae_cli.reports.encode import EncodeRequest
-from tcae_cli.reports.progress import Silent
-from tcae_cli.reports.report import Tolerance
 from tcae_cli.sources.source import open_source
 from tcae_cli.store.dataset import LatentDataset
 from tcae_cli.store.reader import LatentStore
@@ -30,12 +27,21 @@ from tcae_cli.tracking.curves import draw_curves
 from tcae_cli.training.state import saved_step
 
 from ..forms import FORMS, Sample, write_form
-from .damage import Fuzz, command
+from .damage import Files, Fuzz, LocalFiles, Objects, Reader, command
 
 IN_FULL = bool(os.environ.get("STRESS"))
 SEED = int(os.environ.get("SEED", random.SystemRandom().randrange(10**6) if IN_FULL else 1))
-MORE = 30 if IN_FULL else 1  # times as often
 
+STORES: dict[str, dict[str, Any]] = {
+    "mirrored": {"flip": True},
+    "int8": {"dtype": "int8"},
+    "two sizes": {"sizes": (64, 96), "codec": "none"},
+}
+OPTIONS = {
+    "mirrored": ["--flip"],
+    "int8": ["--dtype", "int8"],
+    "two sizes": ["--size", "64", "--size", "96", "--codec", "none"],
+}
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 RECIPES = Path(__file__).parents[2] / "recipes"
 FIELDS = ("latents", "label", "class_name", "caption", "key")
@@ -52,62 +58,67 @@ def index_here(monkeypatch) -> None:
         monkeypatch.setattr(module, "index_source_apart", index_source)
 
 
-@pytest.fixture(scope="module")
-def captioned(photos, tmp_path_factory) -> Path:
-    """Some of the photographs with captions; one is broken."""
-    source = shutil.copytree(photos, tmp_path_factory.mktemp("captioned") / "photos")
-    for image in source.rglob("*.jpg"):
-        image.with_suffix(".txt").write_text(f"{image.parent.name} \N{SNOWMAN} {image.stem}")
-    (source / "animal" / "3.jpg").write_bytes(b"not an image")
-    return source
-
-
-@pytest.fixture(scope="module")
-def store(captioned, small_checkpoint, tmp_path_factory) -> Path:
-    """A store of two shards, with captions and mirrored views."""
+@pytest.fixture(scope="module", params=STORES)
+def made(request, captioned, encode, tmp_path_factory) -> tuple[str, Path]:
+    """A store of two shards, of one kind after another, from some photographs with captions; one is broken."""
     path = tmp_path_factory.mktemp("damaged") / "store.zarr"
-    request = EncodeRequest(
-        source=str(captioned),
-        store=str(path),
-        model=str(small_checkpoint),
-        device="cpu",
-        num_workers=0,
-        flip=True,
-        max_failures=Tolerance.parse("10%"),
-    )
-    encode_dataset(request, Silent())
-    return path
+    encode(captioned, path, max_failures="10%", **STORES[request.param])
+    return request.param, path
 
 
-def read_store(path: Path) -> list[Any]:
-    store, mirrored = LatentStore(path), LatentStore(path, "latents_flip")
+def read_store(path: Path | str) -> list[Any]:
+    store = LatentStore(path)
     rows = range(len(store))
     texts = [store.keys(rows), store.captions(rows), store.failures(), store.spec.model_dump(mode="json")]
-    arrays = [store.status(), store.labels(), store.content_hash(), store.original_sizes(), mirrored.latents(rows)]
-    return [*texts, *arrays, store.normalise(store.latents(rows)), store.position_normalisation()]
+    arrays = [store.status(), store.labels(), store.content_hash(), store.original_sizes()]
+    views = [LatentStore(path, view).latents(rows) for view in store.spec.views]
+    return [*texts, *arrays, *views, store.normalise(store.latents(rows)), store.position_normalisation()]
 
 
-def read_dataset(path: Path) -> dict[str, Any]:
+def read_dataset(path: Path | str) -> dict[str, Any]:
     dataset = LatentDataset(path, fields=FIELDS)
     return dataset[list(range(len(dataset)))]
 
 
-def read_stream(path: Path) -> list[Any]:
+def read_stream(path: Path | str) -> list[Any]:
     return list(LatentStream(path, batch_size=4, seed=0))
 
 
-def assert_nothing_wrong(fuzz: Fuzz, times: int) -> None:
-    fuzz.run(times * MORE)
+def assert_nothing_wrong(
+    files: Files | Path, readers: Mapping[str, Reader], short: int, full: int, is_exact: bool = True
+) -> None:
+    """Damage files so many times, in the short form or in full, each time before all readers."""
+    files = LocalFiles(files) if isinstance(files, Path) else files
+    fuzz = Fuzz(files, readers, random.Random(SEED), is_exact)
+    fuzz.run(full if IN_FULL else short)
     assert not fuzz.wrong, "\n".join([f"SEED={SEED}", *fuzz.wrong])
 
 
-def test_a_damaged_store_is_read_right_or_refused_with_its_name(store):
-    readers = {"LatentStore": read_store, "LatentDataset": read_dataset, "LatentStream": read_stream}
-    assert_nothing_wrong(Fuzz(store, readers, random.Random(SEED), is_exact=True), 100)
+READERS: dict[str, Reader] = {"LatentStore": read_store, "LatentDataset": read_dataset, "LatentStream": read_stream}
 
 
-def test_commands_on_a_damaged_store_do_their_work_or_say_a_sentence(store, captioned, small_checkpoint, tmp_path):
-    encoding = ["--model", small_checkpoint, "--device", "cpu", "--workers", 0, "--flip", "--max-failures", "50%"]
+def info(store: Path | str) -> None:
+    command("info", store)
+
+
+def verify(store: Path | str) -> None:
+    command("verify", store, "--rows", 0)
+
+
+def test_a_damaged_store_is_read_right_or_refused_with_its_name(made):
+    assert_nothing_wrong(made[1], READERS, short=40, full=1000)
+
+
+def test_a_damaged_store_in_a_bucket_is_read_right_or_refused_with_its_name(captioned, bucket, encode):
+    store = f"{bucket}/store.zarr"
+    encode(captioned, store, max_failures="10%")
+    readers = {"LatentStore": read_store, "LatentStream": read_stream, "verify": verify}
+    assert_nothing_wrong(Objects(store), readers, short=2, full=40)  # each takes seconds
+
+
+def test_commands_on_a_damaged_store_do_their_work_or_say_a_sentence(made, captioned, small_checkpoint, tmp_path):
+    kind, store = made
+    encoding = ["--model", small_checkpoint, "--device", "cpu", "--workers", 0, "--max-failures", "50%", *OPTIONS[kind]]
 
     def on_a_copy(source: Path, *options: str):
         def encode(path: Path) -> None:
@@ -128,9 +139,6 @@ def test_commands_on_a_damaged_store_do_their_work_or_say_a_sentence(store, capt
 
         return write
 
-    def check(path: Path) -> None:
-        command("verify", path, "--rows", 0)
-
     larger = shutil.copytree(captioned, tmp_path / "larger")
     shutil.copy(larger / "animal" / "0.jpg", larger / "animal" / "z.jpg")
     readers = {
@@ -140,13 +148,15 @@ def test_commands_on_a_damaged_store_do_their_work_or_say_a_sentence(store, capt
         "decode": written_by("decode", "--model", small_checkpoint, "--device", "cpu", "--rows", "0:3"),
         "export npy": written_by("export", "--format", "npy"),
         "export webdataset": written_by("export", "--format", "webdataset"),
-        "info": lambda path: command("info", path) and None,
-        "verify": check,
+        "info": info,
+        "verify": verify,
     }
     if IN_FULL:
-        readers["eval"] = lambda path: command("eval", "--store", path, "--metric", "effective-rank") and None
-        readers["verify --source"] = lambda path: command("verify", path, "--source", captioned) and None
-    assert_nothing_wrong(Fuzz(store, readers, random.Random(SEED), is_exact=True), 6)
+        figure = ("--metric", "effective-rank", "--workers", 0)
+        readers["eval"] = lambda path: command("eval", "--store", path, *figure) and None
+        comparing = ("--source", captioned, "--rows", 2, "--picture", tmp_path / "picture.png")
+        readers["verify --source"] = lambda path: command("verify", path, *comparing) and None
+    assert_nothing_wrong(store, readers, short=3, full=40)
 
 
 def test_a_damaged_store_of_version_1_brings_no_traceback(tmp_path):
@@ -157,9 +167,8 @@ def test_a_damaged_store_of_version_1_brings_no_traceback(tmp_path):
         rows = range(len(store))
         store.keys(rows), store.captions(rows), store.failures(), store.latents(rows), store.content_hash()
 
-    readers = {"LatentStore": read, "LatentDataset": read_dataset, "LatentStream": read_stream}
-    readers |= {"info": lambda path: command("info", path) and None}
-    assert_nothing_wrong(Fuzz(path, readers, random.Random(SEED), is_exact=False), 60)
+    readers = READERS | {"LatentStore": read, "info": info}
+    assert_nothing_wrong(path, readers, short=60, full=700, is_exact=False)
 
 
 def test_a_damaged_checkpoint_is_loaded_right_or_refused_with_its_name(small_checkpoint, tmp_path):
@@ -169,7 +178,7 @@ def test_a_damaged_checkpoint_is_loaded_right_or_refused_with_its_name(small_che
         return load_autoencoder(str(path), "cpu").state_dict()
 
     readers = {"card": lambda path: vars(read_card(str(path))), "model": load}
-    assert_nothing_wrong(Fuzz(path, readers, random.Random(SEED), is_exact=True), 40)
+    assert_nothing_wrong(path, readers, short=40, full=1200)
 
 
 def test_a_damaged_run_brings_no_traceback(tmp_path):
@@ -178,15 +187,18 @@ def test_a_damaged_run_brings_no_traceback(tmp_path):
         "card": lambda path: vars(read_card(str(path))),
         "step": lambda path: saved_step(path, {}),
     }
-    if IN_FULL:
-        readers["curves"] = draw_curves
-    assert_nothing_wrong(Fuzz(path, readers, random.Random(SEED), is_exact=False), 30)
+    assert_nothing_wrong(path, readers, short=30, full=900, is_exact=False)
+
+
+def test_damaged_curves_of_a_run_bring_no_traceback(tmp_path):
+    path = shutil.copytree(FIXTURES / "run", tmp_path / "run")
+    assert_nothing_wrong(path, {"curves": draw_curves}, short=2, full=60, is_exact=False)
 
 
 def test_damage_of_a_recipe_brings_no_traceback(tmp_path):
     path = Path(shutil.copy(RECIPES / "imagenet256.yaml", tmp_path / "imagenet256.yaml"))
     readers = {"recipe": lambda path: load_recipe(path) and None}
-    assert_nothing_wrong(Fuzz(path, readers, random.Random(SEED), is_exact=False), 60)
+    assert_nothing_wrong(path, readers, short=60, full=1800, is_exact=False)
 
 
 @pytest.mark.parametrize("form", LOCAL_FORMS)
@@ -206,11 +218,11 @@ def test_damage_of_a_source_costs_rows_or_is_a_sentence(photos, form, tmp_path):
                 except ImageError as error:
                     assert str(error)
 
-    assert_nothing_wrong(Fuzz(folder, {"source": read}, random.Random(SEED), is_exact=False), 10)
+    assert_nothing_wrong(folder, {"source": read}, short=10, full=300, is_exact=False)
 
 
-def test_verify_names_each_damage_and_not_only_the_first(store, tmp_path):
-    path = shutil.copytree(store, tmp_path / "store.zarr")
+def test_verify_names_each_damage_and_not_only_the_first(made, tmp_path):
+    path = shutil.copytree(made[1], tmp_path / "store.zarr")
     (path / "keys" / "c.0").write_bytes(b"x" * 40)
     (path / "labels" / "zarr.json").write_bytes(b"{")
     (path / "latents" / "c.1.0.0.0").unlink()
