@@ -67,6 +67,10 @@ _TWO_BLOCKS: dict[str, Any] = {
 # A class of diffusers and the configuration of a small model, which takes images of 32 px.
 FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "kl": ("AutoencoderKL", KL),
+    "kl of Playground": (
+        "AutoencoderKL",
+        KL | {"shift_factor": None, "latents_mean": [-0.7, 0.2, 0.3, 0.4], "latents_std": [2.8, 1.4, 2.3, 0.6]},
+    ),
     "dc": ("AutoencoderDC", DC),
     "tiny": ("AutoencoderTiny", {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}),
     "vq": ("VQModel", _TWO_BLOCKS | {"latent_channels": 4}),

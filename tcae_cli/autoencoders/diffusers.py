@@ -17,7 +17,9 @@ from tcae_cli.autoencoders.diffusers_files import (
     find_weights,
     first_line,
     read_config,
+    read_tensor,
 )
+from tcae_cli.autoencoders.diffusers_generators import generator_input
 from tcae_cli.autoencoders.families import ModelCard
 from tcae_cli.errors import CheckpointError, NotFoundError
 
@@ -51,7 +53,7 @@ class DiffusersModel:
         self._weights = find_weights(name, folder)
 
     def card(self) -> ModelCard:
-        """Return the card. Its spec has the library, the class and its config; generators take (raw - shift) * scale.
+        """Return the card. Its spec has the library, the class and its config.
 
         Raises CheckpointError if the weights are damaged.
         """
@@ -60,14 +62,16 @@ class DiffusersModel:
         config = json.loads(json.dumps(filled_in))
         size = self._stored_config.get("sample_size")  # the class's own default says nothing of the weights
         only_size = self._call.only_size
+        class_name = type(self._skeleton).__name__
         return ModelCard(
             name=self._name,
             encoder_hash=encoder_hash(self._weights, type(self._skeleton), config),
             image_size=only_size or (size if isinstance(size, int) else _IMAGE_SIZE),
             latent_channels=self._trial_latents.shape[1],
             downsampling=(only_size or _TRIAL_SIZE) // self._trial_latents.shape[2],
-            spec={"library": "diffusers", "class": type(self._skeleton).__name__, **config},
+            spec={"library": "diffusers", "class": class_name, **config},
             recipe={},
+            generator=generator_input(class_name, config, lambda key: read_tensor(self._weights, key)),
             is_of_one_size=only_size is not None,
         )
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
 from tcae_cli.errors import CheckpointError, NotFoundError
 from tcae_cli.runtime.hub_models import fetch_model_file
@@ -107,6 +108,15 @@ def encoder_hash(weights: Path, model_class: type, config: dict[str, Any]) -> st
     except SafetensorError as error:
         raise CheckpointError(f"{weights} is not a safetensors file ({error}); fetch it again") from error
     return digest.hexdigest()
+
+
+def read_tensor(weights: Path, key: str) -> Tensor:
+    """Return a tensor of a file. Raises CheckpointError if the file lacks it."""
+    try:
+        with safe_open(os.fspath(weights), framework="pt") as file:
+            return file.get_tensor(key)
+    except SafetensorError as error:
+        raise CheckpointError(f"{weights} lacks the tensor {key} of the model; fetch it again") from error
 
 
 def first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tcae_cli.errors import UsageError
 from tcae_cli.runtime.registry import Registry
+from tcae_cli.store.generator_input import GeneratorInput
 
 
 class Autoencoder(Protocol):
@@ -37,6 +38,7 @@ class ModelCard:
     spec: dict[str, Any]
     recipe: dict[str, Any]
     has_blocks: bool = False  # transformer blocks of our own, which can be compiled
+    generator: GeneratorInput | None = None  # what its own generators take; None where that is not known
     is_of_one_size: bool = False  # whether images of sizes other than image_size are refused
 
     def refuse_size(self, size: int) -> None:

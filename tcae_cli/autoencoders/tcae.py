@@ -15,6 +15,7 @@ from tcae_cli.model.layers import PositionEmbedding
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import ModelSpec
 from tcae_cli.runtime.hub_models import fetch_model_file
+from tcae_cli.store.generator_input import GeneratorInput
 
 BUILTIN = Path(__file__).parents[1] / "builtin"
 
@@ -39,6 +40,7 @@ class TcaeModel:
             spec=header.spec.model_dump(mode="json"),
             recipe=header.recipe,
             has_blocks=True,
+            generator=GeneratorInput.of_statistics(header.statistics.mean, header.statistics.std),
         )
 
     def load(self, device: str | torch.device) -> TCAE:

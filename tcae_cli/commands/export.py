@@ -12,6 +12,15 @@ from tcae_cli.exports.registry import FORMATS
 from tcae_cli.reports.export import ExportRequest
 
 
+class Scale(click.ParamType):
+    """A number, or `model`."""
+
+    name = "scale"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | str:
+        return "model" if value == "model" else click.FLOAT.convert(value, param, ctx)
+
+
 @command(
     "export",
     examples=[
@@ -41,11 +50,12 @@ from tcae_cli.reports.export import ExportRequest
 )
 @option(
     "--scale",
-    type=float,
+    type=Scale(),
     metavar="S",
     group=OUTPUT,
     show_default="1 / std over the store",
-    help="Number that raw latents are multiplied by, for trainers that take values as they are.",
+    help="Number that raw latents are multiplied by, for trainers that take values as they are; model: as the model's "
+    "own generators take them.",
 )
 @_options.as_json
 def export(as_json: bool, **options: Any) -> int:

@@ -31,12 +31,22 @@ def describe(rows: ExportRows, format: str, size_of_pieces: int, tool_versions: 
         "encoder": {"name": store.spec.encoder.name, "hash": store.spec.encoder.hash},
         "source": store.spec.source.model_dump(include={"uri", "fingerprint", "count"}),
         "transform": {**transform, "size": rows.view.size, "flip": rows.view.flip},
-        "values": "raw * scale",
-        "scale": rows.scale,
+        **_values(rows),
         "statistics": {**store.summaries[store.view], "of": "raw"},
         "rows_per_piece": size_of_pieces,
         "tool_versions": tool_versions,
         "complete": True,
+    }
+
+
+def _values(rows: ExportRows) -> Provenance:
+    """Return how raw latents became the files' values."""
+    if rows.generator is None:
+        return {"values": "raw * scale", "scale": rows.scale}
+    return {
+        "values": "(patches of raw - shift) * scale of generator",
+        "scale": "model",
+        "generator": rows.generator.model_dump(mode="json"),
     }
 
 

@@ -9,16 +9,18 @@ from functools import cached_property
 import numpy as np
 
 from tcae_cli.errors import StoreError
+from tcae_cli.store.generator_input import GeneratorInput
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import View
 
 
 @dataclass(frozen=True)
 class ExportRows:
-    """The ok rows of a complete store, and the number that their values are multiplied by."""
+    """The ok rows of a complete store, and the number that their values are multiplied by, or what generators take."""
 
     store: LatentStore
     scale: float = 1.0
+    generator: GeneratorInput | None = None  # applied in place of the scale
 
     def __len__(self) -> int:
         return len(self.store.ok_rows)
@@ -26,7 +28,7 @@ class ExportRows:
     @property
     def shape(self) -> tuple[int, int, int]:
         """[c, h, w] of one row."""
-        return self.store.sample_shape
+        return self.generator.shape(self.store.sample_shape) if self.generator else self.store.sample_shape
 
     @property
     def num_values(self) -> int:
@@ -41,6 +43,12 @@ class ExportRows:
     @property
     def scale_note(self) -> str:
         """A sentence for users of a trainer that scales latents itself."""
+        if self.generator:
+            return (
+                f"values are {self.generator.words}, as the generators of {self.store.spec.encoder.name} take them: "
+                f"leave the trainer's scaling at 1, and undo this before decoding, with the numbers of generator in "
+                f"tcae_export.json"
+            )
         return (
             f"values are raw latents x {self.scale:.6g}: leave the trainer's scaling at 1, and divide what it "
             f"generates by {self.scale:.6g} before decoding"
@@ -51,13 +59,21 @@ class ExportRows:
         return self.store.latents(self._rows[piece.start : piece.stop])
 
     def latents(self, piece: range, dtype: type[np.floating] = np.float32) -> np.ndarray:
-        """Return latents times the scale, [k, c, h, w]. Raises StoreError if the dtype cannot hold them."""
+        """Return latents times the scale, or as generators take them, [k, c, h, w].
+
+        Raises StoreError if the dtype cannot hold them.
+        """
+        raw = self.raw(piece).astype(np.float32)
         with np.errstate(over="ignore", invalid="ignore"):  # reported below
-            values = (self.raw(piece).astype(np.float32) * np.float32(self.scale)).astype(dtype)
+            if self.generator:
+                mean, std = self.generator.mean_and_std()
+                values = ((self.generator.patches(raw) - mean) / std).astype(dtype)
+            else:
+                values = (raw * np.float32(self.scale)).astype(dtype)
         if not np.isfinite(values).all():
-            raise StoreError(
-                f"{self.store.folder.uri}: latents times {self.scale:g} are beyond {values.dtype}; pass a lower --scale"
-            )
+            scale = "as generators take them" if self.generator else f"times {self.scale:g}"
+            fix = "pass a number as --scale" if self.generator else "pass a lower --scale"
+            raise StoreError(f"{self.store.folder.uri}: latents {scale} are beyond {values.dtype}; {fix}")
         return values
 
     @cached_property

@@ -47,7 +47,9 @@ def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -
     device_name, versions = compiling_device(device)
     machine = CompiledOn(device=device_name, versions=versions)
     return StoreSettings(
-        encoder=EncoderIdentity(name=card.name, hash=card.encoder_hash, spec=card.spec, recipe=card.recipe),
+        encoder=EncoderIdentity(
+            name=card.name, hash=card.encoder_hash, spec=card.spec, recipe=card.recipe, generator=card.generator
+        ),
         transform=TransformSpec(resize=request.resize, decode=decode),
         decode=request.decode,
         compute=ComputeSpec(

@@ -44,7 +44,7 @@ def export_store(request: ExportRequest, progress: Progress) -> ExportReport:
         num_not_ok=len(rows.store) - len(rows),
         num_written_now=num_written,
         num_bytes=target.stat().st_size if target.is_file() else tree_bytes(target),
-        scale=rows.scale if kind.takes_scale else None,
+        scale=("model" if rows.generator else rows.scale) if kind.takes_scale else None,
         notes=form.notes,
         elapsed_s=time.perf_counter() - started,
     )
@@ -70,6 +70,8 @@ def _open_rows(request: ExportRequest, takes_scale: bool) -> ExportRows:
     store.refuse_without_ok_rows()
     if not takes_scale:
         return ExportRows(store)
+    if request.scale == "model":
+        return ExportRows(store, generator=store.generator_input())
     if request.scale is not None:
         return ExportRows(store, request.scale)
     if not (std := store.summaries[request.view]["std"]) > 0:

@@ -69,6 +69,7 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
         dtype=spec.dtype,
         codec=spec.codec,
         encoder=spec.encoder.model_dump(mode="json"),
+        generators_take=takes.words if (takes := spec.encoder.generators_take) else None,
         transform=spec.transform.model_dump(mode="json"),
         compute=spec.compute.model_dump(mode="json"),
         source=spec.source.model_dump(mode="json"),

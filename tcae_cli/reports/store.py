@@ -38,6 +38,7 @@ class InfoReport(Report):
     dtype: str
     codec: str
     encoder: dict[str, Any]  # name, hash, spec, recipe
+    generators_take: str | None  # of the model, in place of raw latents; None where that is not known
     transform: dict[str, Any]
     compute: dict[str, Any]  # dtype, batch_size
     source: dict[str, Any]  # uri, count, fingerprint, class_names

@@ -17,14 +17,16 @@ from torch.utils.data import Dataset, get_worker_info
 from tcae_cli.errors import UsageError
 from tcae_cli.runtime.shared_memory import shared_tensor
 from tcae_cli.store.classes import ConcatDataset, renumber, warn_if_numbered_differently
+from tcae_cli.store.generator_input import GeneratorInput
 from tcae_cli.store.quantise import scale_of
 from tcae_cli.store.reader import LatentStore, whole_numbers
 from tcae_cli.store.spec import MAIN_VIEW
 
-Normalise = Literal["channel", "position", "none"]
+Normalise = Literal["channel", "position", "model", "none"]
 Memory = Callable[[tuple[int, ...]], Tensor]  # allocates a tensor of that shape
 
 FIELDS = ("latents", "label", "class_name", "caption", "key")
+_AS_STORED = GeneratorInput(shift=[0.0], scale=[1.0])
 _ROWS_TOGETHER = 256  # read at a time into memory
 # From 2**15 values on, torch divides an operation among OpenMP threads. Those do not survive a fork, and the threads of
 # `batches` are enough.
@@ -49,15 +51,17 @@ class LatentDataset(Dataset[dict[str, Any]]):
 
     `store` is a folder or an s3:// or gs:// address. `fields` names any of latents, label, class_name, caption and key.
     `normalise` selects how latents get mean 0 and standard deviation 1: over each channel, from the store's statistics,
-    or over each position of each channel, which reads the whole store first; `none` leaves latents raw. Constant
-    latents become 0. `random_flip` takes each sample from the view or, with probability 1/2, from its mirrored twin, as
-    torch's generator draws. `in_memory` reads all latents at once and keeps them as stored, one copy in each rank,
-    which its workers share. `class_names` numbers the labels by another list of names, such as those of the dataset a
-    model was trained on.
+    or over each position of each channel, which reads the whole store first; constant latents become 0. `model` gives
+    what the model's own generators take, such as diffusers' pipelines: by scale and shift, or those of each channel,
+    and for Flux 2 with the 2 x 2 positions of a patch as channels. `none` leaves latents raw. `random_flip` takes each
+    sample from the view or, with probability 1/2, from its mirrored twin, as torch's generator draws. `in_memory` reads
+    all latents at once and keeps them as stored, one copy in each rank, which its workers share. `class_names` numbers
+    the labels by another list of names, such as those of the dataset a model was trained on.
 
     A DataLoader may start its workers by any method, also after this process has read samples. Raises UsageError for
     an unknown field, view or normalisation, or a class that class_names lacks, StoreError if the store is not complete
-    and latents are to be normalised, and DiskError if shared memory cannot be allocated.
+    and latents are to be normalised by its statistics or if it does not record what generators take, and DiskError if
+    shared memory cannot be allocated.
     """
 
     def __init__(
@@ -89,14 +93,17 @@ class LatentDataset(Dataset[dict[str, Any]]):
                 # No Python objects: workers that count references to them would copy their memory.
                 self._texts[name] = np.array(read(self.rows.tolist()), np.dtypes.StringDType())
         # The size of an int8 step in each view, [views, c, 1, 1]; None for other dtypes.
+        self._generator = self.store.generator_input() if normalise == "model" else _AS_STORED
         scales = [scale for part in self.views if (scale := scale_of(part.spec, part.view)) is not None]
-        self._scales = np.stack(scales)[:, :, None, None] if scales else None
+        self._scales = np.stack(scales)[:, :, None, None].repeat(self._generator.patch**2, 1) if scales else None
         # [c, 1, 1] or [c, h, w] each; None where latents stay raw.
         self._mean_std: tuple[np.ndarray, np.ndarray] | None = None
         if normalise == "channel":
             self._mean_std = self.store.channel_normalisation
         elif normalise == "position":
             self._mean_std = self.store.position_normalisation()
+        elif normalise == "model":
+            self._mean_std = self._generator.mean_and_std()
         # The same, [c, h, w] each: numpy is twice as fast as with one number for each channel.
         self._mean_std_of_values = self._mean_std and [
             np.broadcast_to(values, self.sample_shape).copy() for values in self._mean_std
@@ -106,7 +113,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
     @property
     def sample_shape(self) -> tuple[int, int, int]:
         """Return the shape of one sample's latents, [c, h, w]."""
-        return self.store.sample_shape
+        return self._generator.shape(self.store.sample_shape)
 
     @property
     def num_classes(self) -> int:
@@ -175,7 +182,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         if self._mean_std is None:
             return latents.float()
         mean, std = (torch.from_numpy(values).to(latents.device) for values in self._mean_std)
-        return latents.float() * std + mean
+        return self._generator.positions(latents.float() * std + mean)
 
     def assemble(
         self, indices: np.ndarray, views: np.ndarray, stored: np.ndarray | None, memory: Memory = _batch_memory
@@ -190,7 +197,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
             match name:
                 case "latents":
                     assert stored is not None
-                    batch[name] = self._train_ready(stored, views, memory(stored.shape))
+                    batch[name] = self._train_ready(stored, views, memory((len(stored), *self.sample_shape)))
                 case "label":
                     batch[name] = torch.from_numpy(self._labels[indices])
                 case "class_name":
@@ -213,7 +220,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
             return self.assemble(indices, views, None, memory)
         if len(self.views) == 1:
             return self.assemble(indices, views, self._stored_in(0, indices), memory)
-        stored = np.empty((len(indices), *self.sample_shape), self.store.spec.dtype)
+        stored = np.empty((len(indices), *self.store.sample_shape), self.store.spec.dtype)
         for number in range(len(self.views)):
             is_of_it = views == number
             stored[is_of_it] = self._stored_in(number, indices[is_of_it])
@@ -226,6 +233,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
 
     def _train_ready(self, stored: np.ndarray, views: np.ndarray, out: Tensor) -> Tensor:
         """Fill `out` with float32 latents, dequantised and normalised."""
+        stored = self._generator.patches(stored)
         # This thread alone converts the values: a DataLoader's worker has one thread, elsewhere small parts need one.
         most = out.numel() if torch.get_num_threads() == 1 else _VALUES_WITHOUT_OPENMP
         for target, part in zip(out.view(-1).split(most), torch.from_numpy(stored).view(-1).split(most), strict=True):
@@ -240,7 +248,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         return out
 
     def _read_all(self, view: LatentStore) -> Tensor:
-        out = shared_tensor((len(self), *self.sample_shape), getattr(torch, view.spec.dtype))
+        out = shared_tensor((len(self), *self.store.sample_shape), getattr(torch, view.spec.dtype))
         for start in range(0, len(self), _ROWS_TOGETHER):
             rows = self.rows[start : start + _ROWS_TOGETHER].tolist()
             out.numpy()[start : start + len(rows)] = view.stored(rows)

@@ -12,6 +12,7 @@ import numpy as np
 from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.store.commit import read_failures
+from tcae_cli.store.generator_input import GeneratorInput
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import read_side_array, shard_file
 from tcae_cli.store.quantise import FILL_VALUE, as_float
@@ -137,6 +138,15 @@ class LatentStore:
         summary = self.summaries[self.view]
         mean, std = (np.array(summary[f"channel_{name}"])[:, None, None] for name in ("mean", "std"))
         return normalisation(mean, std)
+
+    def generator_input(self) -> GeneratorInput:
+        """Return what the generators of the model that made the latents take. Raises StoreError if it is not known."""
+        if (found := self.spec.encoder.generators_take) is None:
+            raise StoreError(
+                f"{self.folder.uri} does not record what the generators of {self.spec.encoder.name} take, because it "
+                f"was made by an earlier version or none are known; normalise by the store's statistics instead"
+            )
+        return found
 
     def position_normalisation(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean and standard deviation at each position of each channel, [c, h, w] each, float32.

@@ -18,6 +18,7 @@ from pydantic import (
 
 from tcae_cli.recipe.choices import MAIN_VIEW, Decode, LatentDtype, Precision, Resize
 from tcae_cli.store.codecs.registry import CODECS
+from tcae_cli.store.generator_input import GeneratorInput
 
 OK, FAILED, PENDING = 1, 2, 0  # of a row's status
 ADDED_LATER = frozenset({"classes_given", "metadata_updates"})  # fields of StoreSpec that stores made before lack
@@ -58,6 +59,22 @@ class EncoderIdentity(_Part):
     hash: str
     spec: dict[str, Any]
     recipe: dict[str, Any]
+    generator: GeneratorInput | None = None  # None, which is not written, in earlier stores or where it is not known
+
+    @property
+    def generators_take(self) -> GeneratorInput | None:
+        """Return what the model's generators take, None where it is not known.
+
+        Earlier stores recorded the configuration of diffusers' models, which the numbers of most are in.
+        """
+        scale = self.spec.get("scaling_factor") if self.spec.get("library") == "diffusers" else None
+        if self.generator is not None or scale is None or self.spec.get("latents_mean") is not None:
+            return self.generator
+        return GeneratorInput(shift=[self.spec.get("shift_factor") or 0.0], scale=[scale])
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialise(self).items() if value is not None}
 
 
 class TransformSpec(_Part):

@@ -1,7 +1,5 @@
 """Shows the reports of `tcae info` and `tcae verify`, each on one screen."""
 
-from typing import Any
-
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -61,6 +59,7 @@ def _contents(report: InfoReport) -> list[tuple[str, str]]:
         f"{name} {view['shape']} of {view['size']} px{', mirrored' if view['flip'] else ''}"
         for name, view in report.views.items()
     ]
+    takes = f"; raw, generators take {report.generators_take}" if report.generators_take else ""
     steps = encoder["recipe"].get("train", {}).get("steps")
     names = source["class_names"]
     classes = f", {len(names):,} classes ({_some(names, _CLASSES_SHOWN)})" if names else ""
@@ -69,22 +68,13 @@ def _contents(report: InfoReport) -> list[tuple[str, str]]:
     tools = ", ".join(f"{name} {version}" for name, version in report.tool_versions.items())
     return [
         ("views", "; ".join(views)),
-        ("stored as", f"{report.dtype}, codec {report.codec}{_scaling(encoder['spec'])}"),
+        ("stored as", f"{report.dtype}, codec {report.codec}{takes}"),
         ("encoder", f"{encoder['name']} ({encoder['hash'][:12]})" + (f", recipe of {steps:,} steps" if steps else "")),
         ("encoded", f"{how}, {compute['dtype']}, batches of {compute['batch_size']:,}{compiled}"),
         ("source", f"{source['uri']}: {source['count']:,} images ({source['fingerprint'][:12]}){classes}"),
         ("described", described_words(report.num_rows, report.labels_from, report.captions_from)),
         ("made", f"{report.created_at}" + (f" with {tools}" if tools else "")),
     ]
-
-
-def _scaling(spec: dict[str, Any]) -> str:
-    """Return how the model's own generators scale raw latents, where its card says so."""
-    shift, scale = spec.get("shift_factor"), spec.get("scaling_factor")
-    if scale is None and shift is None:
-        return ""
-    words = "latents" if shift is None else f"(latents - {shift:g})"
-    return f"; raw, generators take {words}" + ("" if scale is None else f" x {scale:g}")
 
 
 def _figures(report: InfoReport) -> list[tuple[str, str]]:

@@ -8,15 +8,20 @@ import torch
 from PIL import Image
 
 from tcae_cli.autoencoders.by_name import load_autoencoder, read_card
-from tcae_cli.errors import NotFoundError, UsageError
+from tcae_cli.errors import NotFoundError, StoreError, UsageError
 from tcae_cli.images.transform import to_float, to_uint8
 from tcae_cli.jobs.decode import decode_store, read_originals
+from tcae_cli.jobs.export import export_store
 from tcae_cli.jobs.verify import verify_store
 from tcae_cli.reports.decode import DecodeRequest
+from tcae_cli.reports.export import ExportRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.store import VerifyRequest
+from tcae_cli.store.dataset import LatentDataset
 from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.stream import LatentStream
 
+from ..pipelines_of_diffusers import PIPELINES
 from ..small_diffusers import FAMILIES, save_family
 
 SIZE = 32
@@ -84,6 +89,50 @@ def test_a_store_decodes_to_the_images_that_the_model_itself_makes(made, tmp_pat
     latents = torch.from_numpy(LatentStore(path).latents(range(4)))
     expected = to_uint8(decoded_by(family, model, latents)).permute(0, 2, 3, 1).numpy()
     assert np.abs(found.astype(int) - expected).max() <= 1
+
+
+def test_a_dataset_gives_what_the_models_pipeline_gives_its_transformer_and_the_way_back(made):
+    family, model, _, path = made
+    if family == "kvae":
+        with pytest.raises(StoreError, match=r"does not record what the generators of diffusers:.* take, because it"):
+            LatentDataset(path, normalise="model")
+        return
+    dataset, raw = LatentDataset(path, normalise="model"), torch.from_numpy(LatentStore(path).latents(range(24)))
+    given = dataset[range(24)]["latents"]
+
+    assert given.shape == (24, *dataset.sample_shape)
+    torch.testing.assert_close(given, PIPELINES[family](model, raw), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(dataset.denormalise(given), raw, rtol=1e-5, atol=1e-5)
+
+
+def test_an_export_at_the_models_scale_holds_the_same(made, tmp_path):
+    family, _, _, path = made
+    if family == "kvae":
+        return
+    request = ExportRequest(store=str(path), target=tmp_path / "out", format="dc-ae", scale="model")
+    report = export_store(request, Silent())
+    found = np.stack([np.load(each) for each in sorted((tmp_path / "out").rglob("*.npy"))])
+    np.testing.assert_array_equal(found, LatentDataset(path, normalise="model")[range(24)]["latents"])
+    assert report.scale == "model" and "leave the trainer's scaling at 1" in report.notes[0]
+
+
+def test_patches_of_int8_latents_are_those_of_the_latents(photos, encode, tmp_path):
+    save_family("flux2", tmp_path / "model")
+    path = tmp_path / "store.zarr"
+    encode(photos, path, model=f"diffusers:{tmp_path / 'model'}", sizes=(SIZE,), dtype="int8", flip=True)
+    plain, flipped = (
+        torch.from_numpy(LatentStore(path, view).latents(range(24))) for view in ("latents", "latents_flip")
+    )
+
+    for options in ({}, {"in_memory": True}, {"random_flip": True}):
+        dataset = LatentDataset(path, normalise="model", **options)
+        raw = dataset.denormalise(dataset[range(24)]["latents"])
+        is_plain, is_flipped = (
+            (raw - each).abs().amax(dim=(1, 2, 3)) < 1e-5 * each.abs().max() for each in (plain, flipped)
+        )
+        assert (is_plain | is_flipped).all() and is_flipped.any() == ("random_flip" in options)
+    stream = LatentStream(path, batch_size=8, normalise="model")
+    assert next(iter(stream))["latents"].shape == (8, *LatentDataset(path, normalise="model").sample_shape)
 
 
 def test_a_store_is_sound(made):

@@ -224,7 +224,7 @@ def test_what_there_is_not_is_refused_in_a_sentence(make_store):
         LatentDataset(path, random_flip=True)
     with pytest.raises(UsageError, match="there is no field 'labels'; use some of latents, label, class_name"):
         LatentDataset(path, fields=("latents", "labels"))
-    with pytest.raises(UsageError, match="normalise is 'chanel'; use one of channel, position, none"):
+    with pytest.raises(UsageError, match="normalise is 'chanel'; use one of channel, position, model, none"):
         LatentDataset(path, normalise="chanel")
     with pytest.raises(UsageError, match="has no view latents_512"):
         LatentDataset(path, view="latents_512")
