@@ -36,7 +36,7 @@ def test_missing_tars_are_passed_over_in_any_number_or_in_the_one_that_is_given(
         assert code == 0 and "lacks 2 of its 3 files, which --allow-missing permits: 6.tar, 8.tar" in stderr
 
 
-@pytest.mark.parametrize("command", ["train", "encode-dataset", "decode", "eval", "export"])
+@pytest.mark.parametrize("command", ["train", "encode-dataset", "decode", "eval", "export", "push"])
 def test_each_command_has_help(tcae, command):
     code, stdout, _ = tcae(command, "--help")
     assert code == 0
@@ -50,7 +50,7 @@ def test_help_and_recipe_errors_import_neither_torch_nor_zarr(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("train: {steps: x}")
     helps = [[name, "--help"] for name in COMMANDS]
-    assert len(helps) == 9
+    assert len(helps) == 10
     for arguments in (["--help"], *helps, ["train", str(recipe), "--data", "."]):
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "set()"
