@@ -72,6 +72,8 @@ class DiffusersModel:
             spec={"library": "diffusers", "class": class_name, **config},
             recipe={},
             generator=generator_input(class_name, config, lambda key: read_tensor(self._weights, key)),
+            # A file that says so knows it of its weights, as that of SDXL's does; the class's default is true.
+            overflows_in_half=self._stored_config.get("force_upcast") is True,
             is_of_one_size=only_size is not None,
         )
 

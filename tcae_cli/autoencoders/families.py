@@ -39,6 +39,7 @@ class ModelCard:
     recipe: dict[str, Any]
     has_blocks: bool = False  # transformer blocks of our own, which can be compiled
     generator: GeneratorInput | None = None  # what its own generators take; None where that is not known
+    overflows_in_half: bool = False  # whether it is known to compute values beyond float16
     is_of_one_size: bool = False  # whether images of sizes other than image_size are refused
 
     def refuse_size(self, size: int) -> None:

@@ -38,6 +38,7 @@ from tcae_cli.store.work import PlannedWork, SharedWork, Work
 from tcae_cli.store.writer import StoreWriter
 
 _FAILURES_SHOWN = 10
+_RANGES = {"bf16": "bf16, which has the range of float32", "fp32": "float32"}  # by precision
 
 
 def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
@@ -49,6 +50,10 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
     card = read_card(request.model)
     device = choose_device(request.device)
     settings = settings_of(request, card, device)
+    if card.overflows_in_half and not distributed.local_rank():
+        progress.say(
+            f"{card.name} is known to overflow in float16, so it is encoded in {_RANGES[settings.compute.dtype]}"
+        )
     run = EncodeRun(request, device, progress)
     folder, place = open_folder(request.store), _place(request)
     found = find_store(folder)  # anything else in the folder is refused before anything is written

@@ -150,7 +150,8 @@ def _encode_again(
         again.add(row)
         values[k] = encoder.again_in_float32(batch, name, slot)
         if not np.isfinite(values[k]).all():
-            failures[row] = batch.failure(row, "encode", "the latents are not finite, in float32 either")
+            error = "the latents are not finite, in float32 either; exclude the image, or try another --model"
+            failures[row] = batch.failure(row, "encode", error)
         elif np.abs(values[k]).max() > largest:
             error = f"the latents are beyond {dtype}; encode into another store with --dtype float32"
             failures[row] = batch.failure(row, "encode", error)

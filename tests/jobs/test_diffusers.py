@@ -1,6 +1,7 @@
 """Stores made with diffusers' autoencoders: encoded, told about, decoded, and continued with the same model alone."""
 
 import io
+import json
 import sys
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from tcae_cli.reports.store import InfoRequest, VerifyRequest
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.terminal.store_tables import show_info
 
+from ..heard import Heard
 from ..small_diffusers import change, save_dc, save_kl
 from ..store_contents import attributes_of, refused
 
@@ -75,6 +77,30 @@ def test_scale_and_shift_are_recorded_and_latents_are_raw(made):
     assert spec.get("shift_factor") == model.config.get("shift_factor")
     assert attributes["scaling"] == "none"
     assert "diffusers" in attributes["tool_versions"]
+
+
+@pytest.mark.parametrize(
+    ("force_upcast", "precision", "said"),
+    [
+        (True, "fp32", ["is known to overflow in float16, so it is encoded in float32"]),
+        (True, "bf16", ["is known to overflow in float16, so it is encoded in bf16, which has the range of float32"]),
+        (False, "fp32", []),
+        (None, "fp32", []),  # the class's default is no word about the weights
+    ],
+)
+def test_a_model_that_overflows_in_half_precision_is_encoded_in_more_and_this_is_said(
+    photos, encode, tmp_path, force_upcast, precision, said
+):
+    save_kl(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text()) | {"force_upcast": force_upcast}
+    if force_upcast is None:
+        del config["force_upcast"]
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    name, progress = f"diffusers:{tmp_path / 'model'}", Heard()
+
+    encode(photos, tmp_path / "store.zarr", progress, model=name, sizes=SIZES, precision=precision)
+    assert [each for each in progress.said if "overflow" in each] == [f"{name} {each}" for each in said]
+    assert attributes_of(tmp_path / "store.zarr")["compute"]["dtype"] == precision
 
 
 def test_info_shows_scale_and_shift(made):

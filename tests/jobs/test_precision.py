@@ -40,7 +40,7 @@ def one_of_halves(photos: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("value", "reason"),
     [
-        (float("nan"), "the latents are not finite, in float32 either"),
+        (float("nan"), "the latents are not finite, in float32 either; exclude the image, or try another --model"),
         (1e6, "the latents are beyond float16; encode into another store with --dtype float32"),
     ],
 )
