@@ -50,6 +50,8 @@ def _push_store(request: PushRequest, name: HubName, progress: Progress) -> Push
     """
     started = time.perf_counter()
     folder = open_pinned(request.what)
+    if not folder.can_list:
+        raise UsageError(f"{request.what} is on a web server, which lists no files; copy it here, and push the copy")
     store = StoreHandle(folder)
     if not store.is_complete:
         raise StoreError(f"{request.what} is incomplete; finish it by repeating tcae encode-dataset, then push it")

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import s3fs
 import yaml
 
 from tcae_cli.autoencoders.by_name import load_autoencoder, read_card
@@ -79,6 +80,14 @@ def test_a_pushed_store_equals_the_original_in_every_array(store, hub, tmp_path)
     assert_same_arrays(fetched_store(tmp_path / "fetched.zarr"), store)
     there, here = LatentStore(report.address), LatentStore(store)
     assert np.array_equal(there.latents(range(24)), here.latents(range(24)))
+
+
+def test_a_store_in_a_bucket_is_pushed_and_one_on_a_web_server_is_not(store, hub, bucket):
+    s3fs.S3FileSystem().put(f"{store}/", f"{bucket}/out.zarr/", recursive=True)
+    push(f"{bucket}/out.zarr")
+    assert pushed(hub) == files_of(store)
+    with pytest.raises(UsageError, match=r"is on a web server, which lists no files; copy it here, and push the copy$"):
+        push("https://host/out.zarr")
 
 
 def test_pushing_again_uploads_nothing(store, hub):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from torch.utils.data import DataLoader
 
 from tcae_cli.errors import NotFoundError, SourceError, StoreError, UsageError
 from tcae_cli.jobs.decode import decode_store
@@ -65,6 +66,15 @@ def test_the_classes_read_it(url, local_store):
     assert pairs[0][0]["latents"].shape == (8, 2, 2)
     batches = [np.concatenate([batch["latents"] for batch in stream]) for _, stream in pairs]
     assert np.array_equal(*batches)
+
+
+def test_workers_read_it_after_this_process_did(url, local_store):
+    dataset = LatentDataset(url)
+    first = dataset[0]["latents"]
+    loader = DataLoader(dataset, batch_size=24, num_workers=1, multiprocessing_context="fork")
+    (batch,) = loader
+    assert np.array_equal(batch["latents"], LatentDataset(local_store)[range(24)]["latents"])
+    assert np.array_equal(batch["latents"][0], first)
 
 
 def test_the_commands_read_it(url, local_store, tmp_path):
