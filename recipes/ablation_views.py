@@ -31,7 +31,7 @@ def load_images(source: Source, size: int, device: torch.device) -> Tensor:
     """Return every readable image of a source as a centre crop, [n, 3, size, size], uint8, on the device."""
     rows = range(len(source))
     parts = (rows[start : start + _READ_TOGETHER] for start in range(0, len(rows), _READ_TOGETHER))
-    return torch.cat([load_readable(source, part, Transform((size,), "torch"))[0] for part in parts]).to(device)
+    return torch.cat([load_readable(source, part, Transform.square(size, "torch"))[0] for part in parts]).to(device)
 
 
 @dataclass(frozen=True)

@@ -119,7 +119,7 @@ def decode_nothing(self: Decoder, rows, slots, num_records: int, read=None) -> D
         )
         records[slot]["content_hash"] = source.size_bytes(row)
     self.source.release()
-    images = [torch.zeros(self.batch_size, 3, 1, 1, dtype=torch.uint8) for _ in self.transform.sizes]
+    images = [torch.zeros(self.batch_size, 3, 1, 1, dtype=torch.uint8) for _ in self.transform.shapes]
     return Decoded(images, torch.from_numpy(records.view(np.uint8)), 0.0)
 
 

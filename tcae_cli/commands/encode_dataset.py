@@ -59,6 +59,29 @@ from tcae_cli.store.codecs.registry import CODECS
     show_default="the model's",
     help="Side of the square to encode; may be repeated, for a view of each size.",
 )
+@option(
+    "--buckets",
+    is_flag=True,
+    group=IMAGES,
+    help="Encode each image in a shape near its own, of at most --size squared pixels, rather than a square of it.",
+)
+@option(
+    "--bucket-step",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    default=EncodeRequest.bucket_step,
+    show_default="64, or the model's downsampling if larger",
+    group=IMAGES,
+    help="With --buckets: heights and widths are multiples of this.",
+)
+@option(
+    "--max-aspect",
+    type=click.FloatRange(min=1),
+    default=EncodeRequest.max_aspect,
+    show_default=True,
+    group=IMAGES,
+    help="With --buckets: the longest side of a bucket over its shortest, at most.",
+)
 @option("--flip", is_flag=True, group=IMAGES, help="Encode the mirrored images too.")
 @option(
     "--resize",

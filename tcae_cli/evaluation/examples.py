@@ -40,7 +40,7 @@ def make_examples(plan: Plan, seen: Seen) -> list[Example]:
 def _example(plan: Plan, originals: Originals, kind: Kind, position: int) -> Example:
     setting = plan.setting
     row = int(originals.rows[position])
-    [images], _, _ = load_rows(originals.source, [row], Transform((setting.subject.size,), originals.resize))
+    [images], _, _ = load_rows(originals.source, [row], Transform.square(setting.subject.size, originals.resize))
     where = torch.tensor([position])
     on_device = images.to(setting.device)
     decoded = {}

@@ -64,7 +64,7 @@ class Viewer:
         loading = load_batches(
             originals.source,
             batches[rank::world_size],
-            Transform((self.size,), originals.resize),
+            Transform.square(self.size, originals.resize),
             Reading(self.batch_size, self.num_workers, pin_memory=self.device.type == "cuda"),
         )
         with closing(loading) as loaded:
@@ -92,7 +92,7 @@ class Viewer:
         found = []
         for position in torch.nonzero(seen.good == 0).flatten()[:_FAILURES_SHOWN].tolist():
             row = int(originals.rows[position])
-            _, _, problems = load_rows(originals.source, [row], Transform((self.size,), originals.resize))
+            _, _, problems = load_rows(originals.source, [row], Transform.square(self.size, originals.resize))
             reason = problems[row].error if row in problems else "not the image that the store was made from"
             found.append({"path": originals.source.key(row), "reason": reason})
         return found

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from tcae_cli.errors import ImageError
+from tcae_cli.images.buckets import refuse_another_bucket
 from tcae_cli.images.image_file import decode_scaled
 from tcae_cli.images.transform import Transform, View, resize_and_crop
 from tcae_cli.images.watchdog import RowNotes
@@ -57,12 +58,21 @@ class Files:
                 yield together[start:stop].tobytes()
 
 
+@dataclass(frozen=True)
+class Crop:
+    """The way in which the images of a batch become pixels, and how many it is padded to."""
+
+    transform: Transform
+    batch_size: int
+
+
 class BatchRows(NamedTuple):
     """The rows of one batch."""
 
-    rows: range  # consecutive; rows[i] sits in slot i
+    rows: Sequence[int]  # ascending; rows[i] sits in slot i
     todo: tuple[int, ...] | None = None  # those to read, ascending; None: all
     files: Files | None = None  # of those rows; None: whoever decodes them reads them
+    crop: "Crop | None" = None  # None: as the decoder's
 
     def asked(self) -> Sequence[int]:
         """Return the rows to read."""
@@ -71,21 +81,21 @@ class BatchRows(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageBatch:
-    """Images of consecutive rows, padded to the batch size; a row that was not asked for leaves its slot zero."""
+    """Images of some rows, padded to the batch size; a row that was not asked for leaves its slot zero."""
 
     source: Source
-    rows: range  # of the slots 0 ... len(rows) - 1; the slots after them are padding
+    rows: Sequence[int]  # of the slots 0 ... len(rows) - 1; the slots after them are padding
     todo: list[int]  # rows that were read, ascending
-    images: list[Tensor]  # one for each size, [batch_size, 3, size, size], uint8; zero where failed, not asked, padding
+    images: list[Tensor]  # one for each shape, [batch_size, 3, h, w], uint8; zero where failed, not asked, padding
     original_sizes: np.ndarray  # [len(rows), 2], int32: height, width
-    crops: list[np.ndarray]  # one for each size, [len(rows), 4], int32: left, top, right, bottom
+    crops: list[np.ndarray]  # one for each shape, [len(rows), 4], int32: left, top, right, bottom
     content_hashes: np.ndarray  # [len(rows)], uint64: BLAKE2b of the file's bytes; 0 where it could not be read
     failures: dict[int, Failure] = field(default_factory=dict)  # by row
     decode_s: float = 0.0  # seconds a worker spent on it
 
     def slots(self) -> list[int]:
         """Return the slots of the rows that were read."""
-        return [row - self.rows.start for row in self.todo]
+        return [self.rows.index(row) for row in self.todo]
 
     def failure(self, row: int, stage: str, error: str) -> Failure:
         """Return the failure of a row, under its key in the source."""
@@ -118,8 +128,15 @@ class Decoder(Dataset[Decoded]):
     notes: RowNotes | None = None  # of the workers; None in the parent
 
     def __getitem__(self, batch: BatchRows) -> Decoded:
+        decoder = self.of(batch)
         asked = batch.asked()
-        return self.decode(asked, [row - batch.rows.start for row in asked], len(batch.rows), batch.files)
+        return decoder.decode(asked, [batch.rows.index(row) for row in asked], len(batch.rows), batch.files)
+
+    def of(self, batch: BatchRows) -> "Decoder":
+        """Return the decoder of a batch, which may have a crop of its own."""
+        if batch.crop is None:
+            return self
+        return replace(self, transform=batch.crop.transform, batch_size=batch.crop.batch_size)
 
     def decode(self, rows: Sequence[int], slots: Sequence[int], num_records: int, read: Files | None = None) -> Decoded:
         """Read rows into slots; an image that cannot be used leaves its slot zero, and its record says why.
@@ -127,9 +144,8 @@ class Decoder(Dataset[Decoded]):
         read: the files of the rows, where another process has read them.
         """
         started = time.perf_counter()
-        images = [
-            self._room(torch.zeros(self.batch_size, 3, size, size, dtype=torch.uint8)) for size in self.transform.sizes
-        ]
+        shapes = self.transform.shapes
+        images = [self._room(torch.zeros(self.batch_size, 3, *shape, dtype=torch.uint8)) for shape in shapes]
         records = np.zeros(num_records, self._record_type())
         files = iter(self.source.read_many(rows) if read is None else read.of(rows))
         for row, slot in zip(rows, slots, strict=True):
@@ -162,7 +178,7 @@ class Decoder(Dataset[Decoded]):
             todo=list(batch.asked()),
             images=decoded.images,
             original_sizes=records["original_size"].copy(),
-            crops=[records["crops"][:, number].copy() for number in range(len(self.transform.sizes))],
+            crops=[records["crops"][:, number].copy() for number in range(len(self.transform.shapes))],
             content_hashes=records["content_hash"].copy(),
             failures=failures_of(self.source, batch.rows, records),
             decode_s=decoded.decode_s,
@@ -178,11 +194,14 @@ class Decoder(Dataset[Decoded]):
             self.notes.begin(row, "decode")
         record["content_hash"] = content_hash(data)
         image, original_size = decode_scaled(data, self.transform.least_side)
+        if self.transform.buckets and self.source.image_sizes is not None:
+            height, width = self.source.image_sizes[row].tolist()
+            refuse_another_bucket((height, width), original_size, self.transform.buckets)
         resize = self.transform.resize
-        return [resize_and_crop(image, size, resize, original_size) for size in self.transform.sizes]
+        return [resize_and_crop(image, shape, resize, original_size) for shape in self.transform.shapes]
 
     def _record_type(self) -> np.dtype:
-        crops = ("crops", np.int32, (len(self.transform.sizes), 4))
+        crops = ("crops", np.int32, (len(self.transform.shapes), 4))
         failure = [("stage", "S16"), ("error", f"S{_ERROR_BYTES}")]  # empty where nothing failed
         return np.dtype([("content_hash", np.uint64), ("original_size", np.int32, 2), crops, *failure])
 

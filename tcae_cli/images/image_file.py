@@ -3,7 +3,8 @@
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
 from typing import Literal, NamedTuple
@@ -22,7 +23,7 @@ OVERSAMPLING = 2  # pixels on each side that a scaled image keeps for each one t
 # Of a compressed text or colour profile in a PNG file: a profile made of tables may have more than Pillow's 1 MiB.
 PngImagePlugin.MAX_TEXT_CHUNK = 4 << 20
 
-LeastSide = Callable[[int, int], int]  # from the height and width of a file's image: its least short side when decoded
+LeastSide = Callable[[int, int], int]  # from an upright image's height and width: its least short side when decoded
 
 # Not all that Pillow knows: an EPS file by the name of a.jpg would be run by Ghostscript.
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
@@ -36,6 +37,7 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_DRAFTED = ("JPEG", "MPO")  # formats that can be decoded at a smaller scale
 _SIDEWAYS = (5, 6, 7, 8)  # orientations of files whose width is the picture's height
 _PROFILE_MODES = {"RGB ": "RGB", "GRAY": "L", "CMYK": "CMYK"}  # colour space of a profile -> mode of its images
 _SAVE_OPTIONS: dict[str, tuple[str, dict[str, int]]] = {
@@ -87,30 +89,29 @@ def decode_scaled(data: bytes, least_side: LeastSide) -> Picture:
     computed from each block of the file, so that 12 megapixels take a third of the time. Other formats are decoded in
     full.
     """
-    try:
-        with warnings.catch_warnings():
-            # Pillow warns of images near its limit and of odd headers, but decodes them all the same.
-            warnings.simplefilter("ignore")
-            readable = without_large_texts(data, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY)
-            with Image.open(BytesIO(readable), formats=_FORMATS) as image:
-                height, width = image.height, image.width
-                least = least_side(height, width)
-                scaled = image.draft(None, (least, least))  # of a JPEG: sets the scale, which may be 1
-                image.load()
-                picture, orientation = _to_srgb(image), _orientation(image)
-                if scaled:
-                    _, (_, _, scaled_width, scaled_height) = scaled
-                    picture = _fit(picture, scaled_height, scaled_width)
-                turn = _UPRIGHT.get(orientation)
-                pixels = np.array(picture if turn is None else picture.transpose(turn))
-                return Picture(pixels, (width, height) if orientation in _SIDEWAYS else (height, width))
-    except UnidentifiedImageError:
-        found = "the file is empty" if not data else f"not an image that can be read ({len(data)} bytes)"
-        raise ImageError("decode", found) from None
-    except Image.DecompressionBombError as error:
-        raise ImageError("decode", str(error)) from error
-    except _DAMAGED as error:
-        raise ImageError("decode", f"damaged image ({str(error) or type(error).__name__})") from error
+    with _reading_image(data) as image:
+        size = image.height, image.width
+        scaled = None
+        if image.format in _DRAFTED:
+            least = least_side(*_upright(size, _orientation(image)))
+            scaled = image.draft(None, (least, least))  # sets the scale, which may be 1
+        image.load()
+        picture, orientation = _to_srgb(image), _orientation(image)
+        if scaled:
+            _, (_, _, scaled_width, scaled_height) = scaled
+            picture = _fit(picture, scaled_height, scaled_width)
+        turn = _UPRIGHT.get(orientation)
+        pixels = np.array(picture if turn is None else picture.transpose(turn))
+        return Picture(pixels, _upright(size, orientation))
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Return the height and width of the picture in an image file, upright, by its header alone.
+
+    Raises ImageError("decode") if it is not an image, or its header is damaged.
+    """
+    with _reading_image(data) as image:
+        return _upright((image.height, image.width), _orientation(image))
 
 
 def encode_image(pixels: np.ndarray, format: ImageFormat) -> bytes:
@@ -138,6 +139,31 @@ def draw_grid(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> np.ndarray:
             top, left = gap + y * (height + gap), gap + x * (width + gap)
             sheet[top : top + height, left : left + width] = image
     return sheet
+
+
+@contextmanager
+def _reading_image(data: bytes) -> Iterator[Image.Image]:
+    """Open an image file. Raises ImageError("decode") for what Pillow finds wrong with it, also within the context."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of images near its limit and of odd headers, but decodes them all the same.
+            warnings.simplefilter("ignore")
+            readable = without_large_texts(data, PngImagePlugin.MAX_TEXT_CHUNK, PngImagePlugin.MAX_TEXT_MEMORY)
+            with Image.open(BytesIO(readable), formats=_FORMATS) as image:
+                yield image
+    except UnidentifiedImageError:
+        found = "the file is empty" if not data else f"not an image that can be read ({len(data)} bytes)"
+        raise ImageError("decode", found) from None
+    except Image.DecompressionBombError as error:
+        raise ImageError("decode", str(error)) from error
+    except _DAMAGED as error:
+        raise ImageError("decode", f"damaged image ({str(error) or type(error).__name__})") from error
+
+
+def _upright(size: tuple[int, int], orientation: int) -> tuple[int, int]:
+    """Return the height and width of the picture in a file whose image has this height and width."""
+    height, width = size
+    return (width, height) if orientation in _SIDEWAYS else (height, width)
 
 
 def _orientation(image: Image.Image) -> int:

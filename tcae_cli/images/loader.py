@@ -50,7 +50,7 @@ def load_batches(
     transform: Transform,
     reading: Reading,
 ) -> Generator[ImageBatch, None, None]:
-    """Yield the batches asked for, in their order; each image is decoded once, and resized to each of the sizes.
+    """Yield the batches asked for, in their order; each image is decoded once, and cropped to each of the shapes.
 
     batches: of up to batch_size rows; taken one by one, a few ahead of those that come out.
     The workers are gone when the iterator ends or is closed. One that dies, or stays on a row for more than
@@ -92,9 +92,9 @@ def _decode_in_workers(
 def load_rows(
     source: Source, rows: Sequence[int], transform: Transform
 ) -> tuple[list[Tensor], np.ndarray, dict[int, Failure]]:
-    """Read images of any rows in this process: return pixels of each size, content hashes and failures.
+    """Read images of any rows in this process: return pixels of each shape, content hashes and failures.
 
-    Pixels are [k, 3, size, size], uint8, zero where failed; hashes [k], uint64; failures by row.
+    Pixels are [k, 3, h, w], uint8, zero where failed; hashes [k], uint64; failures by row.
     """
     decoder = Decoder(source, len(rows), transform)
     decoded = decoder.decode(rows, range(len(rows)), len(rows))
@@ -103,7 +103,7 @@ def load_rows(
 
 
 def load_readable(source: Source, rows: Sequence[int], transform: Transform) -> list[Tensor]:
-    """Read images of any rows in this process, and return the usable ones at each size, [k, 3, size, size], uint8."""
+    """Read images of any rows in this process, and return the usable ones at each shape, [k, 3, h, w], uint8."""
     images, _, failures = load_rows(source, rows, transform)
     slots = [slot for slot, row in enumerate(rows) if row not in failures]
     return [of_size[slots] for of_size in images]

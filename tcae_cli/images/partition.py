@@ -1,5 +1,6 @@
 """Shares out shards and rows as a function of the full list of shards, so that ranks need not communicate."""
 
+import heapq
 from collections.abc import Sequence
 
 
@@ -16,6 +17,31 @@ def shards_of_rank(shards: Sequence[int], rank: int, world_size: int, *, side_by
     if not side_by_side:
         return shards[rank::world_size]
     return shards[rank * len(shards) // world_size : (rank + 1) * len(shards) // world_size]
+
+
+def deal_out(loads: Sequence[int], num_shares: int) -> list[list[int]]:
+    """Share out items of unequal load, the largest first, each to the share that has least; return their numbers.
+
+    The numbers in a share are ascending. Source: longest processing time first (Graham 1969).
+    """
+    shares: list[list[int]] = [[] for _ in range(num_shares)]
+    least = [(0, share) for share in range(num_shares)]
+    for item in sorted(range(len(loads)), key=lambda item: -loads[item]):
+        load, share = heapq.heappop(least)
+        shares[share].append(item)
+        heapq.heappush(least, (load + loads[item], share))
+    return [sorted(share) for share in shares]
+
+
+def cut_in_order(loads: Sequence[int], num_shares: int) -> list[list[int]]:
+    """Share out items side by side, in stretches of about equal load; return their numbers."""
+    total, before = sum(loads), 0
+    shares: list[list[int]] = [[] for _ in range(num_shares)]
+    for item, load in enumerate(loads):
+        middle = before + load / 2
+        shares[min(num_shares - 1, int(middle * num_shares / total))].append(item)
+        before += load
+    return shares
 
 
 def batches_of_rows(first_row: int, last_row: int, batch_size: int) -> list[range]:

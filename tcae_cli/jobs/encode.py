@@ -1,16 +1,18 @@
 """`tcae encode-dataset`: encodes a source of images into a store of latents; repeated, it resumes where it stopped."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from tcae_cli.autoencoders.by_name import read_card
 from tcae_cli.errors import DeviceMemoryError, StoreError
-from tcae_cli.images.partition import shards_of_part, shards_of_rank
+from tcae_cli.images.buckets import rows_of_stores, transforms_of_stores
 from tcae_cli.jobs.class_list import refuse_other_classes
 from tcae_cli.jobs.encode_settings import check_settings, has_rows, settings_of, spec_with
-from tcae_cli.jobs.encode_shards import EncodeRun, ShardsReport, encode_shards
+from tcae_cli.jobs.encode_shards import EncodeRun, ShardsReport, Target, encode_shards
+from tcae_cli.jobs.encode_shares import of_part, of_ranks
 from tcae_cli.jobs.encode_source import open_store_source, publish_index
 from tcae_cli.reports.encode import EncodeReport, EncodeRequest
 from tcae_cli.reports.progress import Progress
@@ -18,13 +20,14 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device
 from tcae_cli.runtime.folder import Folder, open_folder
 from tcae_cli.sources.source import Source, open_index
+from tcae_cli.store.buckets import existing_stores, finish, make_buckets, stores_of
 from tcae_cli.store.claims import clear_claims
 from tcae_cli.store.commit import (
     append_rows,
     clear_leftovers,
-    finalise,
     read_failures,
     remove_old_indexes,
+    reopen,
     reopen_failed,
     reopen_unless_whole,
     settle_repaired,
@@ -34,7 +37,7 @@ from tcae_cli.store.layout import index_folder
 from tcae_cli.store.lease import Lease, Place, join_store
 from tcae_cli.store.shares import Shares
 from tcae_cli.store.spec import StoreSettings
-from tcae_cli.store.work import PlannedWork, SharedWork, Work
+from tcae_cli.store.work import AllWork, PlannedWork, SharedWork, Work
 from tcae_cli.store.writer import StoreWriter
 
 _FAILURES_SHOWN = 10
@@ -62,7 +65,7 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
         if place.is_leader:
             clear_leftovers(folder, lease.live_owners)
             if found:
-                clear_claims(folder, _shards(request, found), lease.live_owners)
+                _clear_up(request, found, lease)
             store = _make_ready(run, settings, folder, Path(scratch))
             lease.announce_ready()
         else:
@@ -72,29 +75,47 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
         was_complete = store.is_complete
 
         source = open_index(folder, index_folder(store.spec), Path(scratch))
-        writer = StoreWriter(store, lease.check)
-        work = _work(run, writer, lease, source) if not was_complete else PlannedWork(writer, ())
-        encoded, finished = encode_shards(run, writer, source, work), False
+        samples, transforms = rows_of_stores(source, store.spec), transforms_of_stores(store.spec)
+        targets = [
+            Target(StoreWriter(each, lease.check), samples[name], transforms[name])
+            for name, each in stores_of(store).items()
+        ]
+        work = AllWork([] if was_complete else _works(run, targets, lease, source), lease.check)
+        encoded, finished = encode_shards(run, targets, source, work), False
         while not was_complete:
             lease.refresh()
             lease.check()
-            finished = finalise(store)
+            finished = finish(store)
             if finished or not work.is_reopened():
                 break
-            encoded = encoded.and_then(encode_shards(run, writer, source, work))
+            encoded = encoded.and_then(encode_shards(run, targets, source, work))
     decides = finished or (was_complete and place.is_leader)
     return _report(request, store, encoded, source, decides)
 
 
-def _work(run: EncodeRun, writer: StoreWriter, lease: Lease, source: Source) -> Work:
-    """Return the work of this process: the shards of its part, or those that the ranks of its launch share."""
-    shards = shards_of_part(writer.spec.num_shards, run.request.part, run.request.num_parts)
+def _clear_up(request: EncodeRequest, store: StoreHandle, lease: Lease) -> None:
+    """Remove what killed processes left in a store or in its buckets, and the claims of earlier launches."""
+    stores = list(existing_stores(store).values())
+    shards = of_part([each.spec for each in stores], request.part, request.num_parts)
+    for each, of_store in zip(stores, shards, strict=True):
+        clear_leftovers(each.folder, lease.live_owners)
+        clear_claims(each.folder, of_store, lease.live_owners)
+
+
+def _works(run: EncodeRun, targets: Sequence[Target], lease: Lease, source: Source) -> list[Work]:
+    """Return this process's work on each store: the shards of its part, or those that the ranks of its launch share."""
     rank, world_size = distributed.rank(), distributed.world_size()
-    if world_size == 1:
-        return PlannedWork(writer, shards)
     in_groups = source.access != "row"
-    shares = [shards_of_rank(shards, each, world_size, side_by_side=in_groups) for each in range(world_size)]
-    return SharedWork(writer, lease, Shares(shares, rank, in_runs=in_groups), run.progress)
+    writers = [target.writer for target in targets]
+    specs = [writer.spec for writer in writers]
+    shards = of_part(specs, run.request.part, run.request.num_parts)
+    if world_size == 1:
+        return [PlannedWork(*each) for each in zip(writers, shards, strict=True)]
+    shares = of_ranks(specs, shards, world_size, side_by_side=in_groups)
+    return [
+        SharedWork(writer, lease, Shares(of_store, rank, in_runs=in_groups), run.progress)
+        for writer, of_store in zip(writers, shares, strict=True)
+    ]
 
 
 def _place(request: EncodeRequest) -> Place:
@@ -136,22 +157,42 @@ def _make_ready(run: EncodeRun, settings: StoreSettings, folder: Folder, scratch
             store.write_root(compute=spec.compute.model_dump(mode="json"))
         # Before reopening, which reads the root again: rows that another part appends then must not be taken away.
         has_grown = identity.fingerprint != store.spec.source.fingerprint
-        reopen_unless_whole(store)
+        if store.spec.buckets is None:
+            reopen_unless_whole(store)
         if has_grown:
             append_rows(store, identity)
         store.refresh()  # rows that another part has appended meanwhile must not be taken away
         fit_arrays(store)
-    if found and source.has_problems:
-        settle_repaired(store, _shards(request, store), source.problem)
+    if spec.buckets:
+        make_buckets(store, {name: len(rows) for name, rows in rows_of_stores(source, store.spec).items()})
+    if found:
+        _try_again(run, store, source)
     if request.num_parts == 1:  # other parts may be about to name theirs
         remove_old_indexes(store)
-    if request.retry_failed and found and (count := reopen_failed(store, _shards(request, store))):
-        progress.say(f"{count:,} failed rows are tried again")
     return store
 
 
-def _shards(request: EncodeRequest, store: StoreHandle) -> range:
-    return shards_of_part(store.spec.num_shards, request.part, request.num_parts)
+def _try_again(run: EncodeRun, store: StoreHandle, source: Source) -> None:
+    """Reopen the shards of this part with failed rows that are to be tried again, or that no longer count as failed."""
+    request, stores = run.request, stores_of(store)
+    if not (source.has_problems or request.retry_failed):
+        return
+    if store.spec.buckets and store.is_complete and store.attributes["rows"]["failed"]:
+        reopen(store)
+    shards = of_part([each.spec for each in stores.values()], request.part, request.num_parts)
+    count = 0
+    for (name, each), of_store in zip(stores.items(), shards, strict=True):
+        samples = rows_of_stores(source, store.spec)[name]
+        if source.has_problems:
+            settle_repaired(each, of_store, partial(_problem, source, samples))
+        if request.retry_failed:
+            count += reopen_failed(each, of_store)
+    if count:
+        run.progress.say(f"{count:,} failed rows are tried again")
+
+
+def _problem(source: Source, samples: Sequence[int], row: int) -> str:
+    return source.problem(int(samples[row]))
 
 
 def _refuse_another_source(store: StoreHandle, fingerprints: set[str]) -> None:
@@ -194,7 +235,8 @@ def _report(
     attributes, complete = store.attributes, store.is_complete
     rows = attributes["rows"] if complete else {"ok": 0, "failed": 0}
     total = rows["ok"] + rows["failed"]
-    table = read_failures(store.folder) if rows["failed"] else []
+    stores = stores_of(store).values() if rows["failed"] else ()
+    table = [failure for each in stores for failure in read_failures(each.folder)]
     failures = [failure for failure in table if not failure.is_repaired]
     return EncodeReport(
         store=request.store,

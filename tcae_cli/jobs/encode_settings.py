@@ -1,5 +1,6 @@
 """The settings that a run encodes with, and whether a store can be continued with them on this machine."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 
@@ -9,14 +10,17 @@ from tcae_cli import __version__
 from tcae_cli.autoencoders.compiled import compiling_device
 from tcae_cli.autoencoders.families import ModelCard
 from tcae_cli.errors import StoreError, UsageError
+from tcae_cli.images.buckets import bucket_shapes, rows_of_stores
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import default_precision
 from tcae_cli.sources.source import Source
+from tcae_cli.store.buckets import existing_stores
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.record import RECORDS_FOLDER
 from tcae_cli.store.spec import (
+    Buckets,
     CompiledOn,
     ComputeSpec,
     EncoderIdentity,
@@ -28,6 +32,7 @@ from tcae_cli.store.spec import (
     make_views,
 )
 
+_BUCKET_STEP = 64  # pixels, at least, where none is given
 _TOOLS = ("torch", "timm", "pillow", "numpy", "zarr", "numcodecs")
 
 
@@ -66,7 +71,24 @@ def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -
         tool_versions={"tcae": __version__} | {name: version(name) for name in (*_TOOLS, *library)},
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         classes_given=request.classes is not None,
+        buckets=_buckets_of(request, sizes, card.downsampling),
     )
+
+
+def _buckets_of(request: EncodeRequest, sizes: Sequence[int], downsampling: int) -> Buckets | None:
+    """Return the buckets that a run asks for, without names. Raises UsageError if they cannot be."""
+    if not request.buckets:
+        return None
+    if len(sizes) > 1:
+        raise UsageError("--buckets encodes each image at one size; give --size once, or use a store for each size")
+    step = request.bucket_step or max(downsampling, _BUCKET_STEP)
+    if step % downsampling:
+        nearest = max(1, round(step / downsampling)) * downsampling
+        raise UsageError(
+            f"--bucket-step {step} is not a multiple of {downsampling}, a latent's pixels; try {nearest}"
+        )
+    bucket_shapes(sizes[0], step, request.max_aspect)
+    return Buckets(step=step, max_aspect=request.max_aspect)
 
 
 def spec_with(request: EncodeRequest, source: Source, store: StoreHandle | None, settings: StoreSettings) -> StoreSpec:
@@ -77,12 +99,16 @@ def spec_with(request: EncodeRequest, source: Source, store: StoreHandle | None,
     if store:
         compute = settings.compute_of(store.spec, has_rows=has_rows(request, store))
         return store.spec.model_copy(update={"source": identity, "compute": compute})
-    return settings.new_store(identity, source.has_captions)
+    spec = settings.new_store(identity, source.has_captions)
+    if spec.buckets is None:
+        return spec
+    names = list(rows_of_stores(source, spec))
+    return spec.model_copy(update={"buckets": spec.buckets.model_copy(update={"names": names})})
 
 
 def has_rows(request: EncodeRequest, store: StoreHandle) -> bool:
     """Return whether a row of a store is committed, or another part may be encoding one."""
-    return request.num_parts > 1 or bool(store.folder.sizes(RECORDS_FOLDER))
+    return request.num_parts > 1 or any(each.folder.sizes(RECORDS_FOLDER) for each in existing_stores(store).values())
 
 
 def check_settings(

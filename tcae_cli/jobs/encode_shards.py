@@ -3,16 +3,18 @@
 import os
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import chain
 
+import numpy as np
 import torch
 
 from tcae_cli.autoencoders.runner import load_runner
 from tcae_cli.errors import SourceError
-from tcae_cli.images.loader import BatchRows, Reading, load_batches
+from tcae_cli.images.batch import BatchRows, Crop
+from tcae_cli.images.loader import Reading, load_batches
 from tcae_cli.images.partition import batches_of_rows
 from tcae_cli.images.transform import Transform
 from tcae_cli.jobs.encoder import Encoded, LatentEncoder, pack_rows
@@ -23,7 +25,7 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import threads_for_whole_batches
 from tcae_cli.sources.source import Source
 from tcae_cli.store.claims import ClaimLost, naming_lost_claims
-from tcae_cli.store.work import Work
+from tcae_cli.store.work import AllWork
 from tcae_cli.store.writer import EncodedRows, ShardInProgress, ShardPlan, StoreWriter
 
 _EARLY_ROWS = 200  # when over half of the first so many fail, something is wrong with all of them
@@ -36,6 +38,20 @@ class EncodeRun:
     request: EncodeRequest
     device: torch.device
     progress: Progress
+
+
+@dataclass(frozen=True)
+class Target:
+    """A store that is written, by itself or a bucket of one, and the samples that become its rows."""
+
+    writer: StoreWriter
+    source_rows: Sequence[int]  # ascending, as many as the store has rows
+    transform: Transform
+
+    @property
+    def crop(self) -> Crop:
+        """Return the way in which images become pixels of its batches."""
+        return Crop(self.transform, self.writer.spec.compute.batch_size)
 
 
 @dataclass
@@ -62,8 +78,10 @@ class ShardsReport:
         )
 
 
-def encode_shards(run: EncodeRun, writer: StoreWriter, source: Source, work: Work) -> ShardsReport:
+def encode_shards(run: EncodeRun, targets: Sequence[Target], source: Source, work: AllWork) -> ShardsReport:
     """Encode those rows of the shards that `work` gives that are not committed, until all its shards are.
+
+    targets: the stores that the work is on, in its order: the buckets of one, or a store by itself.
 
     Raises SourceError as soon as most of the first images have failed, unless so many may; what is committed stays.
     """
@@ -71,13 +89,13 @@ def encode_shards(run: EncodeRun, writer: StoreWriter, source: Source, work: Wor
     plan = work.wait()
     if plan is None:
         return ShardsReport()
-    spec = writer.spec
+    spec = targets[0].writer.spec
     encoder = LatentEncoder(load_runner(run.request.model, run.device, spec.compute.dtype), spec)
     if spec.compute.compiled:
         if not distributed.local_rank():
             run.progress.say("the encoder is being compiled, which takes a while")
         with threads_for_whole_batches(run.device):  # on the CPU, kernels are for a number of threads
-            encoder.compile()
+            encoder.compile([target.crop for target in targets])
     num_workers = run.request.num_workers
     if num_workers is None:  # this rank's share of the machine's cores
         num_workers = max(1, len(os.sched_getaffinity(0)) // distributed.local_world_size())
@@ -87,11 +105,11 @@ def encode_shards(run: EncodeRun, writer: StoreWriter, source: Source, work: Wor
     label = f"encode, rank {distributed.rank()} of {ranks}" if ranks > 1 else "encode"
     run.progress.start(label, work.num_rows, done=work.num_done)
     pack = partial(_timed_pack, encoder=encoder)
-    sink = _Sink(run, writer, source)
+    sink = _Sink(run, targets, source)
     report = sink.report
     # Mostly there is one round. Another one follows if, after it, the shards of a rank that has ended are taken over.
     while plan is not None:
-        batches = load_batches(source, sink.batches(plan, work), Transform.of_store(spec), reading)
+        batches = load_batches(source, sink.batches(plan, work), targets[0].crop.transform, reading)
         try:
             first = next(batches)
             report.startup_s = report.startup_s or time.perf_counter() - started
@@ -125,35 +143,38 @@ def _timed_pack(encoded: Encoded, *, encoder: LatentEncoder) -> _Packed:
 class _Sink:
     """Takes packed batches in order and commits a shard when its last row has come."""
 
-    def __init__(self, run: EncodeRun, writer: StoreWriter, source: Source) -> None:
-        self._run, self._writer, self._source = run, writer, source
-        self._begun: deque[ShardPlan] = deque()  # shards whose batches are on their way here
+    def __init__(self, run: EncodeRun, targets: Sequence[Target], source: Source) -> None:
+        self._run, self._targets, self._source = run, targets, source
+        self._under_way: deque[tuple[ShardPlan, range]] = deque()  # batches on their way here, each with its shard
         self._plan: ShardPlan | None = None  # of the shard that batches come of
         self._shard: ShardInProgress | None = None  # None also where another rank has taken it over
         self.report = ShardsReport(stage_seconds=dict.fromkeys(("read", "encode", "pack", "write"), 0.0))
 
-    def batches(self, first: ShardPlan, work: Work) -> Iterator[BatchRows]:
-        """Yield the batches that hold rows to encode, cut in the same way whatever is left of a shard.
+    def batches(self, first: ShardPlan, work: AllWork) -> Iterator[BatchRows]:
+        """Yield the batches that hold rows to encode, as rows of the source, cut alike whatever is left of a shard.
 
         A shard is taken when its first batch is asked for, which is a few batches before it comes here.
         """
         plan: ShardPlan | None = first
         while plan is not None:
-            self._begun.append(plan)
+            target = self._targets[plan.store]
+            crop, samples = target.crop, target.source_rows
             todo = set(plan.todo) if plan.record else None
-            for rows in batches_of_rows(plan.rows.start, plan.rows.stop, self._writer.spec.compute.batch_size):
-                of_batch = None if todo is None else tuple(row for row in rows if row in todo)
-                if of_batch is None or of_batch:
-                    yield BatchRows(rows, of_batch)
+            for rows in batches_of_rows(plan.rows.start, plan.rows.stop, crop.batch_size):
+                asked = None if todo is None else tuple(int(samples[row]) for row in rows if row in todo)
+                if asked is None or asked:
+                    self._under_way.append((plan, rows))
+                    yield BatchRows(_samples(target, rows), asked, crop=crop)
             plan = work.take()
 
     def write(self, packed: _Packed) -> None:
         """Store a batch."""
         started = time.perf_counter()
-        rows = packed.rows
-        self._count(rows)
         is_first = self._plan is None
-        plan = self._plan = self._plan or self._begun.popleft()
+        plan, of_store = self._under_way.popleft()
+        self._plan = plan
+        self._count(packed.rows)
+        rows = packed.rows.numbered(of_store)
         is_last = rows.todo[-1] == plan.todo[-1]
         try:
             with naming_lost_claims(plan.claim):
@@ -177,11 +198,14 @@ class _Sink:
         stages["write"] += time.perf_counter() - started
 
     def _begin(self, plan: ShardPlan) -> ShardInProgress:
-        captions = [self._source.caption(row) for row in plan.rows] if self._writer.spec.has_captions else None
-        keys = self._source.keys(plan.rows)
-        labels = self._source.labels(plan.rows.start, plan.rows.stop)
+        target = self._targets[plan.store]
+        samples = _samples(target, plan.rows)
+        has_captions = target.writer.spec.has_captions
+        captions = [self._source.caption(row) for row in samples] if has_captions else None
+        keys = self._source.keys(samples)
+        labels = np.array([self._source.label(row) for row in samples], np.int64)
         self._source.release()
-        return self._writer.begin(plan, keys=keys, labels=labels, captions=captions)
+        return target.writer.begin(plan, keys=keys, labels=labels, captions=captions)
 
     def close(self) -> None:
         """Drop a shard that did not come to its end."""
@@ -203,3 +227,9 @@ class _Sink:
                 f"{failure.path} because: {failure.error}; put the source right and repeat with --retry-failed, "
                 f"or allow this with --max-failures 100%"
             )
+
+
+def _samples(target: Target, rows: range) -> Sequence[int]:
+    """Return the samples of the source that rows of a store are of."""
+    samples = target.source_rows[rows.start : rows.stop]
+    return samples if isinstance(samples, range) else tuple(int(sample) for sample in samples)

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from tcae_cli.errors import SourceError, StoreError
+from tcae_cli.images.buckets import rows_of_stores
+from tcae_cli.images.measure import add_image_sizes
 from tcae_cli.jobs.class_list import given_class_names
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Progress
@@ -15,6 +17,7 @@ from tcae_cli.sources.index_apart import index_source_apart
 from tcae_cli.sources.index_update import PreviousIndex
 from tcae_cli.sources.merged_rows import SourceChanges
 from tcae_cli.sources.source import Source
+from tcae_cli.store.buckets import existing_stores
 from tcae_cli.store.commit import rows_without_latents
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder
@@ -28,7 +31,7 @@ def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch
     """
     previous = fetch_index(store.folder, index_folder(store.spec), scratch) if store else None
     index = scratch / "index"
-    retried = rows_without_latents(store) if store and request.retry_failed else ()
+    retried = _rows_to_retry(store, previous) if store and request.retry_failed else ()
     classes = given_class_names(request, store)
     changes = index_source_apart(
         request.source,
@@ -41,6 +44,9 @@ def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch
     if source.disagreements and (not previous or changes.num_new):  # rows that are known keep what they have
         raise SourceError(source.disagreements[0])
     say_found(source, progress)
+    if request.buckets:
+        add_image_sizes(source, Source(previous) if previous else None, request.num_workers, progress)
+        source = Source(index)
     if store:
         _refuse_other_images(request, store, source, changes if previous else None)
         if words := change_words(changes):
@@ -55,6 +61,17 @@ def open_store_source(request: EncodeRequest, store: StoreHandle | None, scratch
     if changes.num_changed or changes.num_vanished:
         progress.say("rows of changed and vanished images stay as they were encoded")
     return source
+
+
+def _rows_to_retry(store: StoreHandle, index: Path | None) -> list[int]:
+    """Return the rows of a store's source that have no latents; index: of that source."""
+    if store.spec.buckets is None:
+        return rows_without_latents(store)
+    if index is None:
+        return []
+    samples = rows_of_stores(Source(index), store.spec)
+    buckets = existing_stores(store).items()
+    return sorted(int(samples[name][row]) for name, bucket in buckets for row in rows_without_latents(bucket))
 
 
 def publish_index(folder: Folder, index: Path, name: str) -> None:

@@ -4,6 +4,7 @@ Axes: k rows of a batch, c latent channels, h w latent positions.
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from tcae_cli.autoencoders.runner import Runner
 from tcae_cli.errors import DeviceError
-from tcae_cli.images.loader import ImageBatch
+from tcae_cli.images.batch import Crop, ImageBatch
 from tcae_cli.reports.failure import Failure
 from tcae_cli.store.quantise import dequantise, quantise, scale_of
 from tcae_cli.store.spec import StoreSpec
@@ -48,14 +49,15 @@ class LatentEncoder:
         self._on_gpu = runner.device.type == "cuda"
 
     @torch.inference_mode()
-    def compile(self) -> None:
-        """Compile the encoder for every view now, rather than amid the batches.
+    def compile(self, crops: Sequence[Crop]) -> None:
+        """Compile the encoder for batches of these crops now, rather than amid the batches.
 
         Raises DeviceError if this machine cannot compile.
         """
         try:
-            for size in self.spec.sizes:
-                self._runner.encode(torch.zeros(self.spec.compute.batch_size, 3, size, size, dtype=torch.uint8))
+            for crop in crops:
+                for shape in crop.transform.shapes:
+                    self._runner.encode(torch.zeros(crop.batch_size, 3, *shape, dtype=torch.uint8))
         except torch._dynamo.exc.BackendCompilerFailed as error:
             reason = str(error.inner_exception).partition("\n")[0]
             raise DeviceError(

@@ -118,7 +118,7 @@ def _bytes(spec: StoreSpec, sizes: dict[str, int], num_ok: int) -> dict[str, Any
     on_disk = sum(sizes.values())
     of_latents = sum(size for name, size in sizes.items() if name.rpartition("/c.")[0] in spec.views)
     values = sum(int(np.prod(spec.sample_shape(view))) for view in spec.views)
-    pixels = sum(3 * size * size for size in spec.sizes)
+    pixels = sum(3 * height * width for height, width in spec.shapes)
     return {
         "bytes_on_disk": on_disk,
         "bytes_per_image": on_disk / num_ok if num_ok else None,

@@ -19,7 +19,7 @@ from tcae_cli.images.partition import shards_of_part
 from tcae_cli.images.transform import Transform
 from tcae_cli.jobs.encode import naming_the_batch_size_of
 from tcae_cli.jobs.encode_settings import check_settings, has_rows, settings_of, spec_with
-from tcae_cli.jobs.encode_shards import EncodeRun, ShardsReport, encode_shards
+from tcae_cli.jobs.encode_shards import EncodeRun, ShardsReport, Target, encode_shards
 from tcae_cli.jobs.encode_source import open_store_source
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.encode_plan import EncodePlan, EncodePlanRequest, Rehearsal
@@ -38,7 +38,7 @@ from tcae_cli.store.layout import ROOT
 from tcae_cli.store.quantise import channel_scales
 from tcae_cli.store.record import RECORDS_FOLDER
 from tcae_cli.store.spec import Quantisation, StoreSpec
-from tcae_cli.store.work import PlannedWork
+from tcae_cli.store.work import AllWork, PlannedWork
 from tcae_cli.store.writer import StoreWriter, plan_shards
 
 _BATCHES = 3  # of each thread that encodes
@@ -173,7 +173,8 @@ def _rehearse(run: EncodeRun, spec: StoreSpec, source: Source, scratch: Path) ->
     def encode() -> None:
         silent = replace(run, progress=clock)
         writer = StoreWriter(store)
-        reports.append(encode_shards(silent, writer, source, PlannedWork(writer, range(spec.num_shards))))
+        work = AllWork([PlannedWork(writer, range(spec.num_shards))])
+        reports.append(encode_shards(silent, [Target(writer, range(spec.num_rows), Transform.of_store(spec))], source, work))
 
     memory = peak_bytes(encode, run.device)
     finalise(store)

@@ -3,14 +3,16 @@
 Axes: k images, c latent channels, h w latent positions.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from tcae_cli.autoencoders.runner import Runner, load_runner
 from tcae_cli.errors import SourceError
+from tcae_cli.images.buckets import rows_of_stores, transforms_of_stores
 from tcae_cli.images.loader import load_readable
-from tcae_cli.images.transform import Transform
 from tcae_cli.metrics.image import mean_without_infinite, psnr
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Progress
@@ -32,15 +34,17 @@ def measure_quantisation(
     """
     runner = load_runner(request.model, device, spec.compute.dtype)
     originals, latents = _encode_sample(runner, spec, source, progress)
-    scales = {name: channel_scales(each, _QUANTILE) for name, each in latents.items()}
-    rounded = {name: dequantise(quantise(each, scales[name])[0], scales[name]) for name, each in latents.items()}
-    before = _mean_psnr(runner, originals, latents[MAIN_VIEW])
-    after = _mean_psnr(runner, originals, rounded[MAIN_VIEW])
+    values = {name: _values_of_channels(each) for name, each in latents.items()}
+    scales = {name: channel_scales(each, _QUANTILE) for name, each in values.items()}
+    rounded = {name: _as_stored(each, scales[name]) for name, each in values.items()}
+    main = latents[MAIN_VIEW]
+    before = _mean_psnr(runner, originals, main)
+    after = _mean_psnr(runner, originals, [_as_stored(each, scales[MAIN_VIEW]) for each in main])
     quantisation = Quantisation(
-        num_images=len(latents[MAIN_VIEW]),
+        num_images=sum(map(len, originals)),
         quantile=_QUANTILE,
         scale={name: scale.tolist() for name, scale in scales.items()},
-        relative_rmse={name: _relative_rmse(latents[name], rounded[name]) for name in latents},
+        relative_rmse={name: _relative_rmse(values[name], rounded[name]) for name in values},
         psnr_float32=before,
         psnr_int8=after,
     )
@@ -53,26 +57,42 @@ def measure_quantisation(
 
 def _encode_sample(
     runner: Runner, spec: StoreSpec, source: Source, progress: Progress
-) -> tuple[list[Tensor], dict[str, np.ndarray]]:
-    """Return batches of readable images of the main size, [k, 3, h, w], uint8, and each view's latents of them all."""
-    rows = np.random.default_rng(_SEED).choice(len(source), min(_MOST_IMAGES, len(source)), replace=False)
-    rows.sort()
+) -> tuple[list[Tensor], dict[str, list[np.ndarray]]]:
+    """Return batches of readable images of the main size, [k, 3, h, w], uint8, and each view's latents of each batch.
+
+    The images of a batch, which are of one bucket, have one shape.
+    """
+    sample = np.random.default_rng(_SEED).choice(len(source), min(_MOST_IMAGES, len(source)), replace=False)
+    sample.sort()
+    transforms = transforms_of_stores(spec)
     originals: list[Tensor] = []
     latents: dict[str, list[np.ndarray]] = {name: [] for name in spec.views}
-    progress.start("calibrate int8", len(rows))
-    for start in range(0, len(rows), spec.compute.batch_size):
-        chosen = rows[start : start + spec.compute.batch_size].tolist()
-        images = dict(zip(spec.sizes, load_readable(source, chosen, Transform.of_store(spec)), strict=True))
-        if len(images[spec.sizes[0]]):
-            originals.append(images[spec.sizes[0]])
-        for name, view in spec.views.items():
-            pixels = images[view.size].flip(-1) if view.flip else images[view.size]
-            if len(pixels):
-                latents[name].append(runner.encode(pixels).cpu().numpy())
-        progress.advance(len(chosen))
+    progress.start("calibrate int8", len(sample))
+    for bucket, rows in rows_of_stores(source, spec).items():
+        chosen = np.intersect1d(sample, rows)
+        for start in range(0, len(chosen), spec.compute.batch_size):
+            batch = chosen[start : start + spec.compute.batch_size].tolist()
+            images = dict(zip(spec.sizes, load_readable(source, batch, transforms[bucket]), strict=True))
+            if len(images[spec.sizes[0]]):
+                originals.append(images[spec.sizes[0]])
+            for name, view in spec.views.items():
+                pixels = images[view.size].flip(-1) if view.flip else images[view.size]
+                if len(pixels):
+                    latents[name].append(runner.encode(pixels).cpu().numpy())
+            progress.advance(len(batch))
     if not originals:
-        raise SourceError(f"{source.uri}: none of the {len(rows)} images of the calibration sample can be read")
-    return originals, {name: np.concatenate(batches) for name, batches in latents.items()}
+        raise SourceError(f"{source.uri}: none of the {len(sample)} images of the calibration sample can be read")
+    return originals, latents
+
+
+def _values_of_channels(batches: Sequence[np.ndarray]) -> np.ndarray:
+    """Return all latents of batches, whose shapes may differ, as one sample of one row of positions, [1, c, 1, m]."""
+    return np.concatenate([each.swapaxes(0, 1).reshape(1, each.shape[1], 1, -1) for each in batches], axis=-1)
+
+
+def _as_stored(latents: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Return latents as a reader of an int8 store gets them, float32."""
+    return dequantise(quantise(latents, scale)[0], scale)
 
 
 def _relative_rmse(latents: np.ndarray, rounded: np.ndarray) -> float:
@@ -81,13 +101,10 @@ def _relative_rmse(latents: np.ndarray, rounded: np.ndarray) -> float:
     return float(error / size)
 
 
-def _mean_psnr(runner: Runner, originals: list[Tensor], latents: np.ndarray) -> float:
+def _mean_psnr(runner: Runner, originals: Sequence[Tensor], latents: Sequence[np.ndarray]) -> float:
     """Return the PSNR after a uint8 round trip, mean over images that it changes, in dB."""
-    of_images: list[Tensor] = []
-    start = 0
-    for images in originals:
-        part = torch.from_numpy(latents[start : start + len(images)])
-        decoded = runner.decode(part).cpu()
-        of_images.append(psnr(images / 255, decoded / 255))
-        start += len(images)
+    of_images = [
+        psnr(images / 255, runner.decode(torch.from_numpy(batch)).cpu() / 255)
+        for images, batch in zip(originals, latents, strict=True)
+    ]
     return mean_without_infinite(torch.cat(of_images))

@@ -27,6 +27,9 @@ class EncodeRequest:
     num_workers: int | None = None  # by the number of cores
     sizes: tuple[int, ...] = ()  # pixels, a view each; the model's
     flip: bool = False  # the mirrored images too
+    buckets: bool = False  # each image in a shape near its own, rather than cropped to a square
+    bucket_step: int | None = None  # pixels; the model's downsampling, at least 64
+    max_aspect: float = 2.0  # of a bucket
     resize: Resize = "torch"
     decode: Decode | None = None  # as the store was begun; in a new store draft, except with adm
     dtype: LatentDtype = "float16"
@@ -41,6 +44,12 @@ class EncodeRequest:
     def __post_init__(self) -> None:
         if self.resize == "adm" and self.decode == "draft":
             raise UsageError("--resize adm always decodes images in full; omit --decode draft, or use --resize torch")
+        given = {
+            "--bucket-step": self.bucket_step != EncodeRequest.bucket_step,
+            "--max-aspect": self.max_aspect != EncodeRequest.max_aspect,
+        }
+        for option in (option for option, is_given in given.items() if is_given and not self.buckets):
+            raise UsageError(f"{option} is of buckets; add --buckets, or omit it")
         others = {"--append": self.append, "--retry-failed": self.retry_failed, "--num-parts": self.num_parts > 1}
         for option in (option for option, is_given in others.items() if is_given and self.update_metadata):
             raise UsageError(f"--update-metadata encodes nothing, and works on the whole store; omit {option}")

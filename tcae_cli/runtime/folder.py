@@ -64,6 +64,9 @@ class Folder(Protocol):
     most_open: int  # files that may be kept open at once
     can_list: bool  # whether `sizes` can be asked: a plain web server lists no files
 
+    def below(self, name: str) -> "Folder":
+        """Return the folder of this name inside this one, which need not exist."""
+
     def read(self, name: str) -> bytes:
         """Return all bytes of a file."""
 

@@ -49,6 +49,9 @@ class LocalFolder:
         self.most_open = most_open_files()
         self._made: list[Path] = []
 
+    def below(self, name: str) -> "LocalFolder":
+        return LocalFolder(self.path / name)
+
     def read(self, name: str) -> bytes:
         path = os.path.join(self.uri, name)
         with read_errors(path), open(path, "rb", buffering=0) as file:

@@ -69,6 +69,9 @@ class RemoteFolder:
             upload = ", and upload it with tcae push once it is complete" if self.uri.startswith("hf://") else ""
             raise UsageError(f"{self.uri} can only be read; write the store to a local path, s3:// or gs://{upload}")
 
+    def below(self, name: str) -> "RemoteFolder":
+        return type(self)(f"{self._root}{name}")
+
     def read(self, name: str) -> bytes:
         with self._reading(name):
             data: bytes = self._files.cat_file(self._path(name))

@@ -23,6 +23,7 @@ from tcae_cli.sources.listing import Container, Listing
 
 _VERSION = 3
 _VERSION_OF_TARS_ONLY = 2  # its containers are tars, and it names no kind
+IMAGE_SIZES = "heights", "widths"  # columns that are added to an index once images have been measured
 
 
 class Summary(TypedDict):
@@ -93,8 +94,21 @@ def write_index(index_dir: Path, listing: Listing) -> None:
         "fingerprint": _fingerprint(listing),
         "checksums": checksums,
     }
-    summary["crc32c"] = crc32c_of_json(summary)
-    write_atomic(index_dir / SUMMARY_FILE, json.dumps(summary, indent=1).encode())
+    _write_summary(index_dir, summary)
+
+
+def write_image_sizes(index_dir: Path, image_sizes: np.ndarray) -> None:
+    """Add the height and width of every image to an index; image_sizes: [n, 2], int32."""
+    summary = json.loads((index_dir / SUMMARY_FILE).read_bytes())
+    for name, column in zip(IMAGE_SIZES, image_sizes.T, strict=True):
+        summary["checksums"][name] = _save(index_dir, name, np.ascontiguousarray(column, np.int32))
+    _write_summary(index_dir, summary)
+
+
+def _write_summary(index_dir: Path, summary: dict[str, Any]) -> None:
+    content = {name: value for name, value in summary.items() if name != "crc32c"}
+    content["crc32c"] = crc32c_of_json(content)
+    write_atomic(index_dir / SUMMARY_FILE, json.dumps(content, indent=1).encode())
 
 
 def read_summary(index_dir: Path) -> Summary:
@@ -137,11 +151,12 @@ def _file_names(summary: bytes) -> list[str]:
     """Return the names of the files of an index with this summary; that of the summary alone if it is damaged."""
     try:
         fields = json.loads(summary)
+        measured = [name for name in IMAGE_SIZES if name in fields.get("checksums", {})]
         strings = ["keys", *(name for name in ("captions", "problems") if fields[f"has_{name}"])]
     except (ValueError, LookupError, TypeError, RecursionError):
         return [SUMMARY_FILE]
     columns = [f"{name}.{part}" for name in strings for part in ("ends", "blob")]
-    return [SUMMARY_FILE, *(f"{name}.npy" for name in (*columns, "labels", "sizes", "tars", "offsets"))]
+    return [SUMMARY_FILE, *(f"{name}.npy" for name in (*columns, "labels", "sizes", "tars", "offsets", *measured))]
 
 
 def _places(places: Sequence[str]) -> dict[str, int]:

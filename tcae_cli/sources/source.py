@@ -16,7 +16,7 @@ from tcae_cli.runtime.folder import Folder, open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.announce import found_so_far, say_found
 from tcae_cli.sources.class_numbers import with_class_numbers
-from tcae_cli.sources.index import fetch_index, read_summary, write_index
+from tcae_cli.sources.index import IMAGE_SIZES, fetch_index, read_summary, write_index
 from tcae_cli.sources.index_column import SUMMARY_FILE, IndexColumn, damaged
 from tcae_cli.sources.listing import Container, Entry, Listing, count_suffixes, ignore
 from tcae_cli.sources.patterns import glob_matches
@@ -137,6 +137,17 @@ class Source:
     def _reader(self) -> Reader:
         # Made when it is needed: workers that get their files from another process need not import its library.
         return KINDS[self._kind]().reader(self)
+
+    @cached_property
+    def image_sizes(self) -> np.ndarray | None:
+        """Return the height and width of every image, upright, in pixels, [n, 2], int32, as the index has them.
+
+        They are those of the header when the row was first listed, 0 where it could not be read; None if the index has
+        none.
+        """
+        if IMAGE_SIZES[0] not in self._checksums:
+            return None
+        return np.stack([self._map(name, np.int32)[:] for name in IMAGE_SIZES], axis=1)
 
     def key(self, row: int) -> str:
         """Return the key of a sample: its path in the source, or tar and member name; non-UTF-8 bytes escaped."""

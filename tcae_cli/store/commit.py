@@ -17,12 +17,13 @@ from tcae_cli.runtime.folder import Folder
 from tcae_cli.runtime.local_folder import PARTS, owner_of_part
 from tcae_cli.store.claims import claimed_again, remove_claims, withdraw_mixed
 from tcae_cli.store.handle import StoreHandle
-from tcae_cli.store.layout import INDEXES, PRIVATE_FOLDER, index_folder, read_array, table_files
+from tcae_cli.store.layout import INDEXES, PRIVATE_FOLDER, ROOT, index_folder, read_array, table_files
 from tcae_cli.store.metadata import group_file
 from tcae_cli.store.record import ShardRecord, read_records, write_record
 from tcae_cli.store.spec import SourceIdentity, StoreSpec
 from tcae_cli.store.statistics import LatentMoments
 
+_TABLES = ("statistics", "failures")
 # The names of files that are removed once they are out of date; whatever else lies beside them stays.
 _TABLE_FILE = re.compile(r"(statistics|failures)/([\w.]+/)*(zarr\.json|c([./][0-9]+)*)")
 _INDEX_FILE = re.compile(rf"{re.escape(INDEXES)}/[0-9a-f]+/[\w.]+\.(json|npy)")
@@ -58,6 +59,17 @@ class Totals:
             moments, before = LatentMoments.from_json(data), self.moments.get(view)
             self.moments[view] = before.merge(moments) if before else moments
 
+    def merge(self, other: "Totals") -> None:
+        """Add the sums over the records of another bucket."""
+        self.num_ok += other.num_ok
+        self.num_failed += other.num_failed
+        self.num_again += other.num_again
+        for view, count in other.num_clipped.items():
+            self.num_clipped[view] = self.num_clipped.get(view, 0) + count
+        for view, moments in other.moments.items():
+            before = self.moments.get(view)
+            self.moments[view] = before.merge(moments) if before else moments
+
 
 def finalise(store: StoreHandle) -> bool:
     """Write the statistics, the failures table and, last, `complete`; return whether this process completed the store.
@@ -66,46 +78,65 @@ def finalise(store: StoreHandle) -> bool:
     record does not fit its files: it is then withdrawn.
     """
     store.refresh()  # rows may have been appended since this process opened the store
-    generation = store.generation
-    folder = store.folder
-    sizes = folder.sizes()
-    totals = Totals()
-    for _, record in read_records(folder, range(store.spec.num_shards), sizes):
-        if record is None or not record.is_committed(store.spec):
-            return False
-        totals.add(record)
-    if withdraw_mixed(folder, sorted(claimed_again(folder))):
+    generation, folder = store.generation, store.folder
+    totals = totals_of(store)
+    if totals is None or withdraw_mixed(folder, sorted(claimed_again(folder))):
         return False
+    tables = statistics_files(store.spec, totals) | _failures_files(store.spec, totals)
+    is_first = complete(store, generation, totals, tables)
+    if is_first:
+        remove_claims(folder)
+    return is_first
 
-    tables = _tables(store.spec, totals)
+
+def totals_of(store: StoreHandle) -> Totals | None:
+    """Return the sums over the records of a store; None unless all its shards are committed."""
+    totals = Totals()
+    for _, record in read_records(store.folder, range(store.spec.num_shards), store.folder.sizes()):
+        if record is None or not record.is_committed(store.spec):
+            return None
+        totals.add(record)
+    return totals
+
+
+def complete(
+    store: StoreHandle, generation: int, totals: Totals, tables: Mapping[str, bytes], below: Mapping[str, bytes] = {}
+) -> bool:
+    """Write the tables of a store and, last, the root that says `complete`; return whether this process is the first.
+
+    generation: of the store when its records were summed. below: the zarr.json files of groups in it, for the copies in
+    the root.
+    """
+    folder = store.folder
     folder.write(tables)
-    folder.remove([name for name in sizes if _TABLE_FILE.fullmatch(name) and name not in tables])
+    out_of_date = (name for prefix in _TABLES for name in folder.sizes(prefix) if name not in tables)
+    folder.remove([name for name in out_of_date if _TABLE_FILE.fullmatch(name)])
     is_first = folder.create(_finished_name(generation), b"")
 
     store.refresh()
     if store.generation != generation:  # another process has reopened it meanwhile
         return False
     store.write_root(
-        _nodes(folder, store.spec, tables),
+        {**nodes_of(store), **below},
         rows={"ok": totals.num_ok, "failed": totals.num_failed, "encoded_again_in_float32": totals.num_again},
         num_clipped=totals.num_clipped,
         statistics={view: moments.summary() for view, moments in totals.moments.items()},
         complete=True,
     )
-    if is_first:
-        remove_claims(folder)
     return is_first
 
 
 def reopen_unless_whole(store: StoreHandle) -> None:
     """Reopen a complete store that has lost files since, so that the command encodes them again."""
     if not store.is_complete:
-        store.folder.remove([_finished_name(store.generation)])  # of a finish that was killed
-    elif not all(
-        record and record.is_committed(store.spec)
-        for _, record in read_records(store.folder, range(store.spec.num_shards), store.folder.sizes())
-    ):
-        _reopen(store)
+        forget_finish(store)
+    elif totals_of(store) is None:
+        reopen(store)
+
+
+def forget_finish(store: StoreHandle) -> None:
+    """Let a process complete a store that is not complete, although one that was killed had begun to."""
+    store.folder.remove([_finished_name(store.generation)])
 
 
 def reopen_failed(store: StoreHandle, shards: Iterable[int]) -> int:
@@ -113,7 +144,7 @@ def reopen_failed(store: StoreHandle, shards: Iterable[int]) -> int:
     found = read_records(store.folder, list(shards), store.folder.sizes())
     failed = [record for _, record in found if record and record.failures_to_retry]
     if failed:
-        _reopen(store)
+        reopen(store)
     for record in failed:
         write_record(store.folder, store.spec, record.model_copy(update={"reopened": True}))
     return sum(len(record.failures_to_retry) for record in failed)
@@ -133,14 +164,14 @@ def settle_repaired(store: StoreHandle, shards: Iterable[int], problem: Callable
         if record and found != record.failures:
             settled.append(record.model_copy(update={"failures": found}))
     if settled:
-        _reopen(store)
+        reopen(store)
     for record in settled:
         write_record(store.folder, store.spec, record)
 
 
 def append_rows(store: StoreHandle, source: SourceIdentity) -> None:
     """Reopen the store with all rows of a source that has grown; the store's rows are the first of them."""
-    _reopen(store, source=source.model_dump(mode="json"))
+    reopen(store, source=source.model_dump(mode="json"))
 
 
 def remove_old_indexes(store: StoreHandle) -> None:
@@ -183,20 +214,22 @@ def clear_leftovers(folder: Folder, live_owners: Callable[[], set[str]]) -> None
     folder.remove([name for name in names if (owner := owner_of_part(name)) and owner not in owners])
 
 
-def _reopen(store: StoreHandle, **changes: Any) -> None:
+def reopen(store: StoreHandle, **changes: Any) -> None:
+    """Let a store count as not complete, with these changes of its root."""
     store.refresh()  # another part may have completed or reopened it since
     generation = store.generation + (1 if store.is_complete else 0)
     store.write_root(complete=False, statistics=None, generation=generation, **changes)
 
 
-def _nodes(folder: Folder, spec: StoreSpec, tables: Mapping[str, bytes]) -> dict[str, bytes]:
+def nodes_of(store: StoreHandle) -> dict[str, bytes]:
     """Return the zarr.json of every group and array of a store but the private one, by name; none in version 1."""
+    folder, spec = store.folder, store.spec
     if not spec.has_checksums:
         return {}
-    arrays = [f"{name}/zarr.json" for name in (*spec.views, *spec.side_arrays)]
-    found = zip(arrays, folder.read_many(arrays), strict=True)
-    nodes = {name: data for name, data in found if data is not None}
-    return nodes | {name: data for name, data in tables.items() if name.endswith("/zarr.json")}
+    tables = [name for prefix in _TABLES for name in folder.sizes(prefix) if name.endswith(f"/{ROOT}")]
+    arrays = [] if spec.buckets else [f"{name}/{ROOT}" for name in (*spec.views, *spec.side_arrays)]
+    found = zip(names := [*arrays, *tables], folder.read_many(names), strict=True)
+    return {name: data for name, data in found if data is not None}
 
 
 def _finished_name(generation: int) -> str:
@@ -204,24 +237,29 @@ def _finished_name(generation: int) -> str:
     return f"{PRIVATE_FOLDER}/finished.{generation}"
 
 
-def _tables(spec: StoreSpec, totals: Totals) -> dict[str, bytes]:
-    """Return the files of the statistics, a group for each view, and of the failures, an array for each column."""
-    groups: dict[str, dict[str, Any]] = {"statistics": {}, "failures": {}}  # with their attributes
-    statistics: dict[str, tuple[np.ndarray, Sequence[str]]] = {}
+def statistics_files(spec: StoreSpec, totals: Totals) -> dict[str, bytes]:
+    """Return the files of the statistics, a group for each view."""
+    groups: dict[str, dict[str, Any]] = {"statistics": {}}  # with their attributes
+    arrays: dict[str, tuple[np.ndarray, Sequence[str]]] = {}
     for view, moments in totals.moments.items():
         _, *dimensions = spec.dimension_names(view) or ()
         for name, values in moments.arrays().items():
-            statistics[f"{view}/{name}"] = values, dimensions[:1] if values.ndim == 1 else dimensions[1:]
+            arrays[f"{view}/{name}"] = values, dimensions[:1] if values.ndim == 1 else dimensions[1:]
         groups[f"statistics/{view}"] = {"num_rows": moments.num_rows}
+    return table_files(spec, "statistics", arrays) | _group_files(spec, groups)
+
+
+def _failures_files(spec: StoreSpec, totals: Totals) -> dict[str, bytes]:
+    """Return the files of the failures table, an array for each column."""
     row = np.array([failure.row for failure in totals.failures], np.int64)
-    failures: dict[str, tuple[np.ndarray, Sequence[str]]] = {"row": (row, ["failure"])}
+    columns: dict[str, tuple[np.ndarray, Sequence[str]]] = {"row": (row, ["failure"])}
     for name in ("path", "stage", "error"):
-        failures[name] = np.array([getattr(failure, name) for failure in totals.failures], object), ["failure"]
+        columns[name] = np.array([getattr(failure, name) for failure in totals.failures], object), ["failure"]
+    return table_files(spec, "failures", columns) | _group_files(spec, {"failures": {}})
+
+
+def _group_files(spec: StoreSpec, groups: Mapping[str, dict[str, Any]]) -> dict[str, bytes]:
     return {
-        **table_files(spec, "statistics", statistics),
-        **table_files(spec, "failures", failures),
-        **{
-            f"{group}/zarr.json": group_file(attributes, attributes if spec.has_checksums else None)
-            for group, attributes in groups.items()
-        },
+        f"{group}/{ROOT}": group_file(attributes, attributes if spec.has_checksums else None)
+        for group, attributes in groups.items()
     }

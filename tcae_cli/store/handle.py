@@ -137,7 +137,7 @@ def fit_arrays(store: StoreHandle) -> None:
     for name, found in zip(wanted, store.folder.read_many(list(wanted)), strict=True):
         try:
             metadata = parse_metadata(found or b"")
-            was = {key: metadata[key] for key in ("shape", "chunk_key_encoding")}
+            was = {key: metadata[key] for key in ("shape", "chunk_key_encoding") if metadata["node_type"] == "array"}
         except (ValueError, KeyError):
             changes[name] = wanted[name]
             continue

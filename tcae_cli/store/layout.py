@@ -17,7 +17,7 @@ from zarr.storage import MemoryStore
 from tcae_cli.errors import StoreError
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.store.codecs.registry import CODECS
-from tcae_cli.store.metadata import metadata_file, parse_metadata, sealed_names
+from tcae_cli.store.metadata import group_file, metadata_file, parse_metadata, sealed_names
 from tcae_cli.store.quantise import FILL_VALUE
 from tcae_cli.store.spec import PENDING, StoreSpec
 
@@ -27,6 +27,7 @@ _TO_BUFFER = default_buffer_prototype().buffer.from_bytes
 PRIVATE_FOLDER = ".tcae"
 INDEXES = f"{PRIVATE_FOLDER}/index"
 ROOT = "zarr.json"
+BUCKETS = "buckets"  # the group that holds a store for each bucket
 UPDATED = ("labels", "captions")  # the side arrays that change after their rows are encoded
 # What zarr and the parsing of its metadata raise for damaged files.
 DAMAGED = (ValueError, KeyError, TypeError, IndexError, AttributeError, ArithmeticError, RuntimeError, MemoryError)
@@ -49,6 +50,8 @@ def shard_file(spec: StoreSpec, array: str, shard: int) -> str:
 
 def array_metadata(spec: StoreSpec) -> dict[str, bytes]:
     """Return the zarr.json of each of a store's views and side arrays, and of the private folder, by file name."""
+    if spec.buckets:
+        return _bucketed_metadata()
     files: dict[str, Any] = {}
     store, n, rows = MemoryStore(files), spec.num_rows, spec.rows_per_shard
     for name, view in spec.views.items():
@@ -81,8 +84,12 @@ def array_metadata(spec: StoreSpec) -> dict[str, bytes]:
         )
     if spec.has_checksums:
         _add_private_array(store)
-    found = {name: data.to_bytes() for name, data in files.items() if name.count("/") == 1}
-    return {name: _sealed(data) for name, data in found.items()} if spec.has_checksums else found
+    return _metadata_among(files, sealed=spec.has_checksums)
+
+
+def bucket_folder(name: str) -> str:
+    """Return the name of the folder of a bucket in its store."""
+    return f"{BUCKETS}/{name}"
 
 
 def side_compressors(spec: StoreSpec) -> Any:
@@ -195,6 +202,19 @@ def _add_private_array(store: MemoryStore) -> None:
         dimension_names=("private",),
         attributes={"description": "Files of tcae; this array has no values"},
     )
+
+
+def _bucketed_metadata() -> dict[str, bytes]:
+    """Return the zarr.json files between the root of a store of buckets and its buckets."""
+    files: dict[str, Any] = {}
+    _add_private_array(MemoryStore(files))
+    return {**_metadata_among(files, sealed=True), f"{BUCKETS}/{ROOT}": group_file({}, ())}
+
+
+def _metadata_among(files: Mapping[str, Any], *, sealed: bool) -> dict[str, bytes]:
+    """Return the zarr.json files of arrays among the files of a group."""
+    found = {name: data.to_bytes() for name, data in files.items() if name.count("/") == 1}
+    return {name: _sealed(data) for name, data in found.items()} if sealed else found
 
 
 def _sealed(data: bytes) -> bytes:

@@ -14,7 +14,7 @@ from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.store.commit import read_failures
 from tcae_cli.store.generator_input import GeneratorInput
 from tcae_cli.store.handle import StoreHandle
-from tcae_cli.store.layout import read_side_array, shard_file
+from tcae_cli.store.layout import bucket_folder, read_side_array, shard_file
 from tcae_cli.store.quantise import FILL_VALUE, as_float
 from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.spec import MAIN_VIEW, OK, PENDING
@@ -48,6 +48,11 @@ class LatentStore:
         self.summaries: dict[str, Any] = (
             self._handle.attributes["statistics"] or {}
         )  # of each view's ok rows, once complete
+        if buckets := self.spec.buckets:
+            raise UsageError(
+                f"{path} is a store of buckets, each of which is a store of its own; name one of them, such as "
+                f"{path}/{bucket_folder(buckets.names[0])}"
+            )
         if view not in self.spec.views:
             raise UsageError(f"{path} has no view {view}; it has {', '.join(self.spec.views)}")
         if not self.complete:

@@ -30,15 +30,19 @@ class Shares:
     rank: int
     in_runs: bool = False  # neighbours are best encoded in order by one rank: the source is read in groups
 
-    def next_shard(self, view: View, last: int | None = None) -> int | None:
-        """Return the shard to take next; None if none can be taken now. `last` is the one taken before.
+    def next_of_own(self, view: View) -> int | None:
+        """Return the rank's own shard to take next; None if none can be taken now.
 
         What is known of a rank's own shards may be old, since others claim them only at the end: a claim that fails is
-        not chosen again. Before shards of others are chosen, the view looks again.
+        not chosen again.
         """
-        own = next(filter(view.is_open, self.shares[self.rank]), None)
-        if own is not None:
-            return own
+        return next(filter(view.is_open, self.shares[self.rank]), None)
+
+    def next_of_others(self, view: View, last: int | None = None) -> int | None:
+        """Return the shard of another rank to take next; None if none can be taken now. `last` is the one taken before.
+
+        The view looks again before.
+        """
         view.look_again()
         if self.in_runs and last is not None and view.is_open(last + 1):
             return last + 1

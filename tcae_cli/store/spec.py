@@ -8,6 +8,7 @@ import numpy as np
 from pydantic import (
     BaseModel,
     ConfigDict,
+    Field,
     NonNegativeInt,
     PositiveInt,
     SerializerFunctionWrapHandler,
@@ -21,7 +22,8 @@ from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.generator_input import GeneratorInput
 
 OK, FAILED, PENDING = 1, 2, 0  # of a row's status
-ADDED_LATER = frozenset({"classes_given", "metadata_updates"})  # fields of StoreSpec that stores made before lack
+# Fields of StoreSpec that stores made before lack.
+ADDED_LATER = frozenset({"classes_given", "metadata_updates", "buckets"})
 
 _SHARD_BYTES = 256 * 2**20  # of raw latents of one view, at most
 _FEWEST_ROWS, _MOST_ROWS = 16, 4096  # of a shard
@@ -32,16 +34,19 @@ _MOST_SHARDS = 64  # aimed at, while a shard has fewer rows than it may have
 ViewName = Annotated[str, StringConstraints(pattern=rf"^{MAIN_VIEW}(_[0-9]+)?(_flip)?$")]
 
 
+BucketName = Annotated[str, StringConstraints(pattern="^[1-9][0-9]*x[1-9][0-9]*$")]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class View(_Part):
-    """One array of latents, of all images at one size, mirrored or not."""
+    """One array of latents, of all images at one size, mirrored or not; its crops are square, except in a bucket."""
 
-    size: PositiveInt  # pixels, square
+    size: PositiveInt  # nominal, as --size gives it: the side of a square in pixels, or that a bucket was made for
     flip: bool  # whether the mirrored image was encoded
-    height: PositiveInt  # latent positions
+    height: PositiveInt  # latent positions; x downsampling: pixels
     width: PositiveInt
 
 
@@ -78,7 +83,7 @@ class EncoderIdentity(_Part):
 
 
 class TransformSpec(_Part):
-    """The way an image became square pixels; the size is each view's own."""
+    """The way an image became the pixels of a crop; the shape is each view's own."""
 
     resize: Resize
     decode: Decode = "full"  # as in stores that were made before there was a choice
@@ -128,6 +133,14 @@ class Quantisation(_Part):
     psnr_int8: float
 
 
+class Buckets(_Part):
+    """The buckets of a store: each is a store by itself, in a folder whose name is its height x width in pixels."""
+
+    step: PositiveInt  # pixels that every height and width is a multiple of
+    max_aspect: Annotated[float, Field(ge=1)]
+    names: list[BucketName] = []  # of those that hold rows, by height and width
+
+
 class StoreSpec(_Part):
     """Everything that is fixed when a store is made."""
 
@@ -144,6 +157,7 @@ class StoreSpec(_Part):
     rows_per_shard: PositiveInt
     has_captions: bool
     classes_given: bool = False  # the user gave the class names: a source that is appended has no others
+    buckets: Buckets | None = None  # then the arrays are theirs, and the views here have the shape of a square
     metadata_updates: int = 0  # of labels and captions; their chunks lie in files of other names after each
     scaling: Literal["none"] = "none"  # the latents are raw
     tool_versions: dict[str, str]
@@ -180,8 +194,15 @@ class StoreSpec(_Part):
 
     @property
     def sizes(self) -> list[int]:
-        """Return the distinct sizes of the views, in pixels, that of the main view first."""
+        """Return the distinct nominal sizes of the views, in pixels, that of the main view first."""
         return sizes_of(self.views)
+
+    @property
+    def shapes(self) -> list[tuple[int, int]]:
+        """Return the height and width, in pixels, of the crops of each size, in the order of `sizes`."""
+        pixels = self.latent.downsampling
+        of_size = {view.size: (view.height * pixels, view.width * pixels) for view in self.views.values()}
+        return list(of_size.values())
 
     @property
     def side_arrays(self) -> dict[str, str]:
@@ -234,6 +255,7 @@ class StoreSettings:
     tool_versions: dict[str, str]
     created_at: str  # of a new store: ISO 8601, UTC
     classes_given: bool = False  # of a new store
+    buckets: Buckets | None = None  # without names
 
     def new_store(self, source: SourceIdentity, has_captions: bool) -> StoreSpec:
         """Return the spec of a store that this run makes of a source; int8 still lacks its scales."""
@@ -252,6 +274,7 @@ class StoreSettings:
             rows_per_shard=rows,
             has_captions=has_captions,
             classes_given=self.classes_given,
+            buckets=self.buckets,
             tool_versions=self.tool_versions,
             created_at=self.created_at,
         )
@@ -280,6 +303,7 @@ class StoreSettings:
         pairs = [
             ("encoder", f"{encoder.hash[:12]} ({encoder.name})", f"{mine.hash[:12]} ({mine.name})"),
             ("--size", " ".join(map(str, store.sizes)), " ".join(map(str, sizes_of(self.views)))),
+            ("--buckets", _bucket_words(store.buckets), _bucket_words(self.buckets)),
             ("--flip", _flip_words(store.views), _flip_words(self.views)),
             ("--resize", store.transform.resize, self.transform.resize),
             ("--decode", store.transform.decode, self.decode or store.transform.decode),
@@ -316,8 +340,39 @@ def rows_per_shard(num_rows: int, sample_bytes: int) -> int:
 
 
 def sizes_of(views: dict[str, View]) -> list[int]:
-    """Return the distinct sizes of these views, in pixels, that of the first one first."""
+    """Return the distinct nominal sizes of these views, in pixels, that of the first one first."""
     return list(dict.fromkeys(view.size for view in views.values()))
+
+
+def bucket_spec(root: StoreSpec, name: str, source: SourceIdentity) -> StoreSpec:
+    """Return the spec of a bucket of a store; source: the part of the store's source that its rows are of."""
+    height, width = bucket_shape(name)
+    f = root.latent.downsampling
+    views = {
+        name: view.model_copy(update={"height": height // f, "width": width // f}) for name, view in root.views.items()
+    }
+    values = root.latent.channels * (height // f) * (width // f)
+    rows = rows_per_shard(source.count, values * np.dtype(root.dtype).itemsize)
+    compute = root.compute.model_copy(update={"batch_size": min(root.compute.batch_size, rows)})
+    changes = {"views": views, "source": source, "rows_per_shard": rows, "compute": compute, "buckets": None}
+    return root.model_copy(update=changes)
+
+
+def bucket_name(shape: tuple[int, int]) -> str:
+    """Return the name of the bucket of images of this height and width, in pixels."""
+    return "{}x{}".format(*shape)
+
+
+def bucket_shape(name: str) -> tuple[int, int]:
+    """Return the height and width, in pixels, of a bucket of this name."""
+    height, width = map(int, name.split("x"))
+    return height, width
+
+
+def _bucket_words(buckets: Buckets | None) -> str:
+    if buckets is None:
+        return "absent"
+    return f"given with --bucket-step {buckets.step} --max-aspect {buckets.max_aspect:g}"
 
 
 def _on_or_off(is_on: bool) -> str:

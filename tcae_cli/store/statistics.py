@@ -72,7 +72,7 @@ class LatentMoments:
 
     num_rows: int
     channel: Moments
-    position: Moments
+    position: Moments | None  # None: of latents of several shapes
 
     @classmethod
     def of(cls, places: Moments) -> "LatentMoments":
@@ -80,16 +80,17 @@ class LatentMoments:
         return cls(places.count, places.over((1, 2)), places.over((0,)))
 
     def merge(self, other: "LatentMoments") -> "LatentMoments":
-        """Return the moments of both sets of rows together."""
-        return LatentMoments(
-            self.num_rows + other.num_rows, self.channel.merge(other.channel), self.position.merge(other.position)
-        )
+        """Return the moments of both sets of rows together; their latents may have different shapes."""
+        position = None
+        if self.position and other.position and self.position.mean.shape == other.position.mean.shape:
+            position = self.position.merge(other.position)
+        return LatentMoments(self.num_rows + other.num_rows, self.channel.merge(other.channel), position)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays that a store keeps, float64: `channel_mean` [c], `position_mean` [h, w] and so on."""
         return {
             f"{name}_{suffix}": np.asarray(values, np.float64)
-            for name, part in (("channel", self.channel), ("position", self.position))
+            for name, part in self._parts()
             for suffix, values in (("mean", part.mean), ("std", part.std), ("min", part.minimum), ("max", part.maximum))
         }
 
@@ -126,9 +127,12 @@ class LatentMoments:
             "num_rows": self.num_rows,
             **{
                 name: {key: value if key == "count" else value.tolist() for key, value in vars(moments).items()}
-                for name, moments in (("channel", self.channel), ("position", self.position))
+                for name, moments in self._parts()
             },
         }
+
+    def _parts(self) -> list[tuple[str, Moments]]:
+        return [("channel", self.channel), *([("position", self.position)] if self.position else [])]
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "LatentMoments":

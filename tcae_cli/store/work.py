@@ -1,11 +1,16 @@
-"""Gives a process the shards to encode, one after another: those of a plan, or those that its launch shares."""
+"""Gives a process the shards to encode, one after another: those of a plan, or those that its launch shares.
+
+A store of buckets is several stores, whose shards are taken one store after the other.
+"""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Protocol
 
 from tcae_cli.reports.progress import Progress
+from tcae_cli.runtime.local_folder import no_check
 from tcae_cli.store.claims import (
     Claim,
     claim_shard,
@@ -24,22 +29,64 @@ _FIRST_LOOK_S, _LOOK_EVERY_S = 0.05, 2.0  # of a rank that waits for the others 
 
 
 class Work(Protocol):
-    """Gives shards to encode."""
+    """Gives shards of one store to encode."""
 
     num_rows: int  # of this process's own shards
     num_done: int  # of these, rows that were committed before
 
-    def take(self) -> ShardPlan | None:
-        """Return a shard that this process may encode; None if there is none at the moment."""
+    def take_own(self) -> ShardPlan | None:
+        """Return a shard of this process's own that it may encode; None if there is none left."""
+
+    def take_of_others(self, *, is_idle: bool) -> ShardPlan | None:
+        """Return a shard of another rank that this process may encode; None if there is none at the moment.
+
+        is_idle: all shards that this process has taken have been committed or given up.
+        """
+
+    def is_done(self) -> bool:
+        """Return whether all shards are committed, as far as is known."""
+
+    def is_reopened(self) -> bool:
+        """Return whether a shard that was committed turned out to have to be encoded again."""
+
+
+class AllWork:
+    """The work of a process on all stores of a run: the buckets of one, or a store by itself."""
+
+    def __init__(self, works: Sequence[Work], check: Callable[[], None] = no_check) -> None:
+        self._works = works
+        self._check = check  # raises if this process must no longer write
+        self.num_rows = sum(work.num_rows for work in works)
+        self.num_done = sum(work.num_done for work in works)
+
+    def take(self, *, is_idle: bool = False) -> ShardPlan | None:
+        """Return a shard that this process may encode, its own before those of others; None if there is none now."""
+        for store, work in enumerate(self._works):
+            if plan := work.take_own():
+                return replace(plan, store=store)
+        for store, work in enumerate(self._works):
+            if plan := work.take_of_others(is_idle=is_idle):
+                return replace(plan, store=store)
+        return None
 
     def wait(self) -> ShardPlan | None:
         """Return a shard as soon as there is one; None once all shards are committed.
 
         To be called when all shards that were taken have been committed or given up.
         """
+        pause_s = _FIRST_LOOK_S
+        while not all(work.is_done() for work in self._works):
+            if plan := self.take(is_idle=True):
+                return plan
+            self._check()
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LOOK_EVERY_S)
+        return None
 
     def is_reopened(self) -> bool:
         """Return whether a shard that was committed turned out to have to be encoded again."""
+        found = [work.is_reopened() for work in self._works]  # each withdraws the records of its own
+        return any(found)
 
 
 class PlannedWork:
@@ -48,13 +95,16 @@ class PlannedWork:
     def __init__(self, writer: StoreWriter, shards: Sequence[int]) -> None:
         plans = writer.plan(shards)
         self.num_rows, self.num_done = _rows(writer, shards, plans)
-        self._plans = iter(plans)
+        self._plans = deque(plans)
 
-    def take(self) -> ShardPlan | None:
-        return next(self._plans, None)
+    def take_own(self) -> ShardPlan | None:
+        return self._plans.popleft() if self._plans else None
 
-    def wait(self) -> ShardPlan | None:
-        return self.take()
+    def take_of_others(self, *, is_idle: bool) -> ShardPlan | None:
+        return None
+
+    def is_done(self) -> bool:
+        return not self._plans
 
     def is_reopened(self) -> bool:
         return False
@@ -78,26 +128,23 @@ class SharedWork:
         self._is_idle = False  # nothing that this process has taken is under way
         self._has_helped = False
 
-    def take(self) -> ShardPlan | None:
-        self._is_idle = False
-        return self._take()
+    def take_own(self) -> ShardPlan | None:
+        return self._take(lambda: self._shares.next_of_own(self))
 
-    def wait(self) -> ShardPlan | None:
-        pause_s = _FIRST_LOOK_S
-        while self._all - self._done:
-            self._is_idle = True
-            if plan := self._take():
-                return plan
-            self._lease.check()
-            time.sleep(pause_s)
-            pause_s = min(2 * pause_s, _LOOK_EVERY_S)
-        return None
+    def take_of_others(self, *, is_idle: bool) -> ShardPlan | None:
+        if self.is_done():
+            return None
+        self._is_idle = is_idle
+        return self._take(lambda: self._shares.next_of_others(self, self._last))
+
+    def is_done(self) -> bool:
+        return self._done >= self._all
 
     def is_reopened(self) -> bool:
         again = sorted(self._all & claimed_again(self._folder))
         withdraw_mixed(self._folder, again)
         self._done -= set(again) - self._recorded()
-        return not self._done >= self._all
+        return not self.is_done()
 
     def look_again(self) -> None:
         self._claimed = latest_claims(self._folder)
@@ -116,8 +163,8 @@ class SharedWork:
         ended = {holder: self._has_ended(holder.member, holder.owner) for holder in set(found)}
         return [shard for shard, holder in zip(begun, found, strict=True) if ended[holder]]
 
-    def _take(self) -> ShardPlan | None:
-        while (shard := self._shares.next_shard(self, self._last)) is not None:
+    def _take(self, choose: Callable[[], int | None]) -> ShardPlan | None:
+        while (shard := choose()) is not None:
             number = self._claimed[shard] + 1 if shard in self._claimed else 0
             claim = claim_shard(self._folder, self._lease.member, shard, number)
             self._claimed[shard] = number

@@ -5,7 +5,7 @@ a reopened shard keeps have the same latents in its old file and its new one, so
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -36,13 +36,14 @@ class ShardPlan:
     todo: Sequence[int]  # rows to encode, ascending; the others stay as `record` has them
     record: ShardRecord | None
     claim: Claim | None = None  # in a launch of several ranks, once this one may write the shard
+    store: int = 0  # the number of its store among those of the run: that of its bucket, or 0
 
 
 @dataclass(frozen=True)
 class EncodedRows:
     """The rows of one batch, k of which were encoded. The values of failed rows are ignored."""
 
-    rows: range  # the whole batch
+    rows: Sequence[int]  # the whole batch: consecutive rows of the store, once they have been numbered
     todo: Sequence[int]  # the k rows, ascending
     latents: Mapping[str, np.ndarray]  # of each view, [k, c, h, w], the store's dtype
     moments: Mapping[str, Moments | None]  # of each view, over the ok rows of the k; None if there are none
@@ -52,6 +53,12 @@ class EncodedRows:
     failures: Mapping[int, Failure]  # by row
     num_again: int = 0  # rows encoded once more in float32
     num_clipped: Mapping[str, int] | None = None  # of each int8 view
+
+    def numbered(self, rows: range) -> "EncodedRows":
+        """Return the batch with the numbers that its rows have in the store."""
+        number_of = dict(zip(self.rows, rows, strict=True))
+        failures = {number_of[row]: replace(failure, row=number_of[row]) for row, failure in self.failures.items()}
+        return replace(self, rows=rows, todo=[number_of[row] for row in self.todo], failures=failures)
 
 
 def plan_shards(folder: Folder, spec: StoreSpec, shards: Sequence[int]) -> list[ShardPlan]:
@@ -137,7 +144,7 @@ class ShardInProgress:
 
     def add(self, encoded: EncodedRows) -> None:
         """Append a batch; the batches between it and the previous one consist of kept rows alone."""
-        self._keep_until(encoded.rows.start)
+        self._keep_until(encoded.rows[0])
 
         # The side arrays come before the latents, which are appended by each row's status.
         slots = np.array(encoded.todo, np.int64) - self._plan.rows.start
@@ -192,17 +199,17 @@ class ShardInProgress:
         while self._next_row < row:
             self._append(range(self._next_row, min(self._next_row + batch_size, row)), None)
 
-    def _append(self, rows: range, encoded: EncodedRows | None) -> None:
+    def _append(self, rows: Sequence[int], encoded: EncodedRows | None) -> None:
         """Append the latents of one batch, some of whose rows may be kept; `encoded` is None if all are."""
-        assert rows.start == self._next_row
-        self._next_row = rows.stop
+        assert rows[0] == self._next_row
+        self._next_row += len(rows)
         new = dict(zip(encoded.todo, range(len(encoded.todo)), strict=True)) if encoded else {}
         kept = [row for row in rows if row not in new] if len(new) < len(rows) else []
         if kept:
             assert self._kept
             self._failures += self._kept.take_side(kept, self._side)
         first = self._plan.rows.start
-        is_ok = (self._side["status"][rows.start - first : rows.stop - first] == OK).tolist()
+        is_ok = (self._side["status"][rows[0] - first : self._next_row - first] == OK).tolist()
         for view, file in self._files.items():
             latents = np.ascontiguousarray(encoded.latents[view]) if encoded else np.empty(0)
             values: list[np.ndarray] = []

@@ -208,4 +208,4 @@ def _centre_crops(source: Source, recipe: Recipe) -> Iterator[Tensor]:
     rows = range(0, len(source), -(-len(source) // _MEASURED_IMAGES))
     for start in range(0, len(rows), _BATCH_SIZE):
         batch = rows[start : start + _BATCH_SIZE]
-        yield from load_readable(source, batch, Transform((recipe.model.image_size,), "torch"))
+        yield from load_readable(source, batch, Transform.square(recipe.model.image_size, "torch"))

@@ -92,7 +92,7 @@ class Validation:
         found = False
         for start in range(0, len(self._rows), _BATCH_SIZE):
             rows = self._rows[start : start + _BATCH_SIZE]
-            [good] = load_readable(self._source, rows, Transform((self._recipe.model.image_size,), "adm"))
+            [good] = load_readable(self._source, rows, Transform.square(self._recipe.model.image_size, "adm"))
             if len(good):
                 found = True
                 yield good

@@ -17,7 +17,7 @@ def windows(tmp_path_factory) -> torch.Tensor:
     folder = tmp_path_factory.mktemp("windows")
     count = write_sample_windows(folder / "photos")
     source = open_source(str(folder / "photos"), folder / "index")
-    [images], _, failures = load_rows(source, range(count), Transform((256,), "torch"))
+    [images], _, failures = load_rows(source, range(count), Transform.square(256, "torch"))
     assert not failures
     return to_float(images)
 

@@ -52,8 +52,9 @@ def test_photographs_of_12_megapixels_are_encoded_faster_as_drafts(photographs, 
 
 def closeness(photographs: Path) -> float:
     """The PSNR of a view of a draft against that of the full image, in dB."""
-    data, transform = (photographs / "0.jpg").read_bytes(), Transform((256,), "torch", "draft")
+    data, transform = (photographs / "0.jpg").read_bytes(), Transform.square(256, "torch", "draft")
     pixels, original_size = decode_scaled(data, transform.least_side)
-    views = resize_and_crop(pixels, 256, "torch", original_size), resize_and_crop(decode_image(data), 256, "torch")
+    shape = (256, 256)
+    views = resize_and_crop(pixels, shape, "torch", original_size), resize_and_crop(decode_image(data), shape, "torch")
     draft, full = (view.pixels[None] / 255 for view in views)
     return float(psnr(full, draft))

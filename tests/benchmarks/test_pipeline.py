@@ -32,7 +32,7 @@ def encode(images: Path, store: Path, **options) -> EncodeReport:
 
 def read_all(source: Source, batch_size: int, num_workers: int) -> list[ImageBatch]:
     batches = map(BatchRows, batches_of_rows(0, len(source), batch_size))
-    return list(load_batches(source, batches, Transform((256,), "torch"), Reading(batch_size, num_workers)))
+    return list(load_batches(source, batches, Transform.square(256, "torch"), Reading(batch_size, num_workers)))
 
 
 def write_all(encoded: list[Encoded], encoder: LatentEncoder, source: Source, spec: StoreSpec, path: Path) -> None:

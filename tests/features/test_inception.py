@@ -141,7 +141,7 @@ def write_photos(photos, folder, size, blur=0.0):
 
 def read(folder, size):
     source = open_source(str(folder), folder.with_suffix(".index"))
-    [images], _, _ = load_rows(source, range(3), Transform((size,), "adm"))
+    [images], _, _ = load_rows(source, range(3), Transform.square(size, "adm"))
     return images
 
 

@@ -39,7 +39,8 @@ def source(make_folder, png, tmp_path):
 
 
 def load(source, num_workers: int, sizes=(32,), batches=BATCHES) -> list[ImageBatch]:
-    return list(load_batches(source, batches, Transform(sizes, "torch"), Reading(3, num_workers)))
+    transform = Transform(tuple((size, size) for size in sizes), "torch")
+    return list(load_batches(source, batches, transform, Reading(3, num_workers)))
 
 
 def test_batches_come_in_order_and_padded(source):
@@ -55,7 +56,7 @@ def test_a_slot_holds_its_row(source):
     batch = load(source, num_workers=0)[0]
     for slot, row in enumerate(batch.rows):
         data = source.read(row)
-        expected = resize_and_crop(decode_image(data), 32, "torch")
+        expected = resize_and_crop(decode_image(data), (32, 32), "torch")
         assert torch.equal(batch.images[0][slot], expected.pixels)
         assert tuple(batch.original_sizes[slot]) == (40 + row, 60) and tuple(batch.crops[0][slot]) == expected.crop
         assert int(batch.content_hashes[slot]).to_bytes(8, "little") == blake2b(data, digest_size=8).digest()
@@ -118,7 +119,7 @@ def test_workers_give_the_same_batches_and_are_gone_afterwards(source):
 
 
 def test_workers_are_gone_when_the_iterator_is_closed_early(source):
-    batches = load_batches(source, BATCHES * 20, Transform((32,), "torch"), Reading(3, num_workers=2))
+    batches = load_batches(source, BATCHES * 20, Transform.square(32, "torch"), Reading(3, num_workers=2))
     next(batches)
     assert len(multiprocessing.active_children()) == 2
     batches.close()
@@ -148,7 +149,7 @@ def test_batches_that_cannot_be_told_end_the_run_with_their_own_error(source):
 
 
 def test_rows_in_any_order_are_loaded_in_this_process(source):
-    [pixels], hashes, failures = load_rows(source, [6, BAD_ROW, 1], Transform((32,), "torch"))
+    [pixels], hashes, failures = load_rows(source, [6, BAD_ROW, 1], Transform.square(32, "torch"))
     whole = load(source, num_workers=0, batches=[BatchRows(range(0, 3)), BatchRows(range(6, 8))])
     assert torch.equal(pixels[0], whole[1].images[0][0]) and torch.equal(pixels[2], whole[0].images[0][1])
     assert pixels.shape == (3, 3, 32, 32) and not pixels[1].any()
@@ -166,7 +167,7 @@ def test_batches_are_taken_only_a_few_ahead(source):
             taken += 1
             yield BATCHES[0]
 
-    batches = load_batches(source, endless(), Transform((32,), "torch"), Reading(3, num_workers=1))
+    batches = load_batches(source, endless(), Transform.square(32, "torch"), Reading(3, num_workers=1))
     for _ in range(20):
         next(batches)
     batches.close()
@@ -178,7 +179,7 @@ def test_a_batch_from_a_worker_is_one_write_into_the_pipe_however_many_rows_fail
         raise ImageError("decode", "damaged" * 1000)
 
     monkeypatch.setattr(image_batch, "decode_scaled", fail)
-    decoder = Decoder(source, 8, Transform((16, 32, 64), "torch"), RowNotes(1))
+    decoder = Decoder(source, 8, Transform(((16, 16), (32, 32), (64, 64)), "torch"), RowNotes(1))
     decoded = decoder[BatchRows(range(8))]
     assert len(ForkingPickler.dumps(decoded)) < PIPE_BUF
 
@@ -193,7 +194,7 @@ import multiprocessing
 
 source = Source(Path(sys.argv[1]))
 batches = [BatchRows(range(3))] * 1000
-loaded = load_batches(source, batches, Transform((32,), "torch"), Reading(3, num_workers=2))
+loaded = load_batches(source, batches, Transform.square(32, "torch"), Reading(3, num_workers=2))
 next(loaded)
 print(*(worker.pid for worker in multiprocessing.active_children()), flush=True)
 sys.stdin.read()

@@ -42,7 +42,7 @@ def groups_read(monkeypatch) -> list[int]:
 
 
 def load(source: Source, num_workers: int) -> list[ImageBatch]:
-    return list(load_batches(source, BATCHES, Transform((32,), "torch"), Reading(3, num_workers)))
+    return list(load_batches(source, BATCHES, Transform.square(32, "torch"), Reading(3, num_workers)))
 
 
 def assert_equal(found: list[ImageBatch], expected: list[ImageBatch]) -> None:
@@ -77,7 +77,7 @@ def test_the_files_of_a_batch_outlive_the_worker_that_had_them(table, tmp_path, 
     source = open_source(str(table), tmp_path / "index")
     expected = load(source, num_workers=0)
     groups_read.clear()
-    batches = load_batches(source, BATCHES, Transform((32,), "torch"), Reading(3, 2))
+    batches = load_batches(source, BATCHES, Transform.square(32, "torch"), Reading(3, 2))
     found = [next(batches)]
     for worker in multiprocessing.active_children():
         worker.kill()

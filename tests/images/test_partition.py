@@ -2,7 +2,7 @@
 
 import pytest
 
-from tcae_cli.images.partition import batches_of_rows, shards_of_part, shards_of_rank
+from tcae_cli.images.partition import batches_of_rows, cut_in_order, deal_out, shards_of_part, shards_of_rank
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3, 8])
@@ -25,3 +25,19 @@ def test_batches_are_cut_inside_a_shard():
     assert batches_of_rows(16, 27, batch_size=4) == [range(16, 20), range(20, 24), range(24, 27)]
     assert batches_of_rows(16, 24, batch_size=4) == [range(16, 20), range(20, 24)]
     assert batches_of_rows(16, 16, batch_size=4) == []
+
+
+@pytest.mark.parametrize("world_size", [1, 3, 8])
+def test_what_differs_in_size_is_dealt_out_evenly(world_size: int):
+    rows = [4096] * 5 + [64] * 360 + [16] * 40
+    shares = deal_out(rows, world_size)
+    assert sorted(item for share in shares for item in share) == list(range(len(rows)))
+    loads = [sum(rows[item] for item in share) for share in shares]
+    assert max(loads) <= 1.01 * sum(loads) / world_size
+
+
+def test_what_is_cut_in_order_stays_side_by_side():
+    rows = [100] * 10 + [1] * 50 + [300]
+    shares = cut_in_order(rows, 4)
+    assert [item for share in shares for item in share] == list(range(len(rows)))
+    assert max(sum(rows[item] for item in share) for share in shares) < 500

@@ -24,9 +24,10 @@ def at_least(side: int):
     return lambda height, width: side
 
 
-def view(data: bytes, size: int, decode: str) -> View:
-    pixels, original_size = decode_scaled(data, Transform((size,), "torch", decode).least_side)
-    return resize_and_crop(pixels, size, "torch", original_size)
+def view(data: bytes, shape: int | tuple[int, int], decode: str) -> View:
+    shape = (shape, shape) if isinstance(shape, int) else shape
+    pixels, original_size = decode_scaled(data, Transform((shape,), "torch", decode).least_side)
+    return resize_and_crop(pixels, shape, "torch", original_size)
 
 
 def psnr(one: View, other: View) -> float:
@@ -75,8 +76,29 @@ def test_a_jpeg_that_is_not_large_is_decoded_in_full():
 
 @pytest.mark.parametrize("sizes", [(64,), (128, 32), (32, 128)])
 def test_a_draft_keeps_twice_the_pixels_of_the_largest_size(sizes: tuple[int, ...]):
-    assert Transform(sizes, "torch", "draft").least_side(3000, 4000) == 2 * max(sizes)
-    assert Transform(sizes, "torch").least_side(3000, 4000) == 3000
+    shapes = tuple((size, size) for size in sizes)
+    assert Transform(shapes, "torch", "draft").least_side(3000, 4000) == 2 * max(sizes)
+    assert Transform(shapes, "torch").least_side(3000, 4000) == 3000
+
+
+@pytest.mark.parametrize(
+    ("shape", "least"),
+    [((96, 128), 192), ((128, 96), 256), ((64, 160), 240), ((160, 64), 320)],
+)
+def test_a_draft_keeps_twice_the_pixels_of_an_oblong_crop(shape: tuple[int, int], least: int):
+    """The image of 3000 x 4000 covers 96 x 128 exactly; for 64 x 160 its width is what counts."""
+    assert Transform((shape,), "torch", "draft").least_side(3000, 4000) == least
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_an_oblong_crop_of_a_draft_is_that_of_the_full_image(orientation: int):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = file_of(photograph(611, 811) if orientation == 1 else photograph(811, 611), exif=exif)
+    draft, full = view(data, (64, 96), "draft"), view(data, (64, 96), "full")
+    assert decode_scaled(data, Transform(((64, 96),), "torch", "draft").least_side).pixels.shape[0] < 611
+    assert draft[1:] == full[1:] and full.original_size == (611, 811)
+    assert 45 < psnr(draft, full) < 70
 
 
 @pytest.mark.parametrize("size", [64, 128, 256])

@@ -62,7 +62,7 @@ def impatient(monkeypatch):
 
 
 def start(source: Source, num_workers: int, batches: Sequence[BatchRows] = BATCHES):
-    return load_batches(source, batches, Transform((32,), "torch"), Reading(3, num_workers))
+    return load_batches(source, batches, Transform.square(32, "torch"), Reading(3, num_workers))
 
 
 def assert_only_these_failed(batches: Sequence[ImageBatch], failures: dict[int, tuple[str, str]], clean: Source):

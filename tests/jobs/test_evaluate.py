@@ -50,7 +50,8 @@ def values(report: EvalReport) -> dict[str, float]:
 def crops(folder: Path, resize="adm") -> torch.Tensor:
     """[n, 3, 64, 64], uint8, of all images in the order of their names."""
     paths = sorted(folder.rglob("*.jpg"), key=lambda path: str(path.relative_to(folder)))
-    return torch.stack([resize_and_crop(decode_image(path.read_bytes()), SIZE, resize).pixels for path in paths])
+    images = [decode_image(path.read_bytes()) for path in paths]
+    return torch.stack([resize_and_crop(image, (SIZE, SIZE), resize).pixels for image in images])
 
 
 def as_arrays(images):
@@ -301,7 +302,7 @@ def test_reconstructions_are_paired_by_name_whatever_the_suffix(imgs, tmp_path):
     for path in imgs.rglob("*.jpg"):
         made = tmp_path / "recon" / path.relative_to(imgs).with_suffix(".png")
         made.parent.mkdir(parents=True, exist_ok=True)
-        pixels = resize_and_crop(decode_image(path.read_bytes()), SIZE, "adm").pixels
+        pixels = resize_and_crop(decode_image(path.read_bytes()), (SIZE, SIZE), "adm").pixels
         Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(made)
     Image.new("RGB", (SIZE, SIZE)).save(tmp_path / "recon" / "grid.png")
     (tmp_path / "recon" / "person" / "0.png").unlink()

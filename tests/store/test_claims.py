@@ -15,7 +15,7 @@ from tcae_cli.store.commit import finalise
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.lease import Place, join_store
 from tcae_cli.store.shares import Shares
-from tcae_cli.store.work import SharedWork
+from tcae_cli.store.work import AllWork, SharedWork
 from tcae_cli.store.writer import ShardPlan, StoreWriter
 
 from ..store_contents import assert_same_store
@@ -35,7 +35,8 @@ class Rank:
         self.lease_file = path / self.lease.name
         self.lease_file.write_text(json.dumps(json.loads(self.lease_file.read_text()) | {"pid": os.getppid()}))
         self.writer = StoreWriter(StoreHandle(self.folder), self.lease.check)
-        self.work = SharedWork(self.writer, self.lease, Shares([SHARDS[0::2], SHARDS[1::2]], number), Silent())
+        shares = Shares([SHARDS[0::2], SHARDS[1::2]], number)
+        self.work = AllWork([SharedWork(self.writer, self.lease, shares, Silent())], self.lease.check)
 
     def write(self, plan: ShardPlan) -> None:
         with naming_lost_claims(plan.claim):

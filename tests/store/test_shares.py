@@ -36,6 +36,12 @@ class Launch:
         return [shard for shard, rank in self.claims.items() if rank in ended and shard not in self.committed]
 
 
+def next_of(shares: Shares, launch: Launch, last: int | None = None) -> int | None:
+    """The shard that a rank takes: its own before those of others."""
+    own = shares.next_of_own(launch)
+    return shares.next_of_others(launch, last) if own is None else own
+
+
 def makespan(launch: Launch, shard_s: list[float], *, in_runs: bool) -> float:
     """The time at which the last shard is committed; shard_s: of each rank."""
     num_ranks, shards = len(shard_s), range(launch.num_shards)
@@ -51,7 +57,7 @@ def makespan(launch: Launch, shard_s: list[float], *, in_runs: bool) -> float:
         if (done := under_way.pop(rank, None)) is not None:
             assert done not in launch.committed
             launch.committed.add(done)
-        shard = takers[rank].next_shard(launch, last.get(rank))
+        shard = next_of(takers[rank], launch, last.get(rank))
         if shard is None:
             heapq.heappush(events, (launch.now + LOOK_EVERY_S, rank))
             continue
@@ -119,7 +125,7 @@ def test_shards_of_others_are_taken_from_the_end():
     shares = Shares([range(0, 12, 3), range(1, 12, 3), range(2, 12, 3)], rank=1)
     launch = Launch(12, claims={1: 1, 4: 1, 7: 1, 10: 1, 2: 2, 0: 0})
     taken = []
-    while (shard := shares.next_shard(launch)) is not None:
+    while (shard := next_of(shares, launch)) is not None:
         taken.append(shard)
         launch.claims[shard] = 1
     assert taken == [11, 8, 5, 9, 6, 3]
@@ -129,7 +135,7 @@ def test_shards_of_groups_are_taken_in_runs_that_leave_the_owner_half():
     shares = Shares([range(4), range(4, 12)], rank=0, in_runs=True)
     launch = Launch(12, claims={0: 0, 1: 0, 2: 0, 3: 0, 4: 1})
     taken, last = [], 3
-    while (shard := shares.next_shard(launch, last)) is not None:
+    while (shard := next_of(shares, launch, last)) is not None:
         taken.append(shard)
         launch.claims[shard] = 0
         last = shard

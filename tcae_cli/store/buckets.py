@@ -1,0 +1,116 @@
+"""Treats a store of buckets as one store, and each bucket as the store it is.
+
+The root is reopened before its buckets and completed after them: under a complete root all buckets are complete.
+"""
+
+from collections.abc import Mapping
+from hashlib import blake2b
+
+from tcae_cli.runtime.folder import Folder
+from tcae_cli.store.commit import (
+    Totals,
+    append_rows,
+    complete,
+    finalise,
+    forget_finish,
+    nodes_of,
+    reopen,
+    reopen_unless_whole,
+    statistics_files,
+    totals_of,
+)
+from tcae_cli.store.handle import StoreHandle, create_store, find_store, fit_arrays
+from tcae_cli.store.layout import BUCKETS, ROOT, bucket_folder
+from tcae_cli.store.metadata import group_file, parse_metadata, sealed_names
+from tcae_cli.store.record import RECORDS_FOLDER
+from tcae_cli.store.spec import SourceIdentity, StoreSpec, bucket_spec
+
+
+def stores_of(store: StoreHandle) -> dict[str, StoreHandle]:
+    """Return the stores that hold the rows: the buckets of a store that has any, by name, or "" and the store itself.
+
+    Raises StoreError if a bucket is missing.
+    """
+    if store.spec.buckets is None:
+        return {"": store}
+    return {name: StoreHandle(_folder(store, name)) for name in store.spec.buckets.names}
+
+
+def existing_stores(store: StoreHandle) -> dict[str, StoreHandle]:
+    """Return the same, without the buckets that are missing: those of a creation that was killed, for one."""
+    if store.spec.buckets is None:
+        return {"": store}
+    found = {name: find_store(_folder(store, name)) for name in store.spec.buckets.names}
+    return {name: bucket for name, bucket in found.items() if bucket}
+
+
+def make_buckets(root: StoreHandle, counts: Mapping[str, int]) -> None:
+    """Let the buckets of a store hold as many rows as are counted for each, in this order; new ones are created.
+
+    A bucket that has lost files is reopened, and one that was removed is made anew.
+    """
+    assert root.spec.buckets
+    names = list(counts)
+    if names != root.spec.buckets.names:
+        buckets = root.spec.buckets.model_copy(update={"names": names})
+        reopen(root, buckets=buckets.model_dump(mode="json"))
+    if not root.is_complete:
+        forget_finish(root)
+    for name, count in counts.items():
+        _make_bucket(root, name, _identity(root.spec, name, count))
+
+
+def _make_bucket(root: StoreHandle, name: str, identity: SourceIdentity) -> None:
+    folder, spec = _folder(root, name), bucket_spec(root.spec, name, identity)
+    bucket = find_store(folder)
+    if bucket is None:
+        reopen(root)
+        folder.make()
+        create_store(folder, spec)
+        return
+    is_whole = bucket.is_complete and totals_of(bucket) is not None
+    if root.is_complete and not (is_whole and bucket.spec.source == identity):
+        reopen(root)
+    batch_size = min(root.spec.compute.batch_size, bucket.spec.rows_per_shard)
+    compute = root.spec.compute.model_copy(update={"batch_size": batch_size})
+    if compute != bucket.spec.compute and not folder.sizes(RECORDS_FOLDER):
+        bucket.write_root(compute=compute.model_dump(mode="json"))
+    reopen_unless_whole(bucket)
+    if bucket.spec.source != identity:
+        append_rows(bucket, identity)
+    bucket.refresh()  # rows that another part has appended meanwhile must not be taken away
+    fit_arrays(bucket)
+
+
+def finish(store: StoreHandle) -> bool:
+    """Complete a store, after its buckets if it has any; return as finalise does."""
+    if store.spec.buckets is None:
+        return finalise(store)
+    store.refresh()
+    generation, totals = store.generation, Totals()
+    below: dict[str, bytes] = {f"{BUCKETS}/{ROOT}": group_file({}, ())}
+    for name, bucket in stores_of(store).items():
+        finalise(bucket)
+        bucket.refresh()
+        of_bucket = totals_of(bucket) if bucket.is_complete else None
+        if of_bucket is None:
+            return False
+        totals.merge(of_bucket)
+        below |= {f"{bucket_folder(name)}/{file}": data for file, data in _nodes_and_root(bucket).items()}
+    return complete(store, generation, totals, statistics_files(store.spec, totals), below)
+
+
+def _nodes_and_root(bucket: StoreHandle) -> dict[str, bytes]:
+    """Return the zarr.json of a bucket's group, without the copies that it has itself, and those below it."""
+    root = parse_metadata(bucket.folder.read(ROOT))
+    return {ROOT: group_file(root["attributes"], sealed_names(root)), **nodes_of(bucket)}
+
+
+def _folder(root: StoreHandle, name: str) -> Folder:
+    return root.folder.below(bucket_folder(name))
+
+
+def _identity(root: StoreSpec, name: str, count: int) -> SourceIdentity:
+    """Return the identity of the part of a store's source that becomes the rows of a bucket."""
+    part = blake2b(f"{root.source.fingerprint} {name} {count}".encode(), digest_size=16)
+    return root.source.model_copy(update={"count": count, "fingerprint": part.hexdigest()})
