@@ -11,10 +11,9 @@ from tcae_cli.errors import NotFoundError, SourceError
 from tcae_cli.runtime.folder import open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.listing import Listing
-from tcae_cli.sources.metadata import decode_text
+from tcae_cli.sources.metadata import parse_text
 
 _NAMES_SHOWN = 5
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 def read_class_names(uri: str) -> tuple[str, ...]:
@@ -30,7 +29,7 @@ def read_class_names(uri: str) -> tuple[str, ...]:
         raise NotFoundError(f"{uri} does not exist; name a file of class names, or a store") from error
     except OSError as error:
         raise SourceError(f"{uri} cannot be read ({error.strerror or error}); check its permissions") from error
-    text = decode_text(data.removeprefix(_BYTE_ORDER_MARK), uri)
+    text = parse_text(data, uri)
     names = _names_in_json(text, uri) if name.lower().endswith(".json") else _names_in_lines(text, uri)
     if not names:
         raise SourceError(f"{uri} names no class; write the name of one class a line")

@@ -76,6 +76,16 @@ def caption_in(cell: object, where: str) -> str:
     return "" if cell is None else str(cell).strip()
 
 
+def has_several(cell: object) -> bool:
+    """Return whether a cell of captions holds others after the first, which caption_in returns."""
+    return isinstance(cell, list | tuple) and len(cell) > 1
+
+
+def several_words(place: str) -> str:
+    """Return what is said of images with several captions, between their number and the first example."""
+    return f"images have several captions in {place}, of which the first is used"
+
+
 def label_in(cell: object, where: str) -> str:
     """Return the label in a cell, a number or a name, as a text; "" if it is empty.
 

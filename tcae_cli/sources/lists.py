@@ -18,8 +18,10 @@ from tcae_cli.sources.columns import (
     caption_in,
     choose,
     choose_image,
+    has_several,
     label_in,
     number_labels,
+    several_words,
     usual,
 )
 from tcae_cli.sources.files import FileReader
@@ -37,6 +39,7 @@ class _Line(NamedTuple):
     name: str  # as it is listed; "": none that could be a file's
     label: str = ""
     caption: str = ""
+    has_several: bool = False  # captions, of which this is the first
 
 
 class ImageList:
@@ -86,7 +89,16 @@ class ImageList:
             for line, label in labelled
             if not line.name
         ]
-        return Listing(uri, root, sorted(entries), class_names, kind="list", label_from=shown, caption_from=shown)
+        return Listing(
+            uri,
+            root,
+            sorted(entries),
+            class_names,
+            kind="list",
+            remarks=tuple(_several_captions(uri, lines)),
+            label_from=shown,
+            caption_from=shown,
+        )
 
 
 def _names_tar(line: _Line) -> bool:
@@ -111,6 +123,13 @@ def _list_tars(
     root = root_of(folder, locations)
     names = [location[len(root) :] for location in locations]
     return list_tars(uri, existing_files(uri, root, names, names, fields.allow_missing), fields, on_progress)
+
+
+def _several_captions(uri: str, lines: Iterable[_Line]) -> Iterator[str]:
+    """Yield a sentence on lines with several captions, if there are any."""
+    numbers = [line.number for line in lines if line.has_several]
+    if numbers:
+        yield f"{uri}: {len(numbers):,} {several_words('a line')}; the first: line {numbers[0]}"
 
 
 def _refuse_fields(uri: str, suffix: str, fields: SampleFields) -> None:
@@ -167,4 +186,5 @@ def _table_lines(data: bytes, suffix: str, uri: str, fields: SampleFields) -> It
             name_in(cells.get(image)),
             label_in(cells.get(label), where) if label is not None else "",
             caption_in(cells.get(caption), where) if caption is not None else "",
+            caption is not None and has_several(cells.get(caption)),
         )

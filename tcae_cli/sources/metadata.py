@@ -1,6 +1,7 @@
 """Parses the labels, captions and metadata that come with images."""
 
 import json
+from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from typing import Any
 
 from tcae_cli.errors import SourceError
@@ -22,8 +23,26 @@ def parse_label(text: str, where: str) -> int:
 
 
 def parse_text(data: bytes, where: str) -> str:
-    """Return the text of a caption or list, without space around it; raises SourceError as decode_text does."""
-    return decode_text(data, where).strip()
+    """Return the text of a file, such as a caption or list, without its byte order mark and the space around it.
+
+    Raises SourceError, naming `where`, if it is neither UTF-8 nor, by its byte order mark, UTF-16.
+    """
+    return decode_text(as_utf8(data, where), where).strip()
+
+
+def as_utf8(data: bytes, where: str) -> bytes:
+    """Return the bytes of a file in UTF-8 and without its byte order mark, which says where they are UTF-16.
+
+    Raises SourceError, naming `where`, if they are not UTF-16 though the mark says so.
+    """
+    if not data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)):
+        return data.removeprefix(BOM_UTF8)
+    try:
+        return data.decode("utf-16").encode()
+    except UnicodeDecodeError as error:
+        raise SourceError(
+            f"{where} begins as UTF-16 text and is none ({error.reason}); convert or remove it"
+        ) from error
 
 
 def decode_text(data: bytes, where: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any, Literal, NamedTuple
 
 from tcae_cli.errors import FieldError, SourceError
 from tcae_cli.recipe.choices import SampleFields
-from tcae_cli.sources.columns import CAPTION_NAMES, LABEL_NAMES, caption_in, label_in, usual
+from tcae_cli.sources.columns import CAPTION_NAMES, LABEL_NAMES, caption_in, has_several, label_in, several_words, usual
 from tcae_cli.sources.dataset_json import DATASET_JSON
 
 FOLDERS = "folders"  # as a choice: the names of folders are the labels
@@ -154,8 +154,8 @@ class Descriptions:
                 self.lose(f"labels in {place} are neither a number nor a name, and are not used", where)
         for column in of_captions:
             cell = cells[column]
-            if isinstance(cell, list | tuple) and len(cell) > 1:
-                self.lose(f"images have several captions in {place}, of which the first is used", where)
+            if has_several(cell):
+                self.lose(several_words(place), where)
             try:
                 self._state(self.captions, Origin(place, column), rows, caption_in(cell, where), where)
             except SourceError:

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Collection, Iterable, Sequence
 
-from tcae_cli.sources.metadata import parse_json, parse_label, parse_text
+from tcae_cli.sources.metadata import as_utf8, parse_json, parse_label, parse_text
 from tcae_cli.sources.metadata_choice import Descriptions, Origin
 from tcae_cli.sources.spelling import BySpelling
 
@@ -58,7 +58,7 @@ def state_sidecar(descriptions: Descriptions, suffix: str, data: bytes, rows: Se
     if suffix == ".json" and is_wanted(suffix, descriptions):
         _state_json(descriptions, data, rows, where)
     elif suffix == ".cls" and descriptions.labels.takes(suffix):
-        label = parse_label(data.decode(errors="replace"), where)
+        label = parse_label(as_utf8(data, where).decode(errors="replace"), where)
         descriptions.labels.state(Origin(suffix), rows, str(label))
     elif descriptions.captions.takes(suffix):
         descriptions.captions.state(Origin(suffix), rows, parse_text(data, where))

@@ -1,7 +1,6 @@
 """Reads tables of text, .csv, .tsv and .jsonl: the names of their columns, and the cells of each line by column."""
 
 import csv
-from codecs import BOM_UTF8
 from collections.abc import Iterable, Iterator, Mapping
 from io import BytesIO
 from itertools import chain
@@ -9,7 +8,7 @@ from typing import Any, NamedTuple
 
 from tcae_cli.errors import SourceError
 from tcae_cli.sources.listing import is_image_name
-from tcae_cli.sources.metadata import decode_text, parse_metadata
+from tcae_cli.sources.metadata import as_utf8, decode_text, parse_metadata
 
 RECORD_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
@@ -31,13 +30,14 @@ class Records(NamedTuple):
 
 
 def read_records(data: bytes, suffix: str, where: str) -> Records:
-    """Return the table in the bytes of a file of a suffix in RECORD_SUFFIXES, in UTF-8, with or without a BOM.
+    """Return the table in the bytes of a file of a suffix in RECORD_SUFFIXES, in UTF-8, or in UTF-16 with a BOM.
 
     Cells of .csv and .tsv are texts, and their first line names the columns. Lines of .jsonl are JSON objects, and the
     columns are the keys of all of them.
-    Raises SourceError, naming `where` and the line, for a line that is no record, as the records are gone through.
+    Raises SourceError, naming `where`, for bytes that are not what their BOM says and, with its number, for a line that
+    is no record, as the records are gone through.
     """
-    data = data.removeprefix(BOM_UTF8)
+    data = as_utf8(data, where)
     if suffix in _DELIMITERS:
         return _delimited(data, suffix, where)
     # Parsed twice rather than kept: a million objects take a gigabyte.

@@ -19,6 +19,7 @@ from tcae_cli.sources.columns import (
     caption_in,
     choose,
     choose_image,
+    has_several,
     label_in,
     usual,
 )
@@ -54,6 +55,7 @@ class Cells:
     labels: np.ndarray  # int64: class numbers, or places in label_texts; -1: none
     label_texts: Sequence[str]
     captions: Sequence[str]  # "": none
+    several: Sequence[int] = ()  # rows with more than one caption, of which the first is taken
 
 
 def choose_columns(schema: pa.Schema, fields: SampleFields, where: str) -> Columns:
@@ -102,8 +104,11 @@ def cells_in(table: pa.Table, columns: Columns, num_rows: int, where: str) -> Ce
     try:
         paths = _paths_in(table, columns) or [""] * num_rows
         labels, texts = _labels_in(table, columns, where) if columns.label else (np.full(num_rows, -1), [])
-        captions = _captions_in(table, columns, where) or [""] * num_rows
-        return Cells(paths, labels, texts, captions)
+        if columns.caption is None:
+            return Cells(paths, labels, texts, [""] * num_rows)
+        captions = table[columns.caption].to_pylist()
+        several = [row for row, cell in enumerate(captions) if has_several(cell)]
+        return Cells(paths, labels, texts, [caption_in(cell, where) for cell in captions], several)
     except UnicodeDecodeError as error:
         raise SourceError(f"{where} holds text that is not UTF-8 ({error.reason}); write it again") from error
 
@@ -133,13 +138,6 @@ def _labels_in(table: pa.Table, columns: Columns, where: str) -> tuple[np.ndarra
             f"correct it, or choose another column with --label"
         )
     return labels, texts
-
-
-def _captions_in(table: pa.Table, columns: Columns, where: str) -> list[str]:
-    """Return the captions; none if there is no column of them."""
-    if columns.caption is None:
-        return []
-    return [caption_in(cell, where) for cell in table[columns.caption].to_pylist()]
 
 
 def _features(schema: pa.Schema) -> Features:

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tcae_cli.errors import SourceError
-from tcae_cli.sources.columns import number_labels
+from tcae_cli.sources.columns import number_labels, several_words
 from tcae_cli.sources.listing import Container, Entry, Listing
 from tcae_cli.sources.locations import location_of, name_in, refuse_mixed, root_of, size_bytes_of, without_query
 from tcae_cli.sources.schema import Cells, Columns
@@ -78,6 +78,7 @@ class TableRows:
             image_column=columns.image,
             label_from=f"column {columns.label}",
             caption_from=f"column {columns.caption}",
+            remarks=tuple(self._several_captions()),
         )
         if columns.is_file_name:
             return self._with_files(listing, labels)
@@ -130,6 +131,14 @@ class TableRows:
                 else:
                     entries.append(Entry(location[len(root) :], size_bytes_of(location), label, caption))
         return replace(listing, root=root, entries=entries)
+
+    def _several_captions(self) -> Iterator[str]:
+        """Yield a sentence on rows with several captions, if there are any."""
+        found = [file for file in self.files if file.cells.several]
+        if found:
+            count = sum(len(file.cells.several) for file in found)
+            words = several_words(f"column {found[0].columns.caption}")
+            yield f"{self.uri}: {count:,} {words}; the first: {self._key(found[0], found[0].cells.several[0])}"
 
     def _key(self, file: TableFile, row: int) -> str:
         return f"{self._shown(file)}/{row:08d}"

@@ -88,6 +88,15 @@ def test_captions_are_in_the_first_of_their_usual_columns_and_first_in_lists(ope
     )
 
 
+def test_texts_beside_images_may_be_utf_16(opened, images):
+    of_first = {"0.txt": "ein Löwe", "0.cls": "4"}
+    of_second = {"metadata.csv": "file_name,text,label\n1.png,eine Löwin,5\n"}
+    of_third = {"2.json": json.dumps({"caption": "ein Löwenjunges", "label": 6}, ensure_ascii=False)}
+    texts = of_first | of_second | of_third
+    source = opened(images | {name: text.encode("utf-16") for name, text in texts.items()})
+    assert captions(source) == ["ein Löwe", "eine Löwin", "ein Löwenjunges"] and labels(source) == [4, 5, 6]
+
+
 def test_labels_in_json_may_be_names(opened, images):
     files = {f"{number}.json": json.dumps({"label": name}).encode() for number, name in enumerate(["dog", "cat"])}
     source = opened({**images, **files})

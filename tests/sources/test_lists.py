@@ -54,7 +54,8 @@ def test_a_listed_file_that_is_not_there_is_a_row_that_fails(opened, make_folder
         ("a.png\n./a.png\n", r"list\.txt, line 2: \./a\.png was listed before; list each image once"),
         ("a.png\ns3://bucket/b.png\n", r"list\.txt lists local paths and s3:// names; make a list of each"),
         ("https://x/a.png\ns3://b/b.png\n", r"list\.txt lists https:// names and s3:// names; make a list of each"),
-        (b"\xff\xfe", r"list\.txt is not UTF-8 text"),
+        (b"\xff", r"list\.txt is not UTF-8 text"),
+        (b"\xff\xfea", r"list\.txt begins as UTF-16 text and is none \(truncated data\); convert or remove it"),
     ],
 )
 def test_what_cannot_be_used_is_named(opened, text, sentence):
@@ -159,6 +160,22 @@ def test_spreadsheets_write_a_byte_order_mark_and_carriage_returns(opened):
     assert opened("\ufeffa.png\t3\r\n".encode()).key(0) == "a.png"
 
 
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be"])
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        ("txt", "b/löwe.png\t3\r\n"),
+        ("csv", "path,label,caption\r\nb/löwe.png,3,Löwe\r\n"),
+        ("tsv", "path\tlabel\tcaption\r\nb/löwe.png\t3\tLöwe\r\n"),
+        ("jsonl", '{"path": "b/löwe.png", "label": 3, "caption": "Löwe"}\r\n'),
+    ],
+)
+def test_utf_16_is_known_by_its_byte_order_mark(opened, suffix, text, encoding):
+    source = opened((text if encoding == "utf-16" else f"\ufeff{text}").encode(encoding), suffix=suffix)
+    assert source.key(0) == "b/löwe.png" and source.labels(0, 1).tolist() == [3]
+    assert captions(source) == ["" if suffix == "txt" else "Löwe"]
+
+
 def test_objects_may_lack_keys_and_hold_null_and_several_captions(opened):
     lines = [
         '{"image": "a.png", "captions": ["one", "two"], "label": null}',
@@ -174,6 +191,10 @@ def test_objects_may_lack_keys_and_hold_null_and_several_captions(opened):
     assert source.keys(range(6)) == ["a.png", "b.png", *failed]
     assert source.labels(0, 6).tolist() == [-1, 3, -1, -1, -1, -1]
     assert captions(source)[:2] == ["one", ""]
+    (remark,) = source.remarks
+    assert remark.endswith(
+        "list.jsonl: 1 images have several captions in a line, of which the first is used; the first: line 1"
+    )
 
 
 def test_lines_are_counted_as_an_editor_counts_them(opened):

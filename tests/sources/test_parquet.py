@@ -251,6 +251,16 @@ def test_captions_are_texts_or_the_first_of_several(write, opened, cells, texts)
     assert captions(opened()) == texts
 
 
+def test_captions_after_the_first_are_counted(write, opened):
+    write({"image": IMAGES[:3], "caption": [["one"], ["two", "too"], []]}, "0.parquet")
+    write({"image": IMAGES[:2], "caption": [["three", "tree"], ["four"]]}, "1.parquet")
+    (remark,) = opened("*.parquet").remarks
+    words = (
+        "2 images have several captions in column caption, of which the first is used; the first: 0.parquet/00000001"
+    )
+    assert remark.endswith(f"*.parquet: {words}")
+
+
 def test_a_key_is_the_image_s_path_where_that_says_which_one(write, opened):
     paths = ["a/1.png", "b.png", "b.png", None, "c.png"]
     write({"image": [{"bytes": data, "path": path} for data, path in zip(IMAGES, paths, strict=True)]}, "0.parquet")
