@@ -48,9 +48,7 @@ def nearest_bucket(image_sizes: np.ndarray, shapes: Sequence[tuple[int, int]]) -
     return nearest
 
 
-def refuse_another_bucket(
-    listed: tuple[int, int], found: tuple[int, int], shapes: Sequence[tuple[int, int]]
-) -> None:
+def refuse_another_bucket(listed: tuple[int, int], found: tuple[int, int], shapes: Sequence[tuple[int, int]]) -> None:
     """Raise ImageError if an image turns out to be of another bucket than the size its header was listed with.
 
     An image that was listed with no size, 0, may be of any.
@@ -93,6 +91,4 @@ def transforms_of_stores(spec: StoreSpec) -> dict[str, Transform]:
     if spec.buckets is None:
         return {"": transform}
     buckets = tuple(shapes_of(spec))
-    return {
-        name: replace(transform, shapes=(bucket_shape(name),), buckets=buckets) for name in spec.buckets.names
-    }
+    return {name: replace(transform, shapes=(bucket_shape(name),), buckets=buckets) for name in spec.buckets.names}

@@ -84,9 +84,7 @@ def _buckets_of(request: EncodeRequest, sizes: Sequence[int], downsampling: int)
     step = request.bucket_step or max(downsampling, _BUCKET_STEP)
     if step % downsampling:
         nearest = max(1, round(step / downsampling)) * downsampling
-        raise UsageError(
-            f"--bucket-step {step} is not a multiple of {downsampling}, a latent's pixels; try {nearest}"
-        )
+        raise UsageError(f"--bucket-step {step} is not a multiple of {downsampling}, a latent's pixels; try {nearest}")
     bucket_shapes(sizes[0], step, request.max_aspect)
     return Buckets(step=step, max_aspect=request.max_aspect)
 

@@ -174,7 +174,9 @@ def _rehearse(run: EncodeRun, spec: StoreSpec, source: Source, scratch: Path) ->
         silent = replace(run, progress=clock)
         writer = StoreWriter(store)
         work = AllWork([PlannedWork(writer, range(spec.num_shards))])
-        reports.append(encode_shards(silent, [Target(writer, range(spec.num_rows), Transform.of_store(spec))], source, work))
+        reports.append(
+            encode_shards(silent, [Target(writer, range(spec.num_rows), Transform.of_store(spec))], source, work)
+        )
 
     memory = peak_bytes(encode, run.device)
     finalise(store)

@@ -81,9 +81,7 @@ def test_an_oblong_crop_is_the_largest_middle_of_its_aspect(
 @RESIZES
 @SHAPES
 @pytest.mark.parametrize(("height", "width"), [(1, 5000), (5000, 1), (8, 8)])
-def test_an_extreme_shape_has_a_crop_of_any_aspect(
-    resize: Resize, shape: tuple[int, int], height: int, width: int
-):
+def test_an_extreme_shape_has_a_crop_of_any_aspect(resize: Resize, shape: tuple[int, int], height: int, width: int):
     view = resize_and_crop(gradient(height, width), shape, resize)
     assert view.pixels.shape == (3, *shape)
     left, top, right, bottom = view.crop
