@@ -74,8 +74,8 @@ Over all values of all rows that are ok; those of each channel are in the store'
 
 ## Licence
 
-The latents were computed from the images of {source} by {encoder}, and a decoder makes images of them again, so the
-terms of both the images and the encoder apply. Whoever publishes this should state them here, and set `license` above.
+The latents were computed from the images by the encoder, and a decoder makes images of them again, so the terms of
+both the images and the encoder apply. Whoever publishes this should state them here, and set `license` above.
 """
 
 
@@ -113,7 +113,7 @@ def model_card(header: CheckpointHeader, run: Path, target: HubName) -> str:
     return f"""{_front_matter(front)}
 {mark_of(target.repository)}
 
-# {header.name}
+# {target.repository}
 
 An autoencoder of the kind [TC-AE](https://arxiv.org/abs/2604.07340), trained by `tcae`.
 
@@ -144,12 +144,12 @@ The recipe:
 
 ## Figures
 
-At the end of the run, or at the last step before the checkpoint at which each was logged:
+As the run last logged each of them, up to step {header.step:,}:
 
 {measured}
 
-Mean and standard deviation of each latent channel, over {header.statistics.num_images:,} training images, are in the
-file's header.
+The mean and standard deviation of each latent channel, over {header.statistics.num_images:,} training images, are in
+the header of the file.
 
 ## Licence
 
@@ -169,7 +169,7 @@ def _facts_of_model(header: CheckpointHeader, run: Path) -> dict[str, str]:
         "Data": _data_of(run) or "not recorded beside the checkpoint",
         "Finetuned from": f"{_code(header.parent.name)}, encoder {_code(header.parent.encoder_hash[:12])}"
         if header.parent
-        else "nothing",
+        else "no other model",
         "Encoder": f"hash {_code(header.encoder_hash)}",
         "Decoder": f"hash {_code(header.decoder_hash)}",
         "Made": header.created_at,

@@ -46,22 +46,23 @@ def push_to_hub(request: PushRequest, progress: Progress) -> PushReport:
 def _push_store(request: PushRequest, name: HubName, progress: Progress) -> PushReport:
     """Upload the files of a store piece by piece, and in a last commit its root, which makes it a store, and the card.
 
-    Files in the target that are not in the store, such as those of an index that was replaced, are removed.
+    Where the target holds an earlier state of the store, files that it no longer has are removed: an old index, say.
     """
     started = time.perf_counter()
     folder = open_pinned(request.what)
     if not folder.can_list:
         raise UsageError(f"{request.what} is on a web server, which lists no files; copy it here, and push the copy")
     store = StoreHandle(folder)
+    root = folder.read(ROOT)
+    store.refresh()
     if not store.is_complete:
         raise StoreError(f"{request.what} is incomplete; finish it by repeating tcae encode-dataset, then push it")
-    root = folder.read(ROOT)
     target = name._replace(path=name.path or _last_part(folder))
     sizes = {f"{target.path}/{each}": size for each, size in folder.sizes().items() if not _OF_PROCESSES.match(each)}
     root_path = f"{target.path}/{ROOT}"
 
     make_repository(name)
-    _refuse_other_store(store, target)
+    is_update = _holds_earlier_state(store, target)
     there = list_files(target)
 
     def content(path: str) -> Path | bytes:
@@ -77,7 +78,7 @@ def _push_store(request: PushRequest, name: HubName, progress: Progress) -> Push
     if folder.read(ROOT) != root:
         raise StoreError(f"{request.what} was changed while it was pushed; repeat once it is complete again")
     card = _card_unless_kept(name, store_card(store, target), target.path)
-    stale = [path for path in there if path not in sizes]
+    stale = [path for path in there if path not in sizes] if is_update else []
     last = commit(target, {root_path: root, **card}, f"Complete {target.path}", stale)
     progress.advance(root_path in todo)
     return PushReport(
@@ -125,14 +126,14 @@ def _last_part(folder: Folder) -> str:
     return (folder.path.resolve() if isinstance(folder, LocalFolder) else Path(folder.uri)).name
 
 
-def _refuse_other_store(store: StoreHandle, target: HubName) -> None:
-    """Raise StoreError if the target holds a complete store that is not an earlier state of this one, or another file.
+def _holds_earlier_state(store: StoreHandle, target: HubName) -> bool:
+    """Return whether the target holds this store, perhaps before it grew or got other labels, rather than nothing.
 
-    A store that has grown, or has other labels, keeps the time of its creation and its encoder.
+    Those change neither the time of its creation nor its encoder. Raises StoreError if it holds another store.
     """
     found = read_file(target._replace(path=f"{target.path}/{ROOT}"))
     if found is None:
-        return
+        return False
     try:
         attributes = json.loads(found)["attributes"]
         identity = attributes["created_at"], attributes["encoder"]["hash"]
@@ -143,6 +144,7 @@ def _refuse_other_store(store: StoreHandle, target: HubName) -> None:
             f"{target} holds another store, which stays as it is; push {store.folder.uri} to another repository, or "
             f"beside it, as in {target}-2"
         )
+    return True
 
 
 def _pieces(sizes: Mapping[str, int]) -> Iterator[list[str]]:

@@ -21,6 +21,7 @@ from tcae_cli.jobs.push import push_to_hub
 from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.push import PushReport, PushRequest
 from tcae_cli.runtime.hub import fetch
+from tcae_cli.runtime.hub_upload import commit
 from tcae_cli.store.reader import LatentStore
 
 from ..hub_server import TOKEN, HubServer
@@ -155,6 +156,25 @@ def test_files_of_processes_are_not_uploaded(store, hub):
     (store / "buckets" / "64x96" / "zarr.json").write_bytes(b"of a group below")
     push(store)
     assert pushed(hub) == {**before, "buckets/64x96/zarr.json": b"of a group below"}
+
+
+def test_files_of_others_stay(store, hub):
+    hub.put("org/latents", {"out.zarr/mine.txt": b"mine", "data.parquet": b"x"})
+    push(store)
+    assert hub.files("org/latents")["out.zarr/mine.txt"] == b"mine" and "data.parquet" in hub.files("org/latents")
+
+
+def test_a_store_that_changes_while_it_is_pushed_is_not_completed(store, hub, monkeypatch):
+    def change_and_commit(*arguments) -> str:
+        change_metadata(store / "zarr.json", lambda root: root["attributes"].update(complete=False))
+        return commit(*arguments)
+
+    monkeypatch.setattr(push_module, "commit", change_and_commit)
+    with pytest.raises(
+        StoreError, match=r"out\.zarr was changed while it was pushed; repeat once it is complete again$"
+    ):
+        push(store)
+    assert "zarr.json" not in pushed(hub)
 
 
 def test_an_incomplete_store_is_refused(store, hub):
