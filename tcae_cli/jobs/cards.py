@@ -12,6 +12,7 @@ from tcae_cli.errors import SourceError
 from tcae_cli.runtime.hub_name import HubName
 from tcae_cli.sources.index import read_summary
 from tcae_cli.store.handle import StoreHandle
+from tcae_cli.store.layout import bucket_folder
 from tcae_cli.tracking.log import METRICS_FILE, whole_lines
 
 # https://huggingface.co/docs/hub/datasets-cards
@@ -35,6 +36,8 @@ def store_card(store: StoreHandle, target: HubName) -> str:
         "viewer": False,
     }
     source, encoder = _code(spec.source.uri), _code(spec.encoder.name)
+    # Each bucket is a store of its own.
+    example = f"{target}/{bucket_folder(spec.buckets.names[0])}" if spec.buckets else str(target)
     statistics = [
         f"| {_code(view)} | {figures['mean']:.4g} | {figures['std']:.4g} |"
         for view, figures in (store.attributes["statistics"] or {}).items()
@@ -52,7 +55,7 @@ which `tcae` wrote.
 ```python
 from tcae_cli import LatentDataset
 
-dataset = LatentDataset("{target}")
+dataset = LatentDataset("{example}")
 sample = dataset[0]  # float32, mean 0 and deviation 1 in each channel; normalise="none" gives raw latents
 print(len(dataset), sample["latents"].shape, sample["label"])
 ```
@@ -87,6 +90,9 @@ def _facts_of_store(store: StoreHandle) -> dict[str, str]:
         f"{_code(name)}: {list(spec.sample_shape(name))}, of images of {view.size} px{', mirrored' * view.flip}"
         for name, view in spec.views.items()
     ]
+    if spec.buckets:
+        names = ", ".join(_code(bucket_folder(name)) for name in spec.buckets.names)
+        views = [f"in a store for each shape of the images, height x width in pixels: {names}"]
     return {
         "Rows": f"{spec.num_rows:,}" + (f", of which {counts['failed']:,} failed" if counts.get("failed") else ""),
         "Views": "; ".join(views),

@@ -198,6 +198,20 @@ def test_the_card_says_what_the_store_holds_and_how_to_read_it(store, hub, small
     assert capsys.readouterr().out.startswith("24 torch.Size([8, 2, 2])")
 
 
+def test_a_store_of_buckets_is_pushed_with_all_of_them(photos, hub, encode, tmp_path, capsys):
+    path = tmp_path / "out.zarr"
+    encode(photos, path, buckets=True, sizes=(64,), bucket_step=32)
+    report = push(path)
+    assert pushed(hub) == files_of(path)
+    (bucket,) = (folder.name for folder in (path / "buckets").iterdir() if folder.is_dir())
+    there, here = (LatentStore(f"{each}/buckets/{bucket}") for each in (report.address, path))
+    assert np.array_equal(there.latents(range(24)), here.latents(range(24)))
+    card = hub.files("org/latents")["README.md"].decode()
+    assert f"`buckets/{bucket}`" in card
+    exec(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1], {})
+    assert capsys.readouterr().out.startswith("24 torch.Size([8, ")
+
+
 def test_a_card_of_ones_own_is_kept(store, hub):
     push(store)
     files = hub.files("org/latents")
