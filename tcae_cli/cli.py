@@ -26,6 +26,7 @@ _COMMANDS = {
     "info": "Show what a store holds, how much is finished, and its statistics.",
     "verify": "Check the files of a store, and its latents against the images.",
     "eval": "Measure models, stores and images: reconstruction, latents, generation, cost.",
+    "models": "List the autoencoders that --model takes, and which are cached; or show the card of one.",
     "weights": "List the pretrained networks that losses and metrics look through, and fetch them ahead.",
 }
 FAILED = 1

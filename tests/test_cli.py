@@ -50,7 +50,7 @@ def test_help_and_recipe_errors_import_neither_torch_nor_zarr(tmp_path):
     recipe = tmp_path / "mine.yaml"
     recipe.write_text("train: {steps: x}")
     helps = [[name, "--help"] for name in COMMANDS]
-    assert len(helps) == 10
+    assert len(helps) == 11
     for arguments in (["--help"], *helps, ["train", str(recipe), "--data", "."]):
         done = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
         assert done.stdout.splitlines()[-1] == "set()"

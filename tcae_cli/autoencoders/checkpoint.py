@@ -1,6 +1,7 @@
 """A model in one safetensors file: the weights, and in the header the model's description and identity."""
 
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -124,6 +125,13 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], str]:
 def read_text(path: Path) -> str:
     """Return the header of a file made by write_tensors alone. Raises CheckpointError as read_tensors."""
     return _open(path)[1]
+
+
+def count_parameters(path: Path) -> int:
+    """Return the number of values in a file's tensors, without reading them. Raises CheckpointError as read_tensors."""
+    _open(path)
+    with safe_open(os.fspath(path), framework="pt") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
 
 
 def _open(path: Path) -> tuple[dict[str, str], str]:

@@ -21,6 +21,7 @@ from tcae_cli.autoencoders.diffusers_files import (
 )
 from tcae_cli.autoencoders.diffusers_generators import generator_input
 from tcae_cli.autoencoders.families import ModelCard
+from tcae_cli.autoencoders.published import published_in_diffusers
 from tcae_cli.errors import CheckpointError, NotFoundError
 
 _IMAGE_SIZE = 256  # pixels, of a model that does not say
@@ -30,6 +31,9 @@ _NEED_TRANSFORMERS = {"AutoencoderRAE"}  # classes whose encoders are models of 
 
 class DiffusersModel:
     """The model of `diffusers:FOLDER` or `diffusers:org/name[@revision]`."""
+
+    about = "autoencoders of diffusers: diffusers:FOLDER or diffusers:org/name[@revision]"
+    published = staticmethod(published_in_diffusers)
 
     def __init__(self, name: str) -> None:
         """Fetch what is not in the Hub's cache.
@@ -71,6 +75,7 @@ class DiffusersModel:
             downsampling=(only_size or _TRIAL_SIZE) // self._trial_latents.shape[2],
             spec={"library": "diffusers", "class": class_name, **config},
             recipe={},
+            num_parameters=sum(each.numel() for each in self._skeleton.parameters()),
             generator=generator_input(class_name, config, lambda key: read_tensor(self._weights, key)),
             # A file that says so knows it of its weights, as that of SDXL's does; the class's default is true.
             overflows_in_half=self._stored_config.get("force_upcast") is True,

@@ -6,11 +6,12 @@ Axes: b batch, h w pixels, c latent channels, f pixels a latent position covers 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 
+from tcae_cli.autoencoders.published import PublishedModel
 from tcae_cli.errors import UsageError
 from tcae_cli.runtime.registry import Registry
 from tcae_cli.store.generator_input import GeneratorInput
@@ -37,6 +38,7 @@ class ModelCard:
     downsampling: int  # pixels a latent position, along a side
     spec: dict[str, Any]
     recipe: dict[str, Any]
+    num_parameters: int | None = None  # of encoder and decoder
     has_blocks: bool = False  # transformer blocks of our own, which can be compiled
     generator: GeneratorInput | None = None  # what its own generators take; None where that is not known
     overflows_in_half: bool = False  # whether it is known to compute values beyond float16
@@ -60,6 +62,11 @@ class NamedModel(Protocol):
     Making one raises NotFoundError if the name leads nowhere; all of it raises CheckpointError if the model is unsound.
     """
 
+    about: ClassVar[str]  # the family, and the forms of its names
+    published: ClassVar[Callable[[], list[PublishedModel]]]  # gives a few models that can be had
+
+    def __init__(self, name: str) -> None: ...
+
     def card(self) -> ModelCard:
         """Return the card."""
 
@@ -68,7 +75,7 @@ class NamedModel(Protocol):
 
 
 # The longest prefix of the name that is here decides.
-FAMILIES: Registry[Callable[[str], NamedModel]] = Registry(
+FAMILIES: Registry[type[NamedModel]] = Registry(
     {
         "": "tcae_cli.autoencoders.tcae:TcaeModel",
         "diffusers:": "tcae_cli.autoencoders.diffusers:DiffusersModel",

@@ -7,8 +7,9 @@ import huggingface_hub
 import torch
 from torch import Tensor, nn
 
-from tcae_cli.autoencoders.checkpoint import MODEL_FILE, CheckpointHeader, Parent, read_checkpoint
+from tcae_cli.autoencoders.checkpoint import MODEL_FILE, CheckpointHeader, Parent, count_parameters, read_checkpoint
 from tcae_cli.autoencoders.families import ModelCard
+from tcae_cli.autoencoders.published import PublishedModel
 from tcae_cli.errors import CheckpointError, NotFoundError
 from tcae_cli.model.identity import ENCODER_PARTS
 from tcae_cli.model.layers import PositionEmbedding
@@ -22,6 +23,8 @@ BUILTIN = Path(__file__).parents[1] / "builtin"
 
 class TcaeModel:
     """The model of a file, a run folder, `hf://org/name[@revision]` or a built-in name."""
+
+    about = "TC-AE, our own: a built-in name, a file, a run folder or hf://org/name[@revision]"
 
     def __init__(self, name: str) -> None:
         """Raises NotFoundError if the name leads nowhere."""
@@ -39,9 +42,29 @@ class TcaeModel:
             downsampling=header.spec.downsampling,
             spec=header.spec.model_dump(mode="json"),
             recipe=header.recipe,
+            num_parameters=count_parameters(self.path),
             has_blocks=True,
             generator=GeneratorInput.of_statistics(header.statistics.mean, header.statistics.std),
         )
+
+    @staticmethod
+    def published() -> list[PublishedModel]:
+        """Return the built-in models."""
+        found = []
+        for path in sorted(BUILTIN.glob("*.safetensors")):
+            card = TcaeModel(path.stem).card()
+            assert card.num_parameters is not None
+            found.append(
+                PublishedModel(
+                    name=card.name,
+                    channels=card.latent_channels,
+                    downsampling=card.downsampling,
+                    num_parameters=card.num_parameters,
+                    licence="Apache-2.0, see its terms",
+                    path=path,
+                )
+            )
+        return found
 
     def load(self, device: str | torch.device) -> TCAE:
         """Return the model on the device: frozen, float32, in eval mode."""

@@ -25,6 +25,12 @@ def fetch_model_file(repository: str, file: str, revision: str | None = None) ->
         raise LocalEntryNotFoundError("the Hub does not answer, and the file is not in the cache here") from error
 
 
+def cached_model_file(repository: str, file: str) -> Path | None:
+    """Return where the cache holds a file of a model, None if it does not. Asks no network."""
+    found = huggingface_hub.try_to_load_from_cache(repository, file)
+    return Path(found) if isinstance(found, str) else None
+
+
 def _answers(repository: str, file: str, revision: str | None) -> bool:
     """Return whether the Hub answers; hf_hub_download asks itself, but repeats that for a minute."""
     if silence.is_expected():

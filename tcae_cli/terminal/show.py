@@ -11,6 +11,7 @@ from tcae_cli.reports.encode import EncodeReport, UpdateReport
 from tcae_cli.reports.encode_plan import EncodePlan
 from tcae_cli.reports.evaluation import EvalReport
 from tcae_cli.reports.export import ExportReport
+from tcae_cli.reports.models import CardReport, ModelsReport
 from tcae_cli.reports.push import PushReport
 from tcae_cli.reports.report import Report
 from tcae_cli.reports.store import InfoReport, VerifyReport
@@ -18,6 +19,7 @@ from tcae_cli.reports.train import TrainReport
 from tcae_cli.reports.train_plan import TrainPlan
 from tcae_cli.reports.weights import WeightsReport
 from tcae_cli.terminal.evaluation_tables import show_evaluation
+from tcae_cli.terminal.models_table import show_card, show_models
 from tcae_cli.terminal.plan_tables import show_encoding_plan, show_training_plan
 from tcae_cli.terminal.store_tables import show_info, show_verification
 from tcae_cli.terminal.summaries import show_decoding, show_encoding, show_export, show_push, show_training, show_update
@@ -38,6 +40,8 @@ _SHOW: dict[type[Report], Callable[[Console, Any], None]] = {
     EvalReport: show_evaluation,
     WeightsReport: show_weights,
     PushReport: show_push,
+    ModelsReport: show_models,
+    CardReport: show_card,
 }
 
 
