@@ -115,6 +115,7 @@ def test_a_push_that_is_cut_continues(store, hub, monkeypatch):
     assert not received & {request.split()[1].removeprefix("/upload/") for request in uploads(hub)}
 
 
+@pytest.mark.alone
 def test_a_push_that_is_killed_continues(store, hub):
     hub.uploads_stall = 5
     command = [sys.executable, "-m", "tcae_cli", "push", str(store), TARGET]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from torch.utils.data import DataLoader
 
-from tcae_cli.errors import NotFoundError, SourceError, StoreError, UsageError
+from tcae_cli.errors import DiskError, NotFoundError, SourceError, StoreError, UsageError
 from tcae_cli.jobs.decode import decode_store
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.jobs.export import export_store
@@ -105,6 +105,17 @@ def test_a_store_that_is_not_there_is_named(url):
     missing = url.replace("out.zarr", "none.zarr")
     with pytest.raises(StoreError, match=r"none\.zarr is not a store of latents: .*/zarr\.json: No such file"):
         LatentStore(missing)
+
+
+def test_a_server_that_does_not_answer_and_a_gated_dataset_are_sentences(hub: HubServer, local_store):
+    with pytest.raises(
+        DiskError, match=r"^http://127.0.0.1:9/out.zarr/zarr.json cannot be read: .*; check your permis"
+    ):
+        LatentStore("http://127.0.0.1:9/out.zarr")
+    put(hub, local_store)
+    hub.gated.add(DATASET)
+    with pytest.raises(SourceError, match=rf"^hf://datasets/{DATASET} is gated: accept its terms at {hub.url}/"):
+        LatentStore(f"hf://datasets/{DATASET}/out.zarr")
 
 
 def test_on_the_hub_it_is_read_at_the_commit_that_was_there_when_it_was_opened(hub: HubServer, local_store):
