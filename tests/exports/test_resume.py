@@ -212,7 +212,7 @@ def test_an_incomplete_store_is_refused(captioned, encode_small, export, monkeyp
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr("tcae_cli.jobs.encode.finalise", interrupted)
+        patched.setattr("tcae_cli.jobs.encode.finish", interrupted)
         encode_small(captioned, tmp_path / "half.zarr")
     with pytest.raises(StoreError, match=r"half.zarr is incomplete; finish it by repeating tcae encode-dataset"):
         export("out", "npy", of=tmp_path / "half.zarr")

@@ -11,6 +11,7 @@ import pytest
 
 from tcae_cli.images import watchdog
 from tcae_cli.jobs import encode as encode_job
+from tcae_cli.sources.source import open_index
 from tcae_cli.jobs.decode import decode_store
 from tcae_cli.reports.decode import DecodeRequest
 from tcae_cli.reports.progress import Silent
@@ -174,7 +175,7 @@ def test_workers_that_die_or_hang_cost_the_rows_they_were_on(photos, tmp_path, e
     encode(source, tmp_path / "whole.zarr")
     monkeypatch.setattr(watchdog, "HUNG_AFTER_S", 1.5)
     monkeypatch.setattr(watchdog, "LOOK_EVERY_S", 0.1)
-    monkeypatch.setattr(encode_job, "Source", DeadlySource)
+    monkeypatch.setattr(encode_job, "open_index", lambda *of: DeadlySource(open_index(*of).index_dir))
     report = encode(source, tmp_path / "store.zarr", Blocking(source / "thing/2.jpg"), num_workers=2, max_failures="2")
 
     assert report.exit_code == 0
