@@ -177,6 +177,32 @@ def test_metadata_that_is_lost_is_written_again(photos, store, encoding, advice,
     succeeds(["verify", store, "--rows", 0])
 
 
+TABLES = ["statistics/latents/channel_std", "statistics/latents", "failures/error", "failures"]
+
+
+@pytest.mark.parametrize("name", [f"{table}/zarr.json" for table in TABLES] + [f"{table}/c/0" for table in TABLES[::2]])
+@pytest.mark.parametrize("data", [None, b"{"])
+def test_tables_that_are_lost_are_written_again(captioned, encode, encoding, tmp_path, advice, succeeds, name, data):
+    store = tmp_path / "store.zarr"
+    encode(captioned, store, max_failures="10%")
+    (store / name).unlink() if data is None else (store / name).write_bytes(data)
+    advice(
+        ["verify", store, "--rows", 0], r"problem: (?:statistics|failures)\S* .*; repeat tcae encode-dataset, which", 1
+    )
+    said = succeeds(encoding(captioned, "--max-failures", "10%"))
+    assert "23 rows ok, 1 failed; nothing to do" in said
+    succeeds(["verify", store, "--rows", 0])
+
+
+def test_a_damaged_list_of_images_is_written_again(photos, store, encoding, advice, succeeds):
+    index = next((store / ".tcae" / "index").iterdir())
+    (index / "labels.npy").write_bytes(b"{")
+    (summary,) = advice(["verify", store, "--rows", 0], r"labels\.npy is damaged .*; remove (\S+) and repeat", 1)
+    Path(summary).unlink()
+    succeeds(encoding(photos))
+    succeeds(["verify", store, "--rows", 0])
+
+
 def test_a_store_without_a_good_row_is_encoded_once_its_images_are_put_right(
     make_folder, png, tmp_path, encoding, advice, tcae, succeeds
 ):

@@ -15,6 +15,7 @@ from tcae_cli.store.metadata import SEAL, parse_metadata
 from tcae_cli.store.statistics import LatentMoments
 
 _DAMAGED = (OSError, StoreError)
+_REPEAT = "repeat tcae encode-dataset, which writes it again"
 _ROW_COUNTS = ("ok", "failed", "encoded_again_in_float32")
 
 
@@ -24,13 +25,13 @@ def check_arrays(store: StoreHandle) -> list[str]:
     wanted = array_metadata(store.spec)
     for name, data in zip(wanted, store.folder.read_many(list(wanted)), strict=True):
         if data is None:
-            problems.append(f"{name} is missing; repeat tcae encode-dataset, which writes it again")
+            problems.append(f"{name} is missing; {_REPEAT}")
             continue
         try:
             # Both as this zarr writes them, since the store may have been made with another version.
             found, right = (_as_zarr_writes(parse_metadata(each)) for each in (data, wanted[name]))
         except DAMAGED:
-            problems.append(f"{name} is damaged; remove it and repeat tcae encode-dataset, which writes it again")
+            problems.append(f"{name} is damaged; remove it and {_REPEAT}")
             continue
         names = right.keys() - {"attributes"} - (set() if store.is_complete else {"shape"})  # rows may be appended
         differing = sorted(key for key in names if found.get(key) != right[key])
@@ -83,9 +84,14 @@ def _check_statistics(folder: Folder, view: str, moments: LatentMoments) -> list
         try:
             said[name] = read_array(folder, f"statistics/{view}/{name}")
         except _DAMAGED as error:
-            problems.append(f"statistics/{view}/{name} cannot be read ({error})")
+            problems.append(_unreadable(f"statistics/{view}/{name}", error))
     wrong = [name for name in moments.differing(said) if name in said]
     return problems + [f"statistics/{view}/{name} is not that of the latents stored" for name in wrong]
+
+
+def _unreadable(name: str, error: Exception) -> str:
+    """Return the sentence on a table that cannot be read; the error's own advice is to verify the store."""
+    return f"{name} cannot be read ({str(error).partition('; tcae verify')[0]}); {_REPEAT}"
 
 
 def _check_groups(store: StoreHandle, totals: Totals) -> list[str]:
@@ -101,7 +107,8 @@ def _check_groups(store: StoreHandle, totals: Totals) -> list[str]:
             found = parse_metadata(data or b"")
         except ValueError as error:
             if node in groups:  # arrays are checked elsewhere
-                problems.append(f"{name} is damaged ({error})" if data is not None else f"{name} is missing")
+                found_as = f"{name} is damaged ({error})" if data is not None else f"{name} is missing"
+                problems.append(f"{found_as}; {_REPEAT}")
             continue
         view = node.removeprefix("statistics/")
         if view in totals.moments and node != view and found["attributes"]["num_rows"] != totals.moments[view].num_rows:
@@ -116,7 +123,7 @@ def _check_failures(folder: Folder, totals: Totals) -> list[str]:
     try:
         columns = {name: read_array(folder, f"failures/{name}").tolist() for name in ("row", "path", "stage", "error")}
     except _DAMAGED as error:
-        return [f"failures cannot be read ({error})"]
+        return [_unreadable("failures", error)]
     if len({len(values) for values in columns.values()}) > 1:
         return ["failures: its columns have different lengths"]
     found = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]

@@ -18,7 +18,7 @@ from tcae_cli.runtime.local_folder import PARTS, owner_of_part
 from tcae_cli.store.claims import claimed_again, remove_claims, withdraw_mixed
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import INDEXES, PRIVATE_FOLDER, ROOT, index_folder, read_array, table_files
-from tcae_cli.store.metadata import group_file
+from tcae_cli.store.metadata import group_file, parse_metadata
 from tcae_cli.store.record import ShardRecord, read_records, write_record
 from tcae_cli.store.spec import SourceIdentity, StoreSpec
 from tcae_cli.store.statistics import LatentMoments
@@ -127,11 +127,28 @@ def complete(
 
 
 def reopen_unless_whole(store: StoreHandle) -> None:
-    """Reopen a complete store that has lost files since, so that the command encodes them again."""
+    """Reopen a complete store that has lost files since, so that the command writes them again.
+
+    Shards are encoded again where their files are gone or of another size; tables are written again where they cannot
+    be read.
+    """
     if not store.is_complete:
         forget_finish(store)
-    elif totals_of(store) is None:
+    elif (totals := totals_of(store)) is None or not _has_tables(store, totals):
         reopen(store)
+
+
+def _has_tables(store: StoreHandle, totals: Totals) -> bool:
+    """Return whether the statistics and the failures of a complete store can be read."""
+    files = statistics_files(store.spec, totals) | _failures_files(store.spec, totals)
+    nodes = [name for name in files if name.endswith("/zarr.json")]
+    try:
+        for node, data in zip(nodes, store.folder.read_many(nodes), strict=True):
+            if parse_metadata(data or b"")["node_type"] == "array":
+                read_array(store.folder, node.removesuffix("/zarr.json"))
+    except (OSError, ValueError, StoreError):
+        return False
+    return True
 
 
 def forget_finish(store: StoreHandle) -> None:
