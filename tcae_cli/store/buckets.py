@@ -13,6 +13,7 @@ from tcae_cli.store.commit import (
     complete,
     finalise,
     forget_finish,
+    is_whole,
     nodes_of,
     reopen,
     reopen_unless_whole,
@@ -68,8 +69,7 @@ def _make_bucket(root: StoreHandle, name: str, identity: SourceIdentity) -> None
         folder.make()
         create_store(folder, spec)
         return
-    is_whole = bucket.is_complete and totals_of(bucket) is not None
-    if root.is_complete and not (is_whole and bucket.spec.source == identity):
+    if root.is_complete and not (is_whole(bucket) and bucket.spec.source == identity):
         reopen(root)
     batch_size = min(root.spec.compute.batch_size, bucket.spec.rows_per_shard)
     compute = root.spec.compute.model_copy(update={"batch_size": batch_size})

@@ -134,12 +134,18 @@ def reopen_unless_whole(store: StoreHandle) -> None:
     """
     if not store.is_complete:
         forget_finish(store)
-    elif (totals := totals_of(store)) is None or not _has_tables(store, totals):
+    elif not is_whole(store):
         reopen(store)
 
 
+def is_whole(store: StoreHandle) -> bool:
+    """Return whether a store is complete, has the files of all shards, and its tables can be read."""
+    totals = totals_of(store) if store.is_complete else None
+    return totals is not None and _has_tables(store, totals)
+
+
 def _has_tables(store: StoreHandle, totals: Totals) -> bool:
-    """Return whether the statistics and the failures of a complete store can be read."""
+    """Return whether the statistics and the failures of a complete store can be read; they may hold other values."""
     files = statistics_files(store.spec, totals) | _failures_files(store.spec, totals)
     nodes = [name for name in files if name.endswith("/zarr.json")]
     try:
