@@ -11,10 +11,10 @@ import pytest
 
 from tcae_cli.images import watchdog
 from tcae_cli.jobs import encode as encode_job
-from tcae_cli.sources.source import open_index
 from tcae_cli.jobs.decode import decode_store
 from tcae_cli.reports.decode import DecodeRequest
 from tcae_cli.reports.progress import Silent
+from tcae_cli.sources.source import open_index
 from tcae_cli.store.reader import LatentStore
 
 from ..store_contents import assert_rows_equal, failures_of
