@@ -1,0 +1,283 @@
+"""tcae encode-dataset --buckets: each image in a shape near its own, and every promise of a store kept."""
+
+import random
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tcae_cli.autoencoders.runner import load_runner
+from tcae_cli.errors import UsageError
+from tcae_cli.images.image_file import decode_image
+from tcae_cli.images.transform import resize_and_crop
+from tcae_cli.jobs.encode_shares import of_part, of_ranks
+from tcae_cli.runtime.local_folder import LocalFolder
+from tcae_cli.store.handle import StoreHandle
+from tcae_cli.store.spec import SourceIdentity, bucket_spec
+
+from ..store_contents import arrays_of, assert_same_store, attributes_of, files_of, refused
+
+SETTING = {"sizes": (128,), "buckets": True, "bucket_step": 32, "batch_size": 4}
+OPTIONS = ["--size", "128", "--buckets", "--bucket-step", "32", "--batch-size", "4"]
+SHAPES = [(96, 160), (128, 128), (160, 96)]
+SIZES = [(72, 96), (96, 72), (90, 90), (60, 110), (110, 60), (96, 100)]  # height and width
+
+
+@pytest.fixture(scope="module")
+def shaped_photos(photos, tmp_path_factory) -> Path:
+    """48 photographs of six shapes, in three class folders."""
+    folder = tmp_path_factory.mktemp("shaped")
+    for index, path in enumerate(sorted(photos.rglob("*.jpg"))):
+        (folder / path.parent.name).mkdir(exist_ok=True)
+        with Image.open(path) as picture:
+            for turn in range(2):
+                height, width = SIZES[(2 * index + turn) % len(SIZES)]
+                shaped = picture.rotate(turn * 9).resize((width, height))
+                shaped.save(folder / path.parent.name / f"{path.stem}-{turn}.jpg", quality=92)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def keys_of_buckets(shaped_photos) -> dict[str, list[str]]:
+    """The keys of the images that are nearest to each shape, by a plain reference."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(shaped_photos.rglob("*.jpg")):
+        with Image.open(path) as picture:
+            aspect = np.log(picture.height / picture.width)
+        height, width = min(SHAPES, key=lambda shape: abs(aspect - np.log(shape[0] / shape[1])))
+        found.setdefault(f"{height}x{width}", []).append(path.relative_to(shaped_photos).as_posix())
+    return found
+
+
+@pytest.fixture
+def whole(shaped_photos, encode, tmp_path) -> Path:
+    encode(shaped_photos, tmp_path / "whole.zarr", **SETTING)
+    return tmp_path / "whole.zarr"
+
+
+def test_each_image_is_in_the_bucket_of_the_nearest_aspect(whole, keys_of_buckets):
+    assert attributes_of(whole)["buckets"] == {"step": 32, "max_aspect": 2.0, "names": ["96x160", "128x128", "160x96"]}
+    arrays = arrays_of(whole)
+    assert {name: arrays[f"buckets/{name}/keys"].tolist() for name in keys_of_buckets} == keys_of_buckets
+
+
+def test_latents_are_those_of_the_crop_encoded_alone(whole, shaped_photos, small_checkpoint, keys_of_buckets):
+    runner, arrays = load_runner(str(small_checkpoint), torch.device("cpu"), "fp32"), arrays_of(whole)
+    for name, keys in keys_of_buckets.items():
+        shape = tuple(map(int, name.split("x")))
+        for row in (0, len(keys) - 1):
+            image = decode_image((shaped_photos / keys[row]).read_bytes())
+            view = resize_and_crop(image, shape, "torch")
+            alone = runner.encode(view.pixels[None])[0].numpy()
+            assert arrays[f"buckets/{name}/latents"][row] == pytest.approx(alone, abs=2e-3)
+            assert tuple(arrays[f"buckets/{name}/original_size"][row]) == image.shape[:2] == view.original_size
+            assert tuple(arrays[f"buckets/{name}/crop"][row]) == view.crop
+
+
+def test_statistics_are_those_of_all_latents_together(whole, keys_of_buckets):
+    arrays = arrays_of(whole)
+    latents = [arrays[f"buckets/{name}/latents"].astype(np.float64) for name in keys_of_buckets]
+    values = np.concatenate([each.swapaxes(0, 1).reshape(each.shape[1], -1) for each in latents], axis=1)
+    found = attributes_of(whole)["statistics"]["latents"]
+    assert found["num_rows"] == 48 and found["mean"] == pytest.approx(values.mean())
+    assert arrays["statistics/latents/channel_mean"] == pytest.approx(values.mean(axis=1))
+    assert arrays["statistics/latents/channel_std"] == pytest.approx(values.std(axis=1))
+
+
+def test_a_bucket_alone_is_a_store(whole, keys_of_buckets):
+    store = StoreHandle(LocalFolder(whole / "buckets/128x128"))
+    assert store.is_complete and store.spec.num_rows == len(keys_of_buckets["128x128"])
+
+
+def test_new_images_enter_their_buckets_after_the_old_rows(shaped_photos, encode, tmp_path):
+    source, store = shutil.copytree(shaped_photos, tmp_path / "photos"), tmp_path / "store.zarr"
+    wide, tall = sorted(source.rglob("*.jpg"))[3], sorted(source.rglob("*.jpg"))[4]
+    (source / "new").mkdir()
+    for number, path in enumerate((wide, tall)):
+        path.rename(tmp_path / f"{number}.jpg")
+    encode(source, store, **SETTING)
+    before = arrays_of(store)
+    for number in range(2):
+        (tmp_path / f"{number}.jpg").rename(source / "new" / f"{number}.jpg")
+    encode(source, store, **SETTING, append=True)
+
+    after = arrays_of(store)
+    for name, key in (("96x160", "new/0.jpg"), ("160x96", "new/1.jpg")):
+        assert after[f"buckets/{name}/keys"].tolist() == [*before[f"buckets/{name}/keys"], key]
+        latents = before[f"buckets/{name}/latents"]
+        assert after[f"buckets/{name}/latents"][: len(latents)].tobytes() == latents.tobytes()
+    assert after["buckets/128x128/latents"].tobytes() == before["buckets/128x128/latents"].tobytes()
+    assert attributes_of(store)["rows"]["ok"] == 48 and attributes_of(store)["complete"]
+
+
+def test_a_new_shape_makes_a_new_bucket(photos, shaped_photos, encode, tmp_path):
+    source, store = shutil.copytree(photos, tmp_path / "photos"), tmp_path / "store.zarr"
+    encode(source, store, **SETTING)
+    assert attributes_of(store)["buckets"]["names"] == ["96x160"]
+    with Image.open(sorted(shaped_photos.rglob("*.jpg"))[4]) as tall:
+        tall.save(source / "tall.png")
+    encode(source, store, **SETTING, append=True)
+    assert attributes_of(store)["buckets"]["names"] == ["96x160", "160x96"]
+    assert attributes_of(store)["rows"]["ok"] == 25
+
+
+def test_ranks_and_parts_make_the_same_store(shaped_photos, whole, encode, encode_as_ranks, tmp_path):
+    encode_as_ranks(3, shaped_photos, tmp_path / "ranks.zarr", **SETTING)
+    for part in range(2):
+        encode(shaped_photos, tmp_path / "parts.zarr", **SETTING, num_parts=2, part=part)
+    assert_same_store(tmp_path / "ranks.zarr", whole)
+    assert_same_store(tmp_path / "parts.zarr", whole)
+
+
+@pytest.mark.parametrize("lost", ["buckets/128x128", "buckets/128x128/latents/c.0.0.0.0", "buckets/96x160/status"])
+def test_what_was_lost_is_encoded_again(whole, shaped_photos, encode, lost):
+    kept = shutil.copytree(whole, whole.with_name("kept.zarr"))
+    path = whole / lost
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    encode(shaped_photos, whole, **SETTING)
+    assert_same_store(whole, kept)
+
+
+def test_a_store_that_is_whole_stays_as_it_is(whole, shaped_photos, encode):
+    before = files_of(whole)
+    encode(shaped_photos, whole, **SETTING)
+    assert files_of(whole) == before
+
+
+def test_failed_images_are_tried_again_in_their_bucket(shaped_photos, encode, tmp_path):
+    source, store = shutil.copytree(shaped_photos, tmp_path / "photos"), tmp_path / "store.zarr"
+    path = sorted(source.rglob("*.jpg"))[3]
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])  # the header is there
+    report = encode(source, store, **SETTING, max_failures="1")
+    assert (report.num_ok, report.num_failed) == (47, 1) and report.failures[0].stage == "decode"
+    path.write_bytes(whole)
+    report = encode(source, store, **SETTING, retry_failed=True)
+    assert (report.num_ok, report.num_failed, report.num_encoded_now) == (48, 0, 1)
+    encode(shaped_photos, tmp_path / "whole.zarr", **SETTING)
+    assert arrays_of(store)["buckets/96x160/latents"].tobytes() == (
+        arrays_of(tmp_path / "whole.zarr")["buckets/96x160/latents"].tobytes()
+    )
+
+
+def test_an_image_that_belongs_to_another_bucket_than_it_was_listed_for_fails(shaped_photos, encode, tmp_path):
+    source, store = shutil.copytree(shaped_photos, tmp_path / "photos"), tmp_path / "store.zarr"
+    wide, tall = sorted(source.rglob("*.jpg"))[3], sorted(source.rglob("*.jpg"))[4]
+    wide_bytes = wide.read_bytes()
+    wide.write_bytes(wide_bytes[: len(wide_bytes) // 2])
+    encode(source, store, **SETTING, max_failures="1")
+    wide.write_bytes(tall.read_bytes())
+    report = encode(source, store, **SETTING, retry_failed=True, max_failures="1")
+    assert report.failures[0].error == (
+        "the image is 110 x 60 pixels, and was 60 x 110 when it was listed, which decided its bucket, 96x160; "
+        "put it back, or encode into another store"
+    )
+
+
+@pytest.mark.parametrize("options", [{"dtype": "int8"}, {"flip": True}, {"codec": "none", "dtype": "float32"}])
+def test_options_of_a_store_are_those_of_its_buckets(shaped_photos, encode, tmp_path, options):
+    encode(shaped_photos, tmp_path / "store.zarr", **SETTING, **options)
+    attributes = [attributes_of(tmp_path / "store.zarr"), attributes_of(tmp_path / "store.zarr/buckets/96x160")]
+    for name in ("dtype", "codec", "quantisation", "encoder", "transform"):
+        assert attributes[0][name] == attributes[1][name]
+    names = {name.rpartition("/")[2] for name in arrays_of(tmp_path / "store.zarr") if "latents" in name}
+    assert ("latents_flip" in names) == ("flip" in options)
+
+
+def test_extreme_shapes_and_one_image_a_bucket(encode, tmp_path):
+    (tmp_path / "photos").mkdir()
+    for name, size in {"a": (5000, 1), "b": (1, 5000), "c": (8, 8)}.items():
+        Image.effect_noise(size, 64).convert("RGB").save(tmp_path / "photos" / f"{name}.png")
+    report = encode(tmp_path / "photos", tmp_path / "store.zarr", **SETTING)
+    assert report.num_ok == 3
+    arrays = arrays_of(tmp_path / "store.zarr")
+    assert {name: arrays[f"buckets/{name}/keys"].tolist() for name in ("96x160", "128x128", "160x96")} == {
+        "96x160": ["a.png"],
+        "128x128": ["c.png"],
+        "160x96": ["b.png"],
+    }
+
+
+def test_images_that_cannot_be_measured_are_failed_rows_of_the_squarest_bucket(encode, tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/bad.jpg").write_bytes(b"not an image")
+    report = encode(tmp_path / "photos", tmp_path / "store.zarr", **SETTING, max_failures="100%")
+    assert (report.num_ok, report.num_failed) == (0, 1) and report.complete
+    assert attributes_of(tmp_path / "store.zarr")["buckets"]["names"] == ["128x128"]
+
+
+def test_another_setting_is_refused(whole, shaped_photos, encode):
+    asked = SETTING | {"bucket_step": 64}
+    assert "--buckets given with --bucket-step 32 --max-aspect 2, not given with --bucket-step 64 --max-aspect 2" in (
+        refused(encode, shaped_photos, whole, **asked)
+    )
+    assert "--buckets given with --bucket-step 32 --max-aspect 2, not absent" in (
+        refused(encode, shaped_photos, whole, sizes=(128,), batch_size=4)
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"sizes": (128, 64)}, "--buckets encodes each image at one size; give --size once"),
+        ({"bucket_step": 48}, "--bucket-step 48 is not a multiple of 32, a latent's pixels; try 64"),
+        ({"bucket_step": 160}, "--bucket-step 160 is more than --size 128; give a smaller step"),
+        ({"bucket_step": 32, "buckets": False}, "--bucket-step is of buckets; add --buckets, or omit it"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_a_sentence(shaped_photos, encode, tmp_path, options, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        encode(shaped_photos, tmp_path / "store.zarr", **SETTING | options)
+    assert not (tmp_path / "store.zarr").exists()
+
+
+@pytest.mark.parametrize("num_ranks", [1, 3])
+def test_a_run_killed_again_and_again_equals_one_that_was_not(
+    shaped_photos, whole, start_tcae: Callable[..., subprocess.Popen], tmp_path, num_ranks
+):
+    draw, store = random.Random(num_ranks), tmp_path / "killed.zarr"
+
+    def launch(name: str) -> list[subprocess.Popen]:
+        environment = {"WORLD_SIZE": str(num_ranks), "TORCHELASTIC_RUN_ID": name}
+        ranks = [environment | {"RANK": rank, "LOCAL_RANK": rank} for rank in map(str, range(num_ranks))]
+        return [start_tcae(shaped_photos, store, *OPTIONS, environment=rank) for rank in ranks]
+
+    for attempt in range(2):
+        ranks = launch(f"killed-{attempt}")
+        wait_for_records(store, attempt + 1)
+        time.sleep(draw.uniform(0, 0.1))
+        for rank in ranks:
+            rank.kill()
+        for rank in ranks:
+            rank.communicate()
+    for rank in launch("last"):
+        _, stderr = rank.communicate(timeout=240)
+        assert rank.returncode == 0, stderr
+    assert_same_store(store, whole)
+
+
+def wait_for_records(store: Path, count: int) -> None:
+    """Wait until so many shards of any bucket are committed, or the store is complete."""
+    ends_at = time.monotonic() + 120
+    while len(list(store.glob("buckets/*/.tcae/commits/*.json"))) < count:
+        assert time.monotonic() < ends_at
+        time.sleep(0.01)
+
+
+def test_100_000_images_are_dealt_out_evenly_over_15_buckets_and_8_ranks(whole):
+    root = StoreHandle(LocalFolder(whole)).spec
+    counts = np.random.default_rng(0).multinomial(100_000, np.random.default_rng(1).dirichlet(np.ones(15))).tolist()
+    identities = [SourceIdentity(uri="", count=count, fingerprint="0", class_names=[]) for count in counts]
+    specs = [bucket_spec(root, "96x160", identity) for identity in identities]
+    shares = of_ranks(specs, of_part(specs, 0, 1), 8, side_by_side=False)
+    rows = [
+        sum(len(spec.rows_of_shard(shard)) for spec, ranks in zip(specs, shares, strict=True) for shard in ranks[rank])
+        for rank in range(8)
+    ]
+    assert sum(rows) == 100_000 and max(rows) <= 1.01 * 12_500
