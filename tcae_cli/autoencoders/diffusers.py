@@ -10,17 +10,10 @@ import torch
 from torch import Tensor
 
 from tcae_cli.autoencoders.diffusers_calls import OnImages, ways_to_call
-from tcae_cli.autoencoders.diffusers_files import (
-    CONFIG,
-    encoder_hash,
-    find_config,
-    find_weights,
-    first_line,
-    read_config,
-    read_tensor,
-)
+from tcae_cli.autoencoders.diffusers_files import CONFIG, encoder_hash, find_config, find_weights, read_config
 from tcae_cli.autoencoders.diffusers_generators import generator_input
 from tcae_cli.autoencoders.families import ModelCard
+from tcae_cli.autoencoders.model_files import first_line, read_tensor
 from tcae_cli.autoencoders.published import published_in_diffusers
 from tcae_cli.errors import CheckpointError, NotFoundError
 

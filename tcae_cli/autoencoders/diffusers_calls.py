@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+_ONE_AT_A_TIME = threading.Lock()  # Wan and Qwen-Image keep the features of a call in the model
+
 
 class OnImages(nn.Module):
     """A diffusers model with its latents as it makes them: without scale and shift, and without sampling."""
@@ -42,19 +44,15 @@ class OnOneFrame(OnImages):
 
     words = "a video of one frame"
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__(model)
-        self._one_at_a_time = threading.Lock()  # Wan and Qwen-Image keep the features of a call in the model
-
     def encode(self, images: Tensor) -> Tensor:
         """Return latents as OnImages. Raises ValueError if there is more than one latent frame."""
-        with self._one_at_a_time:
+        with _ONE_AT_A_TIME:
             return _only_frame(super().encode(images[:, :, None]))
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images as OnImages. Raises ValueError if there is more than one frame."""
         video = latents[:, :, None]
-        with self._one_at_a_time:
+        with _ONE_AT_A_TIME:
             if self.model.config.get("timestep_conditioning"):
                 # LTX: the time at which its pipeline decodes by default, which adds no noise.
                 # Source: diffusers, pipelines/ltx/pipeline_ltx.py, decode_timestep.

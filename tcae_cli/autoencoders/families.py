@@ -42,7 +42,13 @@ class ModelCard:
     has_blocks: bool = False  # transformer blocks of our own, which can be compiled
     generator: GeneratorInput | None = None  # what its own generators take; None where that is not known
     overflows_in_half: bool = False  # whether it is known to compute values beyond float16
+    has_decoder: bool = True
     is_of_one_size: bool = False  # whether images of sizes other than image_size are refused
+
+    def refuse_without_decoder(self) -> None:
+        """Raise UsageError if there is no way back from latents to images."""
+        if not self.has_decoder:
+            raise UsageError(no_decoder_words(self.name))
 
     def refuse_size(self, size: int) -> None:
         """Raise UsageError if the model does not encode images of this size, in pixels."""
@@ -54,6 +60,11 @@ class ModelCard:
                 f"--size {size} is not a multiple of {self.downsampling}, a latent's pixels in {self.name}; "
                 f"try {nearest}"
             )
+
+
+def no_decoder_words(name: str) -> str:
+    """Return the sentence that refuses to decode the latents of an encoder alone."""
+    return f"{name} is an encoder without a decoder, so its latents become no images; name a model that has one"
 
 
 class NamedModel(Protocol):
@@ -78,6 +89,7 @@ class NamedModel(Protocol):
 FAMILIES: Registry[type[NamedModel]] = Registry(
     {
         "": "tcae_cli.autoencoders.tcae:TcaeModel",
+        "timm:": "tcae_cli.autoencoders.timm:TimmModel",
         "diffusers:": "tcae_cli.autoencoders.diffusers:DiffusersModel",
     }
 )

@@ -1,7 +1,9 @@
 """Lists a few autoencoders that are published, and where the Hugging Face Hub's cache on this machine holds them."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tcae_cli.runtime.hub_models import cached_model_file
 
@@ -16,7 +18,7 @@ class PublishedModel:
     name: str
     channels: int
     downsampling: int
-    num_parameters: int  # of encoder and decoder
+    num_parameters: int  # of encoder and decoder, if it has one
     licence: str  # of the weights
     path: Path | None  # of the weights on this machine; None if no cache holds them
 
@@ -37,18 +39,37 @@ _OF_DIFFUSERS = (
     ("hunyuanvideo-community/HunyuanVideo", 16, 8, 246_478_803, "Tencent Hunyuan Community", _IN_A_PIPELINE),
     ("genmo/mochi-1-preview", 12, 8, 459_748_611, "Apache-2.0", _IN_A_PIPELINE),
 )
+_OF_TIMM = (
+    ("vit_small_patch14_dinov2.lvd142m", 384, 14, 22_056_576, "Apache-2.0"),
+    ("vit_base_patch14_dinov2.lvd142m", 768, 14, 86_579_712, "Apache-2.0"),
+    ("vit_base_patch14_reg4_dinov2.lvd142m", 768, 14, 86_582_784, "Apache-2.0"),
+    ("vit_base_patch16_siglip_256.v2_webli", 768, 16, 92_930_304, "Apache-2.0"),
+)
 
 
 def published_in_diffusers() -> list[PublishedModel]:
     """Return a few models of diffusers."""
     return [
-        PublishedModel(
-            name=f"diffusers:{repository}",
-            channels=channels,
-            downsampling=downsampling,
-            num_parameters=num_parameters,
-            licence=licence,
-            path=cached_model_file(repository, file),
-        )
-        for repository, channels, downsampling, num_parameters, licence, file in _OF_DIFFUSERS
+        _published(f"diffusers:{repository}", figures, cached_model_file(repository, file))
+        for repository, *figures, file in _OF_DIFFUSERS
     ]
+
+
+def published_in_timm() -> list[PublishedModel]:
+    """Return a few encoders of timm."""
+    return [
+        _published(f"timm:{name}", figures, cached_model_file(f"timm/{name}", "model.safetensors"))
+        for name, *figures in _OF_TIMM
+    ]
+
+
+def _published(name: str, figures: Sequence[Any], path: Path | None) -> PublishedModel:
+    channels, downsampling, num_parameters, licence = figures
+    return PublishedModel(
+        name=name,
+        channels=channels,
+        downsampling=downsampling,
+        num_parameters=num_parameters,
+        licence=licence,
+        path=path,
+    )

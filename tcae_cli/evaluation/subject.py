@@ -83,7 +83,7 @@ def open_subject(
 def _open_models(
     request: EvalRequest, device: torch.device, scratch: Path, progress: Progress, with_images: bool
 ) -> Subject:
-    cards = [read_card(name) for name in request.models or (DEFAULT_MODEL,)]
+    cards = _read_cards(request.models or (DEFAULT_MODEL,))
     size = _common_size(request.size, cards)
     named = [(request.data, scratch / "index")] if with_images and request.data else []
     named += [(request.probe_data, scratch / "probe")] if request.probe_data else []
@@ -102,7 +102,7 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
         warnings.simplefilter("ignore", UserWarning)  # of an incomplete store: it is reported beside the figures
         store = LatentStore(uri)
     store.refuse_without_ok_rows()
-    cards = [read_card(name) for name in request.models or (store.spec.encoder.name,)]
+    cards = _read_cards(request.models or (store.spec.encoder.name,))
     for card in cards:
         store.refuse_other_encoder(card.encoder_hash, card.name, "omit it, or name the first")
     if request.data is None:
@@ -127,6 +127,14 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
         store_rows=store_rows,
         warnings=found,
     )
+
+
+def _read_cards(names: Sequence[str]) -> list[ModelCard]:
+    """Return the cards of models. Raises UsageError if one has no decoder."""
+    cards = [read_card(name) for name in names]
+    for card in cards:
+        card.refuse_without_decoder()
+    return cards
 
 
 def _open_reconstructions(request: EvalRequest, uri: str, scratch: Path, progress: Progress) -> Subject:

@@ -108,6 +108,7 @@ def _load_decoder(request: DecodeRequest, store: LatentStore) -> Runner:
     """Load the model that decodes. Raises StoreError if it does not fit the store."""
     name = request.model or store.spec.encoder.name
     card = read_card(name)
+    card.refuse_without_decoder()
     latent = store.spec.latent
     if not request.force:
         store.refuse_other_encoder(

@@ -44,6 +44,10 @@ def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -
     sizes = list(dict.fromkeys(request.sizes or (card.image_size,)))
     for size in sizes:
         card.refuse_size(size)
+    if request.dtype == "int8" and not card.has_decoder:
+        raise UsageError(
+            f"--dtype int8 measures what it costs on decoded images, and {card.name} has no decoder; use float16"
+        )
     decode = request.decode or ("full" if request.resize == "adm" else "draft")
     library = [card.spec["library"]] if "library" in card.spec else []  # of a model that is not one of ours
     if request.compile and not card.has_blocks:

@@ -137,13 +137,18 @@ def _find_model(verification: Verification) -> str | None:
         return None
     name = request.model or verification.store.spec.encoder.name
     try:
-        found = read_card(name).encoder_hash
+        card = read_card(name)
     except NotFoundError as error:
         if request.model:
             raise
         verification.not_checked.append(f"whether latents decode to their images: {error}; --model names a model")
         return None
-    verification.store.refuse_other_encoder(found, name, "pass --model with the first, or --rows 0 to decode nothing")
+    verification.store.refuse_other_encoder(
+        card.encoder_hash, name, "pass --model with the first, or --rows 0 to decode nothing"
+    )
+    if not card.has_decoder:
+        verification.not_checked.append(f"whether latents decode to their images: {name} has no decoder")
+        return None
     return name
 
 

@@ -188,7 +188,7 @@ def test_a_revision_is_asked_for(saved, monkeypatch):
             raise LocalEntryNotFoundError(file)
         return saved / "kl" / file
 
-    monkeypatch.setattr("tcae_cli.autoencoders.diffusers_files.fetch_model_file", fetch)
+    monkeypatch.setattr("tcae_cli.autoencoders.model_files.fetch_model_file", fetch)
     read_card("diffusers:someone/something@v2")
     assert asked == [
         ("someone/something", "vae/config.json", "v2"),
@@ -232,7 +232,7 @@ def test_a_repository_with_bin_weights_alone_is_refused(copy, monkeypatch):
             raise huggingface_hub.errors.EntryNotFoundError(file)
         return copy / file
 
-    monkeypatch.setattr("tcae_cli.autoencoders.diffusers_files.fetch_model_file", fetch)
+    monkeypatch.setattr("tcae_cli.autoencoders.model_files.fetch_model_file", fetch)
     with pytest.raises(CheckpointError, match=f"someone/something holds no {WEIGHTS}; .* unpickling"):
         read_card("diffusers:someone/something")
 

@@ -42,4 +42,4 @@ def test_a_family_is_found_by_the_prefix_of_the_name(pixels):
 
 
 def test_families_are_listed_without_importing_them():
-    assert list(FAMILIES) == ["", "diffusers:"]
+    assert list(FAMILIES) == ["", "timm:", "diffusers:"]

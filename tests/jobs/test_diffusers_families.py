@@ -9,6 +9,7 @@ from PIL import Image
 
 from tcae_cli.autoencoders.by_name import load_autoencoder, read_card
 from tcae_cli.errors import NotFoundError, StoreError, UsageError
+from tcae_cli.evaluation.metrics.cost import counted_cost
 from tcae_cli.images.transform import to_float, to_uint8
 from tcae_cli.jobs.decode import decode_store, read_originals
 from tcae_cli.jobs.export import export_store
@@ -133,6 +134,13 @@ def test_patches_of_int8_latents_are_those_of_the_latents(photos, encode, tmp_pa
         assert (is_plain | is_flipped).all() and is_flipped.any() == ("random_flip" in options)
     stream = LatentStream(path, batch_size=8, normalise="model")
     assert next(iter(stream))["latents"].shape == (8, *LatentDataset(path, normalise="model").sample_shape)
+
+
+def test_the_cost_of_the_encoder_is_counted_without_computing(made):
+    _, model, name, _ = made
+    figures = counted_cost(load_autoencoder(name), read_card(name), SIZE)
+    assert 0 < figures["encoder-parameters"] < sum(each.numel() for each in model.parameters())
+    assert figures["encode-macs"] > 0 and figures["decode-macs"] > 0
 
 
 def test_a_store_is_sound(made):

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import diffusers
 import pytest
+import timm
 import torch
 
 from tcae_cli.autoencoders.families import FAMILIES
-from tcae_cli.autoencoders.published import published_in_diffusers
+from tcae_cli.autoencoders.published import published_in_diffusers, published_in_timm
 
 from ..small_diffusers import DC_F32C32, save_family, save_kl
 
@@ -89,6 +90,14 @@ def test_the_figures_of_published_models_are_those_of_their_classes():
         with torch.device("meta"):
             model = getattr(diffusers, class_name)(**config)
         assert sum(each.numel() for each in model.parameters()) == listed[name].num_parameters, name
+
+
+def test_the_figures_of_published_encoders_of_timm_are_those_of_their_architectures():
+    for each in published_in_timm():
+        with torch.device("meta"):
+            model = timm.create_model(each.name.removeprefix("timm:").partition(".")[0], num_classes=0)
+        assert sum(value.numel() for value in model.parameters()) == each.num_parameters, each.name
+        assert (model.num_features, model.patch_embed.patch_size[0]) == (each.channels, each.downsampling)
 
 
 def test_a_card_says_what_is_known_of_a_model(tcae, tmp_path):

@@ -86,7 +86,7 @@ def cost_figures(runner: Runner, card: ModelCard, size: int, batch_size: int) ->
 
 @torch.no_grad()
 def counted_cost(model: Autoencoder, card: ModelCard, size: int) -> dict[str, float]:
-    """Return what can be counted without computing, of the encoder and of the decoder.
+    """Return what can be counted without computing, of the encoder and of the decoder, if there is one.
 
     *-parameters: the numbers in the weights that a pass reads, frozen ones too.
     *-macs: multiply-accumulates of matrix products and convolutions for an image of `size` px, square; attention counts
@@ -96,6 +96,8 @@ def counted_cost(model: Autoencoder, card: ModelCard, size: int) -> dict[str, fl
     images = torch.empty(1, 3, size, size, device="meta")
     latents = torch.empty(1, card.latent_channels, side, side, device="meta")
     encoder, encode_macs = _count(lambda: twin.encode(images))
+    if not card.has_decoder:
+        return {"encoder-parameters": encoder, "encode-macs": encode_macs}
     decoder, decode_macs = _count(lambda: twin.decode(latents))
     return {
         "encoder-parameters": encoder,
