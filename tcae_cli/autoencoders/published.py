@@ -40,9 +40,9 @@ _OF_DIFFUSERS = (
     ("genmo/mochi-1-preview", 12, 8, 459_748_611, "Apache-2.0", _IN_A_PIPELINE),
 )
 _OF_TIMM = (
-    ("vit_small_patch14_dinov2.lvd142m", 384, 14, 22_056_576, "Apache-2.0"),
+    ("vit_small_patch14_dinov2.lvd142m", 384, 14, 22_056_192, "Apache-2.0"),
     ("vit_base_patch14_dinov2.lvd142m", 768, 14, 86_579_712, "Apache-2.0"),
-    ("vit_base_patch14_reg4_dinov2.lvd142m", 768, 14, 86_582_784, "Apache-2.0"),
+    ("vit_base_patch14_reg4_dinov2.lvd142m", 768, 14, 86_582_016, "Apache-2.0"),
     ("vit_base_patch16_siglip_256.v2_webli", 768, 16, 92_930_304, "Apache-2.0"),
 )
 
