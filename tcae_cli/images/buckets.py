@@ -19,15 +19,17 @@ _TIE = 1e-9  # of log aspects
 def bucket_shapes(size: int, step: int, max_aspect: float) -> list[tuple[int, int]]:
     """Return the height and width of every bucket, in pixels, by height and then by width.
 
-    For each width, a multiple of the step, the height is the largest multiple with which an image has at most
-    size x size pixels. The longer side is at most max_aspect times the shorter.
+    For each longer side, a multiple of the step, the shorter is the largest multiple with which an image has at most
+    size x size pixels. The longer side is at most max_aspect times the shorter, and every shape is there upright too.
     Raises UsageError if not even a square of one step fits.
     """
     if step > size:
         raise UsageError(f"--bucket-step {step} is more than --size {size}; give a smaller step")
-    widths = range(step, int(size * max_aspect) + 1, step)
-    shapes = [(size * size // width // step * step, width) for width in widths]
-    return sorted((h, w) for h, w in shapes if h and max(h, w) <= max_aspect * min(h, w))
+    longer_sides = range(step, int(size * max_aspect) + 1, step)
+    pairs = {(min(side, size * size // side // step * step), side) for side in longer_sides}
+    square = max(shorter for shorter, longer in pairs if shorter == longer)
+    wide = {(shorter, longer) for shorter, longer in pairs if longer <= max_aspect * shorter and longer >= square}
+    return sorted(wide | {(longer, shorter) for shorter, longer in wide})
 
 
 def nearest_bucket(image_sizes: np.ndarray, shapes: Sequence[tuple[int, int]]) -> np.ndarray:

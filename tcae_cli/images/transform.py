@@ -84,7 +84,10 @@ def resize_and_crop(
     # From pixels of the resized image back to the original's.
     y_scale, x_scale = cut_height / resized.shape[0], cut_width / resized.shape[1]
     crop_top, crop_left = y_cut + round(top * y_scale), x_cut + round(left * x_scale)
-    crop = (crop_left, crop_top, crop_left + round(crop_width * x_scale), crop_top + round(crop_height * y_scale))
+    # Of an image that is one pixel wide, a crop shows at least that.
+    crop_right = crop_left + max(1, round(crop_width * x_scale))
+    crop_bottom = crop_top + max(1, round(crop_height * y_scale))
+    crop = (crop_left, crop_top, crop_right, crop_bottom)
     return View(pixels, (height, width), crop)
 
 

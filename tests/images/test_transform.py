@@ -85,7 +85,7 @@ def test_an_extreme_shape_has_a_crop_of_any_aspect(resize: Resize, shape: tuple[
     view = resize_and_crop(gradient(height, width), shape, resize)
     assert view.pixels.shape == (3, *shape)
     left, top, right, bottom = view.crop
-    assert 0 <= left <= right <= width and 0 <= top <= bottom <= height
+    assert 0 <= left < right <= width and 0 <= top < bottom <= height
 
 
 def test_an_oblong_published_crop_halves_while_both_sides_have_twice_the_pixels():
