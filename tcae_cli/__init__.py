@@ -5,16 +5,26 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tcae_cli.autoencoders.by_name import load_autoencoder
+    from tcae_cli.store.bucket_sampler import BucketBatchSampler
     from tcae_cli.store.classes import ConcatDataset
     from tcae_cli.store.dataset import LatentDataset
     from tcae_cli.store.reader import LatentStore
     from tcae_cli.store.stream import LatentStream
 
 __version__ = "0.1.0"
-__all__ = ["ConcatDataset", "LatentDataset", "LatentStore", "LatentStream", "__version__", "load_autoencoder"]
+__all__ = [
+    "BucketBatchSampler",
+    "ConcatDataset",
+    "LatentDataset",
+    "LatentStore",
+    "LatentStream",
+    "__version__",
+    "load_autoencoder",
+]
 
 _HOMES = {
     "load_autoencoder": "tcae_cli.autoencoders.by_name",
+    "BucketBatchSampler": "tcae_cli.store.bucket_sampler",
     "ConcatDataset": "tcae_cli.store.classes",
     "LatentDataset": "tcae_cli.store.dataset",
     "LatentStore": "tcae_cli.store.reader",

@@ -47,6 +47,7 @@ from .weights_server import WeightsServer, serve_weights
 Pictures = Callable[..., bytes]
 
 PHOTOGRAPHS = {"animal": "chelsea.png", "person": "astronaut.png", "thing": "coffee.png"}
+SHAPES_OF_PHOTOS = [(72, 96), (96, 72), (90, 90), (60, 110), (110, 60), (96, 100)]  # height and width
 SMALL_MODEL = {"image_size": 64, "patch_size": 8, "latent_channels": 8, "width": 32, "depths": (1, 1), "num_heads": 2}
 
 
@@ -95,6 +96,20 @@ def many_photos(photos, tmp_path_factory) -> Path:
         with Image.open(path) as picture:
             for turn in range(10):
                 picture.rotate(turn * 9).save(folder / f"{index:02d}-{turn}.jpg", quality=92)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def shaped_photos(photos, tmp_path_factory) -> Path:
+    """48 photographs of six shapes, in three class folders."""
+    folder = tmp_path_factory.mktemp("shaped")
+    for index, path in enumerate(sorted(photos.rglob("*.jpg"))):
+        (folder / path.parent.name).mkdir(exist_ok=True)
+        with Image.open(path) as picture:
+            for turn in range(2):
+                height, width = SHAPES_OF_PHOTOS[(2 * index + turn) % len(SHAPES_OF_PHOTOS)]
+                shaped = picture.rotate(turn * 9).resize((width, height))
+                shaped.save(folder / path.parent.name / f"{path.stem}-{turn}.jpg", quality=92)
     return folder
 
 

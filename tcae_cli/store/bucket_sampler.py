@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import torch.distributed as dist
 from torch.utils.data import Sampler
 
 from tcae_cli.errors import UsageError
@@ -24,6 +25,13 @@ class Bucketed(Protocol):
     @property
     def buckets(self) -> Sequence[SamplesOfBucket]:
         """The samples of each shape: one after another, together all samples."""
+
+
+def place_among_ranks(rank: int | None, world_size: int | None) -> tuple[int, int]:
+    """Return a trainer's rank and number of ranks: as given, or those of torch.distributed or else of the launch."""
+    if dist.is_initialized():
+        return dist.get_rank() if rank is None else rank, dist.get_world_size() if world_size is None else world_size
+    return distributed.rank() if rank is None else rank, distributed.world_size() if world_size is None else world_size
 
 
 Step = list[np.ndarray]  # the samples of each rank's batch, int64
@@ -59,8 +67,7 @@ class BucketBatchSampler(Sampler[list[int]]):
     ) -> None:
         self.batch_size, self.seed, self.drop_last = batch_size, seed, drop_last
         self.max_pixels, self.same_bucket = max_pixels, same_bucket
-        self.rank = distributed.rank() if rank is None else rank
-        self.world_size = distributed.world_size() if world_size is None else world_size
+        self.rank, self.world_size = place_among_ranks(rank, world_size)
         self._buckets = list(dataset.buckets)
         self._refuse_out_of_range()
         self._epoch, self._num_given = 0, 0

@@ -10,7 +10,6 @@ import numpy as np
 import torch.utils.data
 
 from tcae_cli.errors import UsageError
-from tcae_cli.store.reader import LatentStore
 
 _FIX = "number one as the other: LatentDataset(..., class_names=other.class_names)"
 
@@ -18,7 +17,7 @@ _FIX = "number one as the other: LatentDataset(..., class_names=other.class_name
 class Labelled(Protocol):
     """A dataset of a store, with the names of its classes 0, 1, ...; () if they have none."""
 
-    store: LatentStore
+    uri: str  # of the store
     fields: tuple[str, ...]
     class_names: tuple[str, ...]
 
@@ -53,8 +52,7 @@ def warn_if_numbered_differently(dataset: Labelled) -> None:
         for number, name in enumerate(other.class_names):
             if numbers.get(name, number) != number:
                 warnings.warn(
-                    f"class {name} is {numbers[name]} in {dataset.store.folder.uri} and {number} in "
-                    f"{other.store.folder.uri}; {_FIX}",
+                    f"class {name} is {numbers[name]} in {dataset.uri} and {number} in {other.uri}; {_FIX}",
                     stacklevel=3,
                 )
                 break
@@ -85,7 +83,7 @@ def _refuse_differing(one: Labelled, other: Labelled) -> None:
     names = one.class_names, other.class_names
     if bool(names[0]) == bool(names[1]) and names[1][: len(names[0])] == names[0]:
         return
-    uris = one.store.folder.uri, other.store.folder.uri
+    uris = one.uri, other.uri
     if not names[0]:
         raise UsageError(f"the classes of {uris[0]} have numbers alone and those of {uris[1]} have names; use one kind")
     number = next(number for number, (mine, yours) in enumerate(zip(*names, strict=False)) if mine != yours)

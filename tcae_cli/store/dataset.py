@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -15,22 +15,26 @@ from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from tcae_cli.errors import UsageError
+from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.runtime.shared_memory import shared_tensor
+from tcae_cli.store.bucket_sampler import SamplesOfBucket
 from tcae_cli.store.classes import ConcatDataset, renumber, warn_if_numbered_differently
 from tcae_cli.store.generator_input import GeneratorInput
-from tcae_cli.store.quantise import scale_of
+from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.reader import LatentStore, whole_numbers
+from tcae_cli.store.samples import Normalise, StoreSamples, mean_and_std, open_stores
 from tcae_cli.store.spec import MAIN_VIEW
 
-Normalise = Literal["channel", "position", "model", "none"]
 Memory = Callable[[tuple[int, ...]], Tensor]  # allocates a tensor of that shape
 
-FIELDS = ("latents", "label", "class_name", "caption", "key")
+FIELDS = ("latents", "label", "class_name", "caption", "key", "original_size", "crop")
+_FIELDS_OF_STORES: dict[str, Callable[[LatentStore, np.ndarray], np.ndarray]] = {
+    "key": lambda store, rows: np.array(store.keys(rows.tolist()), np.dtypes.StringDType()),
+    "caption": lambda store, rows: np.array(store.captions(rows.tolist()), np.dtypes.StringDType()),
+    "original_size": lambda store, rows: store.original_sizes()[rows].astype(np.int64),
+    "crop": lambda store, rows: store.crops()[rows].astype(np.int64),
+}
 _AS_STORED = GeneratorInput(shift=[0.0], scale=[1.0])
-_ROWS_TOGETHER = 256  # read at a time into memory
-# From 2**15 values on, torch divides an operation among OpenMP threads. Those do not survive a fork, and the threads of
-# `batches` are enough.
-_VALUES_WITHOUT_OPENMP = 2**15 - 1
 
 
 def _own_memory(shape: tuple[int, ...]) -> Tensor:
@@ -47,9 +51,13 @@ class LatentDataset(Dataset[dict[str, Any]]):
     """LatentDataset provides the ok rows of a store as samples 0 to len - 1; it omits failed and pending rows.
 
     A sample is a dict of the requested fields: `latents` is [c, h, w], float32; `label` is [], int64, -1 where there is
-    none; `class_name`, `caption` and `key` are str, "" where there is none.
+    none; `class_name`, `caption` and `key` are str, "" where there is none; `original_size`, height and width, and
+    `crop`, the left, top, right and bottom of what is encoded of that, are [2] and [4], int64, in pixels.
 
-    `store` is a folder or an s3:// or gs:// address. `fields` names any of latents, label, class_name, caption and key.
+    The samples of a store of buckets are those of one bucket after another, as `buckets` has them, and each has its own
+    shape; BucketBatchSampler draws batches of one shape.
+
+    `store` is a folder, or an address as LatentStore takes it. `fields` names any of those above.
     `normalise` selects how latents get mean 0 and standard deviation 1: over each channel, from the store's statistics,
     or over each position of each channel, which reads the whole store first; constant latents become 0. `model` gives
     what the model's own generators take, such as diffusers' pipelines: by scale and shift, or those of each channel,
@@ -76,44 +84,58 @@ class LatentDataset(Dataset[dict[str, Any]]):
         class_names: Sequence[str] | None = None,
     ) -> None:
         _refuse_unknown(normalise, fields)
-        self.store, self.fields = LatentStore(store, view), tuple(fields)
-        self.views = [self.store]
-        if random_flip:
-            self.views.append(LatentStore(self.store.folder.uri, self.store.mirrored_view()))
-        self.rows = self.store.ok_rows
-        self.class_names: tuple[str, ...] = tuple(self.store.spec.source.class_names)
-        self._labels = self.store.labels()[self.rows]
+        self.fields = tuple(fields)
+        root = StoreHandle(open_pinned(store))
+        self.uri: str = root.folder.uri
+        stores = open_stores(root, view)
+        self._generator = stores[0].generator_input() if normalise == "model" else _AS_STORED
+        self._mean_std = mean_and_std(normalise, root, stores, self._generator)  # None where latents stay raw
+        self.parts = [StoreSamples(each, random_flip, self._generator, self._mean_std) for each in stores]
+        self._firsts = np.cumsum([0, *(len(part.rows) for part in self.parts)])  # samples, and their number at last
+
+        self.class_names: tuple[str, ...] = tuple(root.spec.source.class_names)
+        self._labels = np.concatenate([part.store.labels()[part.rows] for part in self.parts])
         if class_names is not None:
-            self._labels = renumber(self._labels, self.class_names, class_names, self.store.folder.uri)
+            self._labels = renumber(self._labels, self.class_names, class_names, self.uri)
             self.class_names = tuple(class_names)
         warn_if_numbered_differently(self)
-        self._texts = {}
-        for name, read in (("key", self.store.keys), ("caption", self.store.captions)):
-            if name in fields:
-                # No Python objects: workers that count references to them would copy their memory.
-                self._texts[name] = np.array(read(self.rows.tolist()), np.dtypes.StringDType())
-        # The size of an int8 step in each view, [views, c, 1, 1]; None for other dtypes.
-        self._generator = self.store.generator_input() if normalise == "model" else _AS_STORED
-        scales = [scale for part in self.views if (scale := scale_of(part.spec, part.view)) is not None]
-        self._scales = np.stack(scales)[:, :, None, None].repeat(self._generator.patch**2, 1) if scales else None
-        # [c, 1, 1] or [c, h, w] each; None where latents stay raw.
-        self._mean_std: tuple[np.ndarray, np.ndarray] | None = None
-        if normalise == "channel":
-            self._mean_std = self.store.channel_normalisation
-        elif normalise == "position":
-            self._mean_std = self.store.position_normalisation()
-        elif normalise == "model":
-            self._mean_std = self._generator.mean_and_std()
-        # The same, [c, h, w] each: numpy is twice as fast as with one number for each channel.
-        self._mean_std_of_values = self._mean_std and [
-            np.broadcast_to(values, self.sample_shape).copy() for values in self._mean_std
+        # No Python objects for texts: workers that count references to them would copy their memory.
+        self._values = {
+            name: np.concatenate([_FIELDS_OF_STORES[name](part.store, part.rows) for part in self.parts])
+            for name in self.fields
+            if name in _FIELDS_OF_STORES
+        }
+        for part in self.parts if in_memory else ():
+            part.keep_in_memory()
+
+    @property
+    def buckets(self) -> list[SamplesOfBucket]:
+        """Return the samples of each shape, one after another, with the height and width of their images in pixels."""
+        return [
+            SamplesOfBucket(range(first, stop), *part.store.spec.shapes[part.store.spec.sizes.index(size)])
+            for part, first, stop in zip(self.parts, self._firsts.tolist(), self._firsts[1:].tolist(), strict=False)
+            for size in [part.store.spec.views[part.store.view].size]
         ]
-        self._memory = [self._read_all(part) for part in self.views] if in_memory else None
+
+    @property
+    def store(self) -> LatentStore:
+        """Return the store of the samples. Raises UsageError for one of several buckets."""
+        return self._only_part.store
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Return the row in the store of every sample, [len], int64. Raises UsageError for one of several buckets."""
+        return self._only_part.rows
+
+    @property
+    def views(self) -> list[LatentStore]:
+        """Return the view of the store, and its mirrored twin with random_flip. Raises as `store` does."""
+        return self._only_part.views
 
     @property
     def sample_shape(self) -> tuple[int, int, int]:
-        """Return the shape of one sample's latents, [c, h, w]."""
-        return self._generator.shape(self.store.sample_shape)
+        """Return the shape of one sample's latents, [c, h, w]. Raises UsageError for a store of several buckets."""
+        return self._only_part.shape
 
     @property
     def num_classes(self) -> int:
@@ -130,7 +152,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         """Return the number of samples, which is the number of ok rows."""
-        return len(self.rows)
+        return int(self._firsts[-1])
 
     def __add__(self, other: Dataset[Any]) -> ConcatDataset:
         """Return the samples of both. Raises UsageError if the two number classes differently."""
@@ -187,7 +209,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
     def assemble(
         self, indices: np.ndarray, views: np.ndarray, stored: np.ndarray | None, memory: Memory = _batch_memory
     ) -> dict[str, Any]:
-        """Return the batch of samples whose latents have been read.
+        """Return the batch of samples of one shape whose latents have been read.
 
         `indices` and `views` are [b], int64; a view is its number in `self.views`. `stored` is [b, c, h, w], in the
         store's dtype, or None if latents are not among the fields. `memory` allocates the latents' float32 tensor.
@@ -197,62 +219,53 @@ class LatentDataset(Dataset[dict[str, Any]]):
             match name:
                 case "latents":
                     assert stored is not None
-                    batch[name] = self._train_ready(stored, views, memory((len(stored), *self.sample_shape)))
+                    part = self.parts[self._part_of(indices)]
+                    batch[name] = part.fill(memory((len(stored), *part.shape)), stored, views)
                 case "label":
                     batch[name] = torch.from_numpy(self._labels[indices])
                 case "class_name":
                     names = self.class_names
                     labels = self._labels[indices].tolist()
                     batch[name] = [names[label] if 0 <= label < len(names) else "" for label in labels]
+                case "caption" | "key":
+                    batch[name] = self._values[name][indices].tolist()
                 case _:
-                    batch[name] = self._texts[name][indices].tolist()
+                    batch[name] = torch.from_numpy(self._values[name][indices])
         return batch
 
     def _draw_views(self, count: int) -> np.ndarray:
         """Draw the number of the view that each sample is taken from."""
-        if len(self.views) == 1:
+        if len(self.parts[0].views) == 1:
             return np.zeros(count, np.int64)
-        return torch.randint(len(self.views), (count,)).numpy()
+        return torch.randint(len(self.parts[0].views), (count,)).numpy()
 
     def _read(self, indices: np.ndarray, views: np.ndarray, memory: Memory = _batch_memory) -> dict[str, Any]:
         """Read the latents of samples, each from its view, where they are among the fields; return the batch."""
         if "latents" not in self.fields:
             return self.assemble(indices, views, None, memory)
-        if len(self.views) == 1:
-            return self.assemble(indices, views, self._stored_in(0, indices), memory)
-        stored = np.empty((len(indices), *self.store.sample_shape), self.store.spec.dtype)
-        for number in range(len(self.views)):
-            is_of_it = views == number
-            stored[is_of_it] = self._stored_in(number, indices[is_of_it])
-        return self.assemble(indices, views, stored, memory)
+        number = self._part_of(indices)
+        return self.assemble(indices, views, self.parts[number].read(indices - self._firsts[number], views), memory)
 
-    def _stored_in(self, view: int, indices: np.ndarray) -> np.ndarray:
-        if self._memory is not None:
-            return self._memory[view].numpy()[indices]
-        return self.views[view].stored(self.rows[indices].tolist())
+    def _part_of(self, indices: np.ndarray) -> int:
+        """Return the number of the part that all these samples are in. Raises UsageError if they are in several."""
+        if len(self.parts) == 1 or not len(indices):
+            return 0
+        numbers = np.unique(np.searchsorted(self._firsts, indices, side="right") - 1)
+        if len(numbers) > 1:
+            shapes = " and ".join(str(self.parts[number].shape) for number in numbers[:2])
+            raise UsageError(f"samples of shapes {shapes} make no batch; draw batches with BucketBatchSampler")
+        if not 0 <= numbers[0] < len(self.parts):
+            raise IndexError(f"sample {indices.max()} of {len(self)}")
+        return int(numbers[0])
 
-    def _train_ready(self, stored: np.ndarray, views: np.ndarray, out: Tensor) -> Tensor:
-        """Fill `out` with float32 latents, dequantised and normalised."""
-        stored = self._generator.patches(stored)
-        # This thread alone converts the values: a DataLoader's worker has one thread, elsewhere small parts need one.
-        most = out.numel() if torch.get_num_threads() == 1 else _VALUES_WITHOUT_OPENMP
-        for target, part in zip(out.view(-1).split(most), torch.from_numpy(stored).view(-1).split(most), strict=True):
-            target.copy_(part)
-        latents = out.numpy()
-        if self._scales is not None:
-            latents *= self._scales[views]
-        if self._mean_std_of_values is not None:
-            mean, std = self._mean_std_of_values
-            latents -= mean
-            latents /= std
-        return out
-
-    def _read_all(self, view: LatentStore) -> Tensor:
-        out = shared_tensor((len(self), *self.store.sample_shape), getattr(torch, view.spec.dtype))
-        for start in range(0, len(self), _ROWS_TOGETHER):
-            rows = self.rows[start : start + _ROWS_TOGETHER].tolist()
-            out.numpy()[start : start + len(rows)] = view.stored(rows)
-        return out
+    @property
+    def _only_part(self) -> StoreSamples:
+        if len(self.parts) > 1:
+            raise UsageError(
+                f"{self.uri} has latents of {len(self.parts)} shapes; see LatentDataset.parts and .buckets, and read "
+                f"batches with dataset.batches(BucketBatchSampler(dataset, ...))"
+            )
+        return self.parts[0]
 
 
 def _refuse_unknown(normalise: str, fields: Sequence[str]) -> None:

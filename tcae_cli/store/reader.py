@@ -140,9 +140,7 @@ class LatentStore:
         The deviation is at least 1e-6. Raises StoreError while the store is not complete.
         """
         self._refuse_without_statistics()
-        summary = self.summaries[self.view]
-        mean, std = (np.array(summary[f"channel_{name}"])[:, None, None] for name in ("mean", "std"))
-        return normalisation(mean, std)
+        return summary_normalisation(self.summaries[self.view])
 
     def generator_input(self) -> GeneratorInput:
         """Return what the generators of the model that made the latents take. Raises StoreError if it is not known."""
@@ -197,6 +195,13 @@ class LatentStore:
     def original_sizes(self) -> np.ndarray:
         """Return the height and width in pixels of the image of every row, [n, 2], int32; 0 where it is not ok."""
         return self._side("original_size")
+
+    def crops(self) -> np.ndarray:
+        """Return the part of the image of every row that the view shows, [n, 4], int32; 0 where it is not ok.
+
+        These are the left, top, right and bottom of it, in pixels of the upright original.
+        """
+        return self._side(self.spec.crop_name(self.spec.views[self.view].size))
 
     @overload
     def keys(self, rows: int) -> str: ...
@@ -269,6 +274,12 @@ class LatentStore:
 
     def _side(self, name: str) -> np.ndarray:
         return read_side_array(self.folder, self.spec, name, self.complete)
+
+
+def summary_normalisation(summary: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and standard deviation of each channel, [c, 1, 1] each, float32, by a view's summary."""
+    mean, std = (np.array(summary[f"channel_{name}"])[:, None, None] for name in ("mean", "std"))
+    return normalisation(mean, std)
 
 
 def whole_numbers(index: int | Sequence[int]) -> np.ndarray:

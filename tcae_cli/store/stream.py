@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch.utils.data import IterableDataset, get_worker_info
 
 from tcae_cli.errors import UsageError
-from tcae_cli.runtime import distributed
+from tcae_cli.store.bucket_sampler import place_among_ranks
 from tcae_cli.store.dataset import LatentDataset, Normalise
 from tcae_cli.store.layout import shard_file
 from tcae_cli.store.reader import LatentStore
@@ -28,6 +27,8 @@ class LatentStream(IterableDataset[dict[str, Any]]):
     process holds that many compressed shard files, and twice as many with random_flip. The ranks, and the workers of
     each, divide the shards of an epoch among them. Every rank yields the same number of full batches; the remainder,
     fewer than world_size * batch_size samples and different ones in each epoch, is dropped.
+
+    A store of several buckets is refused: LatentDataset.batches(BucketBatchSampler(...)) reads it.
 
     LatentDataset describes the options that both share. `rank` and `world_size` default to those of torch.distributed
     or, before it is initialised, of the launch. Raises UsageError if a number is out of its range or there is less than
@@ -49,14 +50,11 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         world_size: int | None = None,
     ) -> None:
         self.dataset = LatentDataset(store, view=view, normalise=normalise, random_flip=random_flip, fields=fields)
+        _ = self.dataset.store  # not of several buckets
         self.batch_size = batch_size
         self.shards_together = shards_together
         self.seed = seed
-        if rank is None:
-            rank = dist.get_rank() if dist.is_initialized() else distributed.rank()
-        if world_size is None:
-            world_size = dist.get_world_size() if dist.is_initialized() else distributed.world_size()
-        self.rank, self.world_size = rank, world_size
+        self.rank, self.world_size = place_among_ranks(rank, world_size)
         self._refuse_out_of_range()
         self._options = {"view": view, "normalise": normalise, "random_flip": random_flip}
         if not len(self):

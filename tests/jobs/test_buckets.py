@@ -26,21 +26,6 @@ from ..store_contents import arrays_of, assert_same_store, attributes_of, files_
 SETTING = {"sizes": (128,), "buckets": True, "bucket_step": 32, "batch_size": 4}
 OPTIONS = ["--size", "128", "--buckets", "--bucket-step", "32", "--batch-size", "4"]
 SHAPES = [(96, 160), (128, 128), (160, 96)]
-SIZES = [(72, 96), (96, 72), (90, 90), (60, 110), (110, 60), (96, 100)]  # height and width
-
-
-@pytest.fixture(scope="module")
-def shaped_photos(photos, tmp_path_factory) -> Path:
-    """48 photographs of six shapes, in three class folders."""
-    folder = tmp_path_factory.mktemp("shaped")
-    for index, path in enumerate(sorted(photos.rglob("*.jpg"))):
-        (folder / path.parent.name).mkdir(exist_ok=True)
-        with Image.open(path) as picture:
-            for turn in range(2):
-                height, width = SIZES[(2 * index + turn) % len(SIZES)]
-                shaped = picture.rotate(turn * 9).resize((width, height))
-                shaped.save(folder / path.parent.name / f"{path.stem}-{turn}.jpg", quality=92)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Batches of one bucket, as many on every rank, each sample at most once an epoch."""
 
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ class Dataset:
 def dataset_of(counts: list[int]) -> Dataset:
     ends = np.cumsum([0, *counts]).tolist()
     shapes = [(64 * (2 + number % 4), 64 * (2 + number // 4)) for number in range(len(counts))]
-    ranges = zip(ends, ends[1:], strict=False)
+    ranges = pairwise(ends)
     return Dataset([SamplesOfBucket(range(*each), *shape) for each, shape in zip(ranges, shapes, strict=True)])
 
 
