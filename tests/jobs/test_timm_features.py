@@ -14,6 +14,7 @@ from timm.models import save_for_hf
 from tcae_cli import LatentDataset, LatentStore
 from tcae_cli.autoencoders.by_name import load_autoencoder, read_card
 from tcae_cli.errors import CheckpointError, NotFoundError, StoreError, UsageError
+from tcae_cli.jobs import encode_source
 from tcae_cli.jobs.decode import decode_store, read_originals
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.jobs.export import export_store
@@ -27,6 +28,7 @@ from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.export import ExportRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.store import InfoRequest, VerifyRequest
+from tcae_cli.sources.index_update import index_source
 
 ARCHITECTURE = "vit_small_patch14_reg4_dinov2"
 SMALL = {"img_size": 56, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
@@ -51,8 +53,10 @@ def store(saved, photos, encode, tmp_path_factory) -> Path:
     """A store of the features of 24 photographs at 28 px, half the size that the model was saved for."""
     path = tmp_path_factory.mktemp("features") / "store.zarr"
     options = {"model": f"timm:{saved}", "sizes": (28,), "dtype": "float32"}
-    assert encode(photos, path, num_parts=2, **options).num_encoded_now == 16
-    assert encode(photos, path, **options).num_encoded_now == 8
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode_source, "index_source_apart", index_source)  # in this process, which saves a second
+        assert encode(photos, path, num_parts=2, **options).num_encoded_now == 16
+        assert encode(photos, path, **options).num_encoded_now == 8
     return path
 
 
