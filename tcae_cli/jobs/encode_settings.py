@@ -1,5 +1,6 @@
 """The settings that a run encodes with, and whether a store can be continued with them on this machine."""
 
+import math
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -75,17 +76,20 @@ def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -
         tool_versions={"tcae": __version__} | {name: version(name) for name in (*_TOOLS, *library)},
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         classes_given=request.classes is not None,
-        buckets=_buckets_of(request, sizes, card.downsampling),
+        buckets=_buckets_of(request, sizes, card),
     )
 
 
-def _buckets_of(request: EncodeRequest, sizes: Sequence[int], downsampling: int) -> Buckets | None:
+def _buckets_of(request: EncodeRequest, sizes: Sequence[int], card: ModelCard) -> Buckets | None:
     """Return the buckets that a run asks for, without names. Raises UsageError if they cannot be."""
     if not request.buckets:
         return None
     if len(sizes) > 1:
         raise UsageError("--buckets encodes each image at one size; give --size once, or use a store for each size")
-    step = request.bucket_step or max(downsampling, _BUCKET_STEP)
+    if card.is_of_one_size:
+        raise UsageError(f"--buckets gives images many shapes, and {card.name} takes one alone; omit --buckets")
+    downsampling = card.downsampling
+    step = request.bucket_step or math.ceil(_BUCKET_STEP / downsampling) * downsampling
     if step % downsampling:
         nearest = max(1, round(step / downsampling)) * downsampling
         raise UsageError(f"--bucket-step {step} is not a multiple of {downsampling}, a latent's pixels; try {nearest}")

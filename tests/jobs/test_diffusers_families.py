@@ -166,6 +166,8 @@ def test_a_representation_autoencoder_is_of_one_size(photos, encode, tmp_path):
     assert (read_card(name).image_size, read_card(name).downsampling) == (32, 8)
     with pytest.raises(UsageError, match=r"model encodes images of 32 px alone; omit --size 64"):
         encode(photos, tmp_path / "store.zarr", model=name, sizes=(64,))
+    with pytest.raises(UsageError, match=r"--buckets gives images many shapes, and diffusers:.*model takes one alone"):
+        encode(photos, tmp_path / "store.zarr", model=name, buckets=True)
 
 
 def test_without_transformers_a_representation_autoencoder_names_the_extra(tmp_path, monkeypatch):

@@ -30,6 +30,8 @@ from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.store import InfoRequest, VerifyRequest
 from tcae_cli.sources.index_update import index_source
 
+from ..store_contents import attributes_of
+
 ARCHITECTURE = "vit_small_patch14_reg4_dinov2"
 SMALL = {"img_size": 56, "embed_dim": 32, "depth": 2, "num_heads": 2, "num_classes": 0}
 NO_DECODER = "is an encoder without a decoder, so its latents become no images; name a model that has one"
@@ -91,6 +93,13 @@ def test_features_are_described_read_and_exported(store, saved, tmp_path):
 
     export_store(ExportRequest(store=str(store), target=tmp_path / "out", format="npy"), Silent())
     np.testing.assert_array_equal(np.load(tmp_path / "out" / "latents.npy"), LatentStore(store).latents(range(24)))
+
+
+def test_buckets_are_of_whole_patches(saved, photos, encode, tmp_path):
+    encode(photos, tmp_path / "store.zarr", model=f"timm:{saved}", buckets=True, bucket_step=14)  # 96 x 72 px
+    assert LatentStore(tmp_path / "store.zarr" / "buckets" / "42x70").sample_shape == (32, 3, 5)
+    encode(photos, tmp_path / "coarse.zarr", model=f"timm:{saved}", buckets=True, sizes=(140,))
+    assert attributes_of(tmp_path / "coarse.zarr")["buckets"]["step"] == 70  # the multiple of 14 next above 64
 
 
 def test_the_card_says_what_the_encoder_is(saved):
