@@ -68,10 +68,18 @@ def _as_they_are(config: Config, tensors: Tensors) -> GeneratorInput:
     return GeneratorInput(shift=[0.0], scale=[1.0])
 
 
+def _not_known(config: Config, tensors: Tensors) -> None:
+    """The refiner's pipeline makes channels of neighbouring frames, of which an image has one.
+
+    Source: pipelines/hunyuan_image/pipeline_hunyuanimage_refiner.py, _reorder_image_tokens.
+    """
+
+
 _OF_CLASSES: dict[str, Callable[[Config, Tensors], GeneratorInput | None]] = {
     "AutoencoderKLCogVideoX": _of_cogvideox,
     "AutoencoderKLCosmos": _of_cosmos,
     "AutoencoderKLFlux2": _of_flux2,
+    "AutoencoderKLHunyuanImageRefiner": _not_known,
     "AutoencoderKLLTX2Video": _of_ltx,
     "AutoencoderKLLTXVideo": _of_ltx,
     "AutoencoderRAE": _as_they_are,
