@@ -129,15 +129,21 @@ def resize_image(pixels: np.ndarray, height: int, width: int, method: Literal["b
 
 
 def draw_grid(rows: Sequence[Sequence[np.ndarray]], gap: int = 4) -> np.ndarray:
-    """Draw a contact sheet on white, [H, W, 3]; rows: images of one size, each [h, w, 3], uint8; gap: pixels."""
-    height, width, channels = rows[0][0].shape
+    """Draw a contact sheet on white, [H, W, 3]; rows: images, each [h, w, 3], uint8; gap: pixels.
+
+    A row of the sheet is as high as its highest image, and a column as wide as the widest image of all.
+    """
+    width = max(image.shape[1] for row in rows for image in row)
+    heights = [max(image.shape[0] for image in row) for row in rows]
     columns = max(len(row) for row in rows)
-    shape = (len(rows) * (height + gap) + gap, columns * (width + gap) + gap, channels)
+    shape = (sum(heights) + gap * (len(rows) + 1), columns * (width + gap) + gap, rows[0][0].shape[2])
     sheet = np.full(shape, 255, np.uint8)
-    for y, row in enumerate(rows):
+    top = gap
+    for row, height in zip(rows, heights, strict=True):
         for x, image in enumerate(row):
-            top, left = gap + y * (height + gap), gap + x * (width + gap)
-            sheet[top : top + height, left : left + width] = image
+            left = gap + x * (width + gap) + (width - image.shape[1]) // 2
+            sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+        top += height + gap
     return sheet
 
 

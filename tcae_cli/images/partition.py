@@ -2,6 +2,9 @@
 
 import heapq
 from collections.abc import Sequence
+from typing import TypeVar
+
+Item = TypeVar("Item")
 
 
 def shards_of_part(num_shards: int, part: int, num_parts: int) -> range:
@@ -9,8 +12,8 @@ def shards_of_part(num_shards: int, part: int, num_parts: int) -> range:
     return range(part, num_shards, num_parts)
 
 
-def shards_of_rank(shards: Sequence[int], rank: int, world_size: int, *, side_by_side: bool = False) -> Sequence[int]:
-    """Return those of a launch's shards that a rank owns: every so many-th, or as many side by side.
+def shards_of_rank(shards: Sequence[Item], rank: int, world_size: int, *, side_by_side: bool = False) -> Sequence[Item]:
+    """Return those of a launch's shards, or rows, that a rank owns: every so many-th, or as many side by side.
 
     side_by_side: for a source that is read in groups or front to back, so that each part of it is read by one rank.
     """

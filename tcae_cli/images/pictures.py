@@ -14,7 +14,7 @@ from tcae_cli.runtime.files import make_folder, write_atomic
 
 _COLUMNS = 8
 
-Pictures = Sequence[np.ndarray] | np.ndarray  # of one size, each [h, w, 3], uint8
+Pictures = Sequence[np.ndarray] | np.ndarray  # each [h, w, 3], uint8
 
 
 def write_pairs(path: Path, originals: Pictures, decoded: Pictures, *, replace: bool = False) -> Path:

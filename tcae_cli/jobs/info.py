@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,6 +15,7 @@ from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.store import InfoReport, InfoRequest
 from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.sources.index import SUMMARY_FILE
+from tcae_cli.store.buckets import existing_stores
 from tcae_cli.store.commit import Totals
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder, read_array
@@ -33,14 +34,10 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
     """Describe a store without writing to it. Raises StoreError if there is none, or its metadata cannot be read."""
     store = StoreHandle(open_pinned(request.store))
     spec = store.spec
-    sizes = file_sizes(store.folder, spec)
-    totals, num_committed, num_damaged = Totals(), 0, 0
-    for shard, record in read_records(store.folder, range(spec.num_shards), sizes):
-        if record:
-            totals.add(record)
-            num_committed += record.is_committed(spec)
-        else:
-            num_damaged += record_name(shard) in sizes
+    parts = {name: _Part(each) for name, each in existing_stores(store).items()}
+    totals = Totals()
+    for part in parts.values():
+        totals.merge(part.totals)
 
     failures = [failure for failure in totals.failures if not failure.is_repaired]
     quantisation = spec.quantisation
@@ -57,15 +54,16 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
             "encoded_again_in_float32": totals.num_again,
         },
         num_repaired=totals.num_repaired,
-        num_shards=spec.num_shards,
-        num_shards_committed=num_committed,
-        num_shards_damaged=num_damaged,
+        num_shards=sum(part.spec.num_shards for part in parts.values()),
+        num_shards_committed=sum(part.num_committed for part in parts.values()),
+        num_shards_damaged=sum(part.num_damaged for part in parts.values()),
         rows_per_shard=spec.rows_per_shard,
         writers=live_claims(store.folder),
         views={
             name: {"size": view.size, "flip": view.flip, "shape": list(spec.sample_shape(name))}
             for name, view in spec.views.items()
         },
+        buckets=[_bucket(name, part, spec) for name, part in parts.items()] if spec.buckets else [],
         dtype=spec.dtype,
         codec=spec.codec,
         encoder=spec.encoder.model_dump(mode="json"),
@@ -74,15 +72,42 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
         compute=spec.compute.model_dump(mode="json"),
         source=spec.source.model_dump(mode="json"),
         **_described(store),
-        **_bytes(spec, sizes, totals.num_ok),
+        **_bytes(store, list(parts.values()), totals.num_ok),
         failures_by_stage=dict(Counter(failure.stage for failure in failures).most_common()),
         failures=failures[:_FAILURES_SHOWN],
-        duplicates=_duplicates(store.folder.uri),
+        duplicates=_duplicates([part.uri for part in parts.values()]),
         statistics={view: _statistics(moments) for view, moments in totals.moments.items()},
         quantisation=_quantisation(spec, totals),
         psnr_float32=quantisation.psnr_float32 if quantisation else None,
         psnr_int8=quantisation.psnr_int8 if quantisation else None,
     )
+
+
+class _Part:
+    """The committed shards of a store that holds rows: of a bucket, or of a store by itself."""
+
+    def __init__(self, store: StoreHandle) -> None:
+        self.uri, self.spec = store.folder.uri, store.spec
+        self.sizes = file_sizes(store.folder, store.spec)
+        self.totals, self.num_committed, self.num_damaged = Totals(), 0, 0
+        for shard, record in read_records(store.folder, range(self.spec.num_shards), self.sizes):
+            if record:
+                self.totals.add(record)
+                self.num_committed += record.is_committed(self.spec)
+            else:
+                self.num_damaged += record_name(shard) in self.sizes
+
+
+def _bucket(name: str, part: _Part, root: StoreSpec) -> dict[str, Any]:
+    totals, num_rows = part.totals, part.spec.num_rows
+    return {
+        "name": name,
+        "num_rows": num_rows,
+        "share": num_rows / root.num_rows,
+        "failed": totals.num_failed - totals.num_repaired,
+        "pending": num_rows - totals.num_ok - totals.num_failed,
+        "shape": list(part.spec.sample_shape()),
+    }
 
 
 def _described(store: StoreHandle) -> dict[str, Any]:
@@ -114,30 +139,48 @@ def _damage_as_one_sentence(path: str) -> Iterator[None]:
         raise StoreError(f"{path} is damaged ({error}); tcae verify {path} says where") from error
 
 
-def _bytes(spec: StoreSpec, sizes: dict[str, int], num_ok: int) -> dict[str, Any]:
-    on_disk = sum(sizes.values())
-    of_latents = sum(size for name, size in sizes.items() if name.rpartition("/c.")[0] in spec.views)
-    values = sum(int(np.prod(spec.sample_shape(view))) for view in spec.views)
-    pixels = sum(3 * height * width for height, width in spec.shapes)
+def _bytes(store: StoreHandle, parts: Sequence[_Part], num_ok: int) -> dict[str, Any]:
+    of_parts = sum(sum(part.sizes.values()) for part in parts)
+    has_more = store.spec.buckets and store.folder.can_list
+    on_disk = sum(store.folder.sizes().values()) if has_more else of_parts
+    of_latents, raw, pixels = 0, 0, 0
+    for part in parts:
+        spec = part.spec
+        of_latents += sum(size for name, size in part.sizes.items() if name.rpartition("/c.")[0] in spec.views)
+        values = sum(int(np.prod(spec.sample_shape(view))) for view in spec.views)
+        raw += part.totals.num_ok * values * np.dtype(spec.dtype).itemsize
+        pixels += part.totals.num_ok * sum(3 * height * width for height, width in spec.shapes)
     return {
         "bytes_on_disk": on_disk,
         "bytes_per_image": on_disk / num_ok if num_ok else None,
-        "share_of_raw_latents": of_latents / (num_ok * values * np.dtype(spec.dtype).itemsize) if num_ok else None,
-        "share_of_pixels": on_disk / (num_ok * pixels) if num_ok else None,
+        "share_of_raw_latents": of_latents / raw if raw else None,
+        "share_of_pixels": on_disk / pixels if pixels else None,
     }
 
 
-def _duplicates(path: str) -> dict[str, Any]:
-    """Return the groups of ok rows whose images had the same bytes."""
-    with warnings.catch_warnings(action="ignore"):  # of a store that is not complete
-        store = LatentStore(path)
-    with _damage_as_one_sentence(path):
-        hashes, ok = store.content_hash(), store.ok_rows
-        ok = ok[ok < len(hashes)]  # while rows are appended
-        _, first, group, counts = np.unique(hashes[ok], return_index=True, return_inverse=True, return_counts=True)
-        many = np.flatnonzero(counts > 1)
-        shown = many[np.argsort(first[many])][:_GROUPS_SHOWN]
-        keys = [store.keys(ok[group == number][:_KEYS_SHOWN]) for number in shown]
+def _duplicates(paths: Sequence[str]) -> dict[str, Any]:
+    """Return the groups of ok rows whose images had the same bytes, over all stores at these paths."""
+    found: list[tuple[LatentStore, np.ndarray, np.ndarray]] = []
+    for path in paths:
+        with warnings.catch_warnings(action="ignore"):  # of a store that is not complete
+            store = LatentStore(path)
+        with _damage_as_one_sentence(path):
+            hashes, ok = store.content_hash(), store.ok_rows
+            ok = ok[ok < len(hashes)]  # while rows are appended
+            found.append((store, ok, hashes[ok]))
+    together = np.concatenate([hashes for _, _, hashes in found]) if found else np.empty(0, np.uint64)
+    firsts = np.cumsum([0, *(len(ok) for _, ok, _ in found)])
+
+    def key(place: int) -> str:
+        number = int(np.searchsorted(firsts, place, side="right")) - 1
+        store, ok, _ = found[number]
+        with _damage_as_one_sentence(store.folder.uri):
+            return store.keys(int(ok[place - firsts[number]]))
+
+    _, first, group, counts = np.unique(together, return_index=True, return_inverse=True, return_counts=True)
+    many = np.flatnonzero(counts > 1)
+    shown = many[np.argsort(first[many])][:_GROUPS_SHOWN]
+    keys = [[key(int(place)) for place in np.flatnonzero(group == number)[:_KEYS_SHOWN]] for number in shown]
     return {"num_groups": len(many), "num_rows": int(counts[many].sum()), "keys": keys}
 
 

@@ -34,7 +34,8 @@ class InfoReport(Report):
     num_shards_damaged: int  # committed, but a file is missing or of another size
     rows_per_shard: int
     writers: list[dict[str, Any]]  # processes at work now: host, pid, silence_s
-    views: dict[str, dict[str, Any]]  # name -> size, flip, shape [c, h, w]
+    views: dict[str, dict[str, Any]]  # name -> size, flip, shape [c, h, w]; of a square, where there are buckets
+    buckets: list[dict[str, Any]]  # name (height x width in pixels), num_rows, share, failed, pending, shape [c, h, w]
     dtype: str
     codec: str
     encoder: dict[str, Any]  # name, hash, spec, recipe

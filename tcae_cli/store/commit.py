@@ -60,7 +60,9 @@ class Totals:
             self.moments[view] = before.merge(moments) if before else moments
 
     def merge(self, other: "Totals") -> None:
-        """Add the sums over the records of another bucket."""
+        """Add the sums over the records of another store: the next bucket."""
+        self.num_shards += other.num_shards
+        self.failures += other.failures
         self.num_ok += other.num_ok
         self.num_failed += other.num_failed
         self.num_again += other.num_again

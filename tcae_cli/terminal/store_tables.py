@@ -1,5 +1,7 @@
 """Shows the reports of `tcae info` and `tcae verify`, each on one screen."""
 
+from typing import Any
+
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -26,20 +28,35 @@ def show_info(console: Console, report: InfoReport) -> None:
     ]:
         table.add_row(name, Text(words))
     console.print(table)
+    if report.buckets:
+        console.print(_buckets(report))
     if report.failures:
         failures = Table("failed", "stage", "reason", box=None, pad_edge=False)
         for failure in report.failures:
             failures.add_row(Text(failure.path), failure.stage, Text(failure.error))
         console.print(failures)
         if report.rows["failed"] > len(report.failures):
-            console.print(f"and {report.rows['failed'] - len(report.failures):,} more, in {report.store}/failures")
+            where = f"{report.store}/buckets/*/failures" if report.buckets else f"{report.store}/failures"
+            console.print(f"and {report.rows['failed'] - len(report.failures):,} more, in {where}")
+
+
+def _buckets(report: InfoReport) -> Table:
+    table = Table("bucket", box=None, pad_edge=False)
+    for name in ("rows", "share", "failed", "pending", "latents"):
+        table.add_column(name, justify="right")
+    for bucket in report.buckets:
+        counts = (f"{bucket[name]:,}" for name in ("failed", "pending"))
+        share = f"{bucket['share']:.1%}"
+        table.add_row(bucket["name"], f"{bucket['num_rows']:,}", share, *counts, Text(str(bucket["shape"])))
+    return table
 
 
 def _progress(report: InfoReport) -> list[tuple[str, str]]:
     rows = report.rows
     again = rows["encoded_again_in_float32"]
     words = f"{report.num_rows:,}: {rows['ok']:,} ok, {rows['failed']:,} failed, {rows['pending']:,} pending"
-    shards = f"{report.num_shards_committed:,} of {report.num_shards:,} committed, {report.rows_per_shard:,} rows each"
+    shards = f"{report.num_shards_committed:,} of {report.num_shards:,} committed"
+    shards += f", {report.rows_per_shard:,} rows each" if not report.buckets else ""
     lines = [
         ("rows", words + (f"; {again:,} encoded again in float32" if again else "")),
         ("shards", shards),
@@ -55,10 +72,7 @@ def _progress(report: InfoReport) -> list[tuple[str, str]]:
 
 def _contents(report: InfoReport) -> list[tuple[str, str]]:
     encoder, source, compute = report.encoder, report.source, report.compute
-    views = [
-        f"{name} {view['shape']} of {view['size']} px{', mirrored' if view['flip'] else ''}"
-        for name, view in report.views.items()
-    ]
+    views = [_view_words(name, view, in_buckets=bool(report.buckets)) for name, view in report.views.items()]
     takes = f"; raw, generators take {report.generators_take}" if report.generators_take else ""
     steps = encoder["recipe"].get("train", {}).get("steps")
     names = source["class_names"]
@@ -75,6 +89,13 @@ def _contents(report: InfoReport) -> list[tuple[str, str]]:
         ("described", described_words(report.num_rows, report.labels_from, report.captions_from)),
         ("made", f"{report.created_at}" + (f" with {tools}" if tools else "")),
     ]
+
+
+def _view_words(name: str, view: dict[str, Any], *, in_buckets: bool) -> str:
+    mirrored = ", mirrored" if view["flip"] else ""
+    if in_buckets:
+        return f"{name} of at most {view['size']} x {view['size']} px{mirrored}"
+    return f"{name} {view['shape']} of {view['size']} px{mirrored}"
 
 
 def _figures(report: InfoReport) -> list[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """tcae encode-dataset --buckets: each image in a shape near its own, and every promise of a store kept."""
 
+import json
 import random
 import shutil
 import subprocess
@@ -195,6 +196,51 @@ def test_images_that_cannot_be_measured_are_failed_rows_of_the_squarest_bucket(e
     report = encode(tmp_path / "photos", tmp_path / "store.zarr", **SETTING, max_failures="100%")
     assert (report.num_ok, report.num_failed) == (0, 1) and report.complete
     assert attributes_of(tmp_path / "store.zarr")["buckets"]["names"] == ["128x128"]
+
+
+def test_info_has_a_table_of_buckets(whole, keys_of_buckets, tcae, encode, shaped_photos, tmp_path):
+    code, printed, _ = tcae("info", whole)
+    assert code == 0 and "48: 48 ok, 0 failed, 0 pending" in printed and "latents of at most 128 x 128 px" in printed
+    for name, shape in {"96x160": "[8, 3, 5]", "128x128": "[8, 4, 4]", "160x96": "[8, 5, 3]"}.items():
+        count = len(keys_of_buckets[name])
+        assert [name, str(count), f"{count / 48:.1%}", "0", "0", *shape.split()] in map(str.split, printed.splitlines())
+    code, printed, _ = tcae("info", whole, "--json")
+    assert [bucket["num_rows"] for bucket in json.loads(printed)["buckets"]] == [
+        len(keys_of_buckets[name]) for name in ("96x160", "128x128", "160x96")
+    ]
+
+
+def test_info_counts_what_is_there_while_a_store_is_not_complete(whole, tcae):
+    shutil.rmtree(whole / "buckets/128x128")
+    (whole / "buckets/96x160/.tcae/commits/000000.json").unlink()
+    code, printed, _ = tcae("info", whole, "--json")
+    report = json.loads(printed)
+    assert code == 0 and [bucket["name"] for bucket in report["buckets"]] == ["96x160", "160x96"]
+    assert report["buckets"][0]["pending"] == 16 and report["rows"]["pending"] > 16
+
+
+def test_decoded_images_have_the_shapes_of_their_buckets(whole, keys_of_buckets, tcae, small_checkpoint, tmp_path):
+    out, options = tmp_path / "recon", ["--model", small_checkpoint, "--grid", "6"]
+    code, printed, _ = tcae("decode", whole, out, *options)
+    assert code == 0 and "48 images written" in printed
+    for name, keys in keys_of_buckets.items():
+        height, width = map(int, name.split("x"))
+        for key in keys:
+            with Image.open(next(out.glob(f"{key.removesuffix('.jpg')}*.png"))) as picture:
+                assert picture.size == (width, height)
+    with Image.open(out / "grid.png") as sheet:
+        assert sheet.size == (6 * 164 + 4, 2 * 164 + 4)
+    code, printed, _ = tcae("decode", whole, out, *options[:2])
+    assert "0 images written" in printed and "48" in printed
+
+
+def test_rows_to_decode_are_those_of_a_bucket(whole, tcae, small_checkpoint, tmp_path):
+    code, _, said = tcae("decode", whole, tmp_path / "recon", "--rows", "0:2", "--model", small_checkpoint)
+    assert code == 2 and "--rows 0:2: rows are numbered within each bucket; name one, such as" in said
+    code, _, _ = tcae(
+        "decode", whole / "buckets/96x160", tmp_path / "recon", "--rows", "0:2", "--model", small_checkpoint
+    )
+    assert code == 0 and len(list((tmp_path / "recon").rglob("*.png"))) == 2
 
 
 def test_another_setting_is_refused(whole, shaped_photos, encode):
