@@ -3,6 +3,7 @@
 import os
 import time
 from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,10 +13,11 @@ import numpy as np
 from tcae_cli.autoencoders.by_name import read_card
 from tcae_cli.autoencoders.runner import load_runner
 from tcae_cli.errors import NotFoundError, SourceError, StoreError
+from tcae_cli.images.buckets import rows_of_stores, transforms_of_stores
 from tcae_cli.jobs.pipeline import Stage, run_pipeline
 from tcae_cli.jobs.verification import Verification
 from tcae_cli.jobs.verify_picture import choose_picture
-from tcae_cli.jobs.verify_sample import Sample, compare_sample
+from tcae_cli.jobs.verify_sample import Sample, SampledRows, compare_sample
 from tcae_cli.jobs.verify_source import compare_source, open_compared_source
 from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.store import VerifyReport, VerifyRequest
@@ -23,14 +25,16 @@ from tcae_cli.runtime.device import choose_device
 from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.sources.index import fetch_index
 from tcae_cli.sources.source import Source, open_index
+from tcae_cli.store.buckets import existing_stores
 from tcae_cli.store.check_shard import ShardCheck, ShardChecker
 from tcae_cli.store.check_tables import check_arrays, check_tables
 from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.commit import Totals
 from tcae_cli.store.handle import StoreHandle
-from tcae_cli.store.layout import index_folder
+from tcae_cli.store.layout import bucket_folder, index_folder, read_side_array
 from tcae_cli.store.lease import live_claims
 from tcae_cli.store.record import record_name
+from tcae_cli.store.spec import StoreSpec
 
 _MOST_THREADS = 4  # each holds a file of a shard
 _RECORDS_SHOWN = 10
@@ -77,6 +81,14 @@ class _CheckedShards:
         return dict(zip(chosen.tolist(), hashes[np.searchsorted(rows, chosen)].tolist(), strict=True))
 
 
+@dataclass(frozen=True)
+class _CheckedStore:
+    """A store that holds rows, by itself or as a bucket, with what was found."""
+
+    verification: Verification
+    shards: _CheckedShards
+
+
 def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
     """Check a store and report what is wrong with it.
 
@@ -96,14 +108,8 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
             f"flipped bit there, though this command does; encode into a new store to protect them"
         )
 
-    shards = _check_shards(verification)
-    now = StoreHandle(store.folder)  # since the shards may take hours, in which others append to a store or retry rows
-    if store.is_complete and shards.totals.num_shards == spec.num_shards:
-        if now.is_complete and now.generation == store.generation:
-            for problem in check_tables(now, shards.totals):
-                verification.add_problem(problem)
-        else:
-            verification.not_checked.append("the statistics and the failures: the store was reopened meanwhile")
+    checked = _check_stores(verification)
+    now = StoreHandle(store.folder)
     try:
         for claim in live_claims(store.folder):
             verification.not_checked.append(f"the shard that process {claim['pid']} on {claim['host']} is writing now")
@@ -114,12 +120,17 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
     sample = Sample()
     with TemporaryDirectory() as scratch:
         source = _open_source(verification, now, Path(scratch))
+        samples = _samples(now, source, Path(scratch)) if source else {}
+        if source:
+            for name, part in checked.items():
+                _check_keys(part, source, samples.get(name, []))
         if source and request.source:
-            num_compared = compare_source(verification, source, *shards.hashes_of_rows())
+            num_compared = compare_source(verification, source, *_hashes_of_samples(checked, samples))
         if source and model:
             runner = load_runner(model, device, spec.compute.dtype)
+            drawn = _draw(checked, samples, now.spec, request.num_rows)
             try:
-                sample = compare_sample(verification, runner, source, shards.draw(request.num_rows), picture)
+                sample = compare_sample(verification, runner, source, drawn, picture)
             except SourceError as error:  # a file that holds many images may be missing
                 verification.not_checked.append(f"whether latents decode to their images: {error}")
     if sample.num_without_image:
@@ -127,7 +138,106 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
             f"{sample.num_without_image} of the {request.num_rows} rows of the sample: their images have changed "
             f"or are missing{'' if request.source else '; --source says where images are now'}"
         )
-    return _report(verification, shards, num_compared, sample)
+    return _report(verification, checked, num_compared, sample)
+
+
+def _check_stores(verification: Verification) -> dict[str, "_CheckedStore"]:
+    """Check the store, or each of its buckets and what it says of them all, by name."""
+    store = verification.store
+    if store.spec.buckets is None:
+        return {"": _check_store(verification)}
+    for problem in check_arrays(store):
+        verification.add_problem(problem)
+    found = existing_stores(store)
+    for name in store.spec.buckets.names:
+        if name not in found:
+            verification.add_problem(f"{bucket_folder(name)} is missing; repeat tcae encode-dataset")
+        elif store.is_complete and not found[name].is_complete:
+            verification.add_problem(
+                f"{bucket_folder(name)} is not complete, though the store is; repeat tcae encode-dataset"
+            )
+    checked = {name: _check_store(verification.of_bucket(name, bucket)) for name, bucket in found.items()}
+    totals = Totals()
+    for part in checked.values():
+        totals.merge(part.shards.totals)
+    num_shards = sum(part.verification.store.spec.num_shards for part in checked.values())
+    if store.is_complete and len(found) == len(store.spec.buckets.names) and totals.num_shards == num_shards:
+        _check_tables(verification, totals)
+    return checked
+
+
+def _check_store(verification: Verification) -> "_CheckedStore":
+    """Check a store that holds rows: its arrays, its shards and, once it is complete, its tables."""
+    store = verification.store
+    shards = _check_shards(verification)
+    if store.is_complete and shards.totals.num_shards == store.spec.num_shards:
+        _check_tables(verification, shards.totals)
+    return _CheckedStore(verification, shards)
+
+
+def _check_tables(verification: Verification, totals: Totals) -> None:
+    # The shards may take hours, in which others append to a store or retry rows.
+    store, now = verification.store, StoreHandle(verification.store.folder)
+    if now.is_complete and now.generation == store.generation:
+        for problem in check_tables(now, totals):
+            verification.add_problem(problem)
+    else:
+        verification.not_checked.append(
+            f"{verification.where}the statistics and the failures: the store was reopened meanwhile"
+        )
+
+
+def _samples(store: StoreHandle, source: Source, scratch: Path) -> dict[str, Sequence[int]]:
+    """Return the samples of each store's rows, by the store's own list of images: another may not have their sizes."""
+    if store.spec.buckets is None:
+        return rows_of_stores(source, store.spec)
+    return rows_of_stores(open_index(store.folder, index_folder(store.spec), scratch), store.spec)
+
+
+def _check_keys(part: "_CheckedStore", source: Source, samples: Sequence[int]) -> None:
+    """Report rows of a bucket that are not of the samples which the sizes of their images put there."""
+    verification, store = part.verification, part.verification.store
+    if verification.whole is None or not store.is_complete:
+        return
+    try:
+        keys = read_side_array(store.folder, store.spec, "keys", is_complete=True).tolist()
+    except (StoreError, OSError):  # the shards' checks say so
+        return
+    if keys != source.keys(samples[: len(keys)]):
+        verification.add_problem("its rows are not those that the list of images puts there; encode a new store")
+
+
+def _hashes_of_samples(
+    checked: Mapping[str, "_CheckedStore"], samples: Mapping[str, Sequence[int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the samples of the source that are rows of the stores, ascending, [k], and the hashes of their images."""
+    rows, hashes = [], []
+    for name, part in checked.items():
+        of_part, of_rows = part.shards.hashes_of_rows()
+        rows.append(np.array(samples[name], np.int64)[of_part])
+        hashes.append(of_rows)
+    together = _joined(rows, np.int64)
+    order = np.argsort(together)
+    return together[order], _joined(hashes, np.uint64)[order]
+
+
+def _draw(
+    checked: Mapping[str, "_CheckedStore"], samples: Mapping[str, Sequence[int]], spec: StoreSpec, num_rows: int
+) -> list[SampledRows]:
+    """Return rows to decode: some of each store, about so many together."""
+    transforms = transforms_of_stores(spec)
+    total = sum(len(samples.get(name, ())) for name in checked) or 1
+    return [
+        SampledRows(
+            store=part.verification.store,
+            samples=samples[name],
+            transform=transforms[name],
+            hashes=part.shards.draw(-(-num_rows * len(samples[name]) // total)),
+            where=part.verification.where,
+        )
+        for name, part in checked.items()
+        if name in samples
+    ]
 
 
 def _find_model(verification: Verification) -> str | None:
@@ -201,19 +311,29 @@ def _joined(parts: list[np.ndarray], dtype: type) -> np.ndarray:
     return np.concatenate([np.empty(0, dtype), *parts])
 
 
-def _report(verification: Verification, shards: _CheckedShards, num_compared: int, sample: Sample) -> VerifyReport:
+def _report(
+    verification: Verification, checked: Mapping[str, _CheckedStore], num_compared: int, sample: Sample
+) -> VerifyReport:
+    parts, totals = list(checked.values()), Totals()
+    for part in parts:
+        totals.merge(part.shards.totals)
+    damaged = [
+        f"{part.verification.where.replace(': ', '/')}{record_name(shard)}"
+        for part in parts
+        for shard in part.shards.damaged
+    ]
     return VerifyReport(
         store=verification.request.store,
         complete=verification.store.is_complete,
         num_rows=verification.store.spec.num_rows,
-        num_ok=shards.totals.num_ok,
-        num_failed=shards.totals.num_failed - shards.totals.num_repaired,
-        num_repaired=shards.totals.num_repaired,
-        num_shards=verification.store.spec.num_shards,
-        num_shards_checked=shards.totals.num_shards,
-        num_files=shards.num_files,
-        num_bytes=shards.num_bytes,
-        damaged_records=[record_name(shard) for shard in shards.damaged[:_RECORDS_SHOWN]],
+        num_ok=totals.num_ok,
+        num_failed=totals.num_failed - totals.num_repaired,
+        num_repaired=totals.num_repaired,
+        num_shards=sum(part.verification.store.spec.num_shards for part in parts),
+        num_shards_checked=totals.num_shards,
+        num_files=sum(part.shards.num_files for part in parts),
+        num_bytes=sum(part.shards.num_bytes for part in parts),
+        damaged_records=damaged[:_RECORDS_SHOWN],
         source=verification.request.source,
         num_compared=num_compared,
         sample=sample.rows,

@@ -3,6 +3,7 @@
 Axes: k rows, c latent channels, h w pixels or latent positions.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tcae_cli.images.transform import Transform
 from tcae_cli.jobs.verification import Verification
 from tcae_cli.metrics.image import psnr
 from tcae_cli.sources.source import Source
+from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.quantise import as_float, quantise, scale_of
 from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.spec import MAIN_VIEW, StoreSpec
@@ -47,27 +49,52 @@ class Sample:
         }
 
 
+@dataclass(frozen=True, kw_only=True)
+class SampledRows:
+    """Rows of one store, by itself or a bucket, that are decoded."""
+
+    store: StoreHandle
+    samples: Sequence[int]  # of the source, that the store's rows are of
+    transform: Transform
+    hashes: Mapping[int, int]  # of the images' bytes, by row; the rows are ascending
+    where: str  # the bucket, before what is said of it
+
+
 def compare_sample(
-    verification: Verification, runner: Runner, source: Source, hashes: dict[int, int], picture: Path
+    verification: Verification, runner: Runner, source: Source, drawn: Sequence[SampledRows], picture: Path
 ) -> Sample:
     """Decode rows in every view; latents that decode worse than those encoded now from their image are a problem.
 
-    runner: of the store's model, at the store's precision. hashes: the rows, ascending, with the hashes of their
-    images' bytes. The picture of the main view shows originals above what their latents decode to; an existing file
-    is kept. Raises DiskError if the picture cannot be written.
+    runner: of the store's model, at the store's precision. The picture of the main view shows originals above what
+    their latents decode to; an existing file is kept. Raises DiskError if the picture cannot be written.
     """
-    spec = verification.store.spec
     sample = Sample()
-    decoders = {
-        view: _ViewDecoder(runner, ShardReader(verification.store.folder, spec, view), spec, view)
-        for view in spec.views
-    }
+    verification.progress.start("decode a sample", sum(len(rows.hashes) for rows in drawn))
     shown: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    rows = list(hashes)
-    verification.progress.start("decode a sample", len(rows))
+    for rows in drawn:
+        _compare_rows(verification, runner, source, rows, sample, shown)
+    if shown[0]:
+        sample.picture = write_pairs(picture, shown[0][:_PICTURE_ROWS], shown[1][:_PICTURE_ROWS])
+    return sample
+
+
+def _compare_rows(
+    verification: Verification,
+    runner: Runner,
+    source: Source,
+    drawn: SampledRows,
+    sample: Sample,
+    shown: tuple[list[np.ndarray], list[np.ndarray]],
+) -> None:
+    """Compare the rows of one store; add their figures to the sample, and their pictures to those shown."""
+    spec = drawn.store.spec
+    decoders = {
+        view: _ViewDecoder(runner, ShardReader(drawn.store.folder, spec, view), spec, view) for view in spec.views
+    }
+    rows = list(drawn.hashes)
     for start in range(0, len(rows), _BATCH_ROWS):
         batch = rows[start : start + _BATCH_ROWS]
-        unchanged, images = _unchanged_images(source, batch, spec, hashes)
+        unchanged, images = _unchanged_images(source, batch, drawn)
         for name, view in spec.views.items():
             if not unchanged:
                 continue
@@ -76,11 +103,11 @@ def compare_sample(
             fresh = decoders[name].decode_fresh(originals)
             figures = zip(unchanged, _psnr(originals, decoded), _psnr(originals, fresh), strict=True)
             for row, of_stored, of_fresh in figures:
-                key = source.key(row)
+                key = source.key(drawn.samples[row])
                 sample.rows.append({"row": row, "key": key, "view": name, "psnr": of_stored, "psnr_fresh": of_fresh})
                 if of_stored < of_fresh - _WORSE_DB:
                     verification.add_problem(
-                        f"{name}: the latents of row {row} are not those of {key}: they decode to it at "
+                        f"{drawn.where}{name}: the latents of row {row} are not those of {key}: they decode to it at "
                         f"{of_stored:.1f} dB, its own at {of_fresh:.1f} dB"
                     )
             if name == MAIN_VIEW and len(shown[0]) < _PICTURE_ROWS:
@@ -88,9 +115,6 @@ def compare_sample(
                 shown[1].extend(to_pixels(decoded))
         sample.num_without_image += len(batch) - len(unchanged)
         verification.progress.advance(len(batch))
-    if shown[0]:
-        sample.picture = write_pairs(picture, shown[0][:_PICTURE_ROWS], shown[1][:_PICTURE_ROWS])
-    return sample
 
 
 @dataclass(frozen=True)
@@ -118,13 +142,14 @@ class _ViewDecoder:
         return self.runner.at("fp32").decode(latents).cpu()
 
 
-def _unchanged_images(
-    source: Source, rows: list[int], spec: StoreSpec, hashes: dict[int, int]
-) -> tuple[list[int], dict[int, Tensor]]:
+def _unchanged_images(source: Source, rows: list[int], drawn: SampledRows) -> tuple[list[int], dict[int, Tensor]]:
     """Return those of the rows whose image has its old bytes, and by size the images as the encoder saw them."""
-    images, found, failures = load_rows(source, rows, Transform.of_store(spec))
-    slots = [slot for slot, row in enumerate(rows) if row not in failures and int(found[slot]) == hashes[row]]
-    of_size = {size: pixels[slots] for size, pixels in zip(spec.sizes, images, strict=True)}
+    samples = [drawn.samples[row] for row in rows]
+    images, found, failures = load_rows(source, samples, drawn.transform)
+    slots = [
+        slot for slot, row in enumerate(rows) if samples[slot] not in failures and int(found[slot]) == drawn.hashes[row]
+    ]
+    of_size = {size: pixels[slots] for size, pixels in zip(drawn.store.spec.sizes, images, strict=True)}
     return [rows[slot] for slot in slots], of_size
 
 

@@ -139,7 +139,7 @@ def show_verification(console: Console, report: VerifyReport) -> None:
         console.print(repaired_words(report.num_repaired))
     if report.source:
         console.print(f"{report.num_compared:,} images of {report.source} read and compared by content")
-    num_sampled = len({row["row"] for row in report.sample})
+    num_sampled = len({row["key"] for row in report.sample})
     for view, mean in report.mean_psnr.items():
         console.print(
             f"{view}: decode to their images at {mean['psnr']:.2f} dB, where latents encoded now do at "

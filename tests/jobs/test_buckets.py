@@ -22,7 +22,7 @@ from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.spec import SourceIdentity, bucket_spec
 
-from ..store_contents import arrays_of, assert_same_store, attributes_of, files_of, refused
+from ..store_contents import arrays_of, assert_same_store, attributes_of, change_metadata, files_of, refused
 
 SETTING = {"sizes": (128,), "buckets": True, "bucket_step": 32, "batch_size": 4}
 OPTIONS = ["--size", "128", "--buckets", "--bucket-step", "32", "--batch-size", "4"]
@@ -241,6 +241,51 @@ def test_rows_to_decode_are_those_of_a_bucket(whole, tcae, small_checkpoint, tmp
         "decode", whole / "buckets/96x160", tmp_path / "recon", "--rows", "0:2", "--model", small_checkpoint
     )
     assert code == 0 and len(list((tmp_path / "recon").rglob("*.png"))) == 2
+
+
+def test_verify_checks_every_bucket_and_draws_all_shapes_on_one_sheet(
+    whole, shaped_photos, tcae, small_checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    code, printed, _ = tcae("verify", whole, "--source", shaped_photos, "--model", small_checkpoint, "--rows", 12)
+    assert code == 0, printed
+    assert "48 rows ok, 0 failed" in printed and f"48 images of {shaped_photos} read and compared" in printed
+    assert f"{whole}: sound" in printed
+    with Image.open(tmp_path / "whole-verify.png") as sheet:
+        assert sheet.size[0] == 8 * 164 + 4
+
+
+@pytest.mark.parametrize(
+    ("harm", "sentence"),
+    [
+        (lambda store: shutil.rmtree(store / "buckets/128x128"), "problem: buckets/128x128 is missing; repeat tcae"),
+        (lambda store: flip_a_bit(store / "buckets/96x160/latents/c.0.0.0.0"), "problem: buckets/96x160: latents"),
+        (
+            lambda store: (store / "buckets/96x160/status/c.0").unlink(),
+            "problem: buckets/96x160: status/c.0 is missing",
+        ),
+        (
+            lambda store: change_metadata(store / "zarr.json", lambda it: it["attributes"]["rows"].update(ok=47)),
+            "problem: zarr.json: rows.ok is 47, the records of the shards say 48",
+        ),
+        (
+            lambda store: change_metadata(
+                store / "buckets/96x160/zarr.json", lambda it: it["attributes"].update(complete=False)
+            ),
+            "problem: buckets/96x160 is not complete, though the store is; repeat tcae encode-dataset",
+        ),
+    ],
+)
+def test_verify_names_the_bucket_of_a_problem(whole, tcae, harm, sentence):
+    harm(whole)
+    code, printed, _ = tcae("verify", whole, "--rows", "0")
+    assert code == 1 and sentence in printed.replace("\n", " "), printed
+
+
+def flip_a_bit(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[10] ^= 1
+    path.write_bytes(data)
 
 
 def test_another_setting_is_refused(whole, shaped_photos, encode):
