@@ -2,11 +2,12 @@
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 
@@ -14,12 +15,13 @@ from tcae_cli.autoencoders.by_name import read_card
 from tcae_cli.autoencoders.runner import Runner, load_runner
 from tcae_cli.errors import SourceError
 from tcae_cli.evaluation.metrics.cost import counted_cost
+from tcae_cli.images.buckets import rows_of_stores
 from tcae_cli.images.loader import load_readable
-from tcae_cli.images.partition import shards_of_part
 from tcae_cli.images.transform import Transform
 from tcae_cli.jobs.encode import naming_the_batch_size_of
 from tcae_cli.jobs.encode_settings import check_settings, has_rows, settings_of, spec_with
 from tcae_cli.jobs.encode_shards import EncodeRun, ShardsReport, Target, encode_shards
+from tcae_cli.jobs.encode_shares import of_part
 from tcae_cli.jobs.encode_source import open_store_source
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.encode_plan import EncodePlan, EncodePlanRequest, Rehearsal
@@ -32,12 +34,13 @@ from tcae_cli.runtime.folder import open_folder
 from tcae_cli.runtime.memory import peak_bytes, total_bytes
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.source import Source
+from tcae_cli.store.buckets import bucket_identity, existing_stores
 from tcae_cli.store.commit import failed_rows, finalise
 from tcae_cli.store.handle import StoreHandle, create_store, find_store
 from tcae_cli.store.layout import ROOT
 from tcae_cli.store.quantise import channel_scales
 from tcae_cli.store.record import RECORDS_FOLDER
-from tcae_cli.store.spec import Quantisation, StoreSpec
+from tcae_cli.store.spec import Quantisation, StoreSpec, bucket_spec
 from tcae_cli.store.work import AllWork, PlannedWork
 from tcae_cli.store.writer import StoreWriter, plan_shards
 
@@ -66,16 +69,25 @@ def plan_encoding(plan: EncodePlanRequest, progress: Progress) -> EncodePlan:
     with naming_the_batch_size_of(request), TemporaryDirectory() as scratch:
         source = open_store_source(request, found, Path(scratch), progress)
         spec = spec_with(request, source, found, settings)
+        stores = existing_stores(found) if found else {}
+        specs = _specs_of_stores(spec, source, stores)
         runner = load_runner(request.model, device, spec.compute.dtype)
         costs = [counted_cost(runner.model, card, view.size) for view in spec.views.values()]
         sample = _sample_spec(spec, source, runner)
         rehearsal, sizes = _rehearse(EncodeRun(request, device, progress), sample, source, Path(scratch))
         index = tree_bytes(source.index_dir), len(list(source.index_dir.iterdir()))
 
-    shards = shards_of_part(spec.num_shards, request.part, request.num_parts)
-    num_rows = sum(len(spec.rows_of_shard(shard)) for shard in shards)
-    left = _rows_left(request, found, spec, shards) if found else num_rows
-    store_bytes, num_files = _scaled(sizes, sample, spec)
+    shards = dict(zip(specs, of_part(list(specs.values()), request.part, request.num_parts), strict=True))
+    num_rows = sum(len(each.rows_of_shard(shard)) for name, each in specs.items() for shard in shards[name])
+    left = num_rows
+    for name, each in stores.items():
+        left -= sum(len(specs[name].rows_of_shard(shard)) for shard in shards[name])
+        left += _rows_left(request, each, specs[name], shards[name])
+    store_bytes, num_files = map(sum, zip(*(_scaled(sizes, sample, each) for each in specs.values()), strict=True))
+    if spec.buckets:
+        # The root has a copy of every bucket's metadata.
+        store_bytes += len(specs) * sum(size for name, size in sizes.items() if name.endswith(ROOT))
+        progress.say(f"estimated as squares of {spec.sizes[0]} pixels, which no bucket exceeds")
     speed = rehearsal.images_per_s
     seconds = Span(*(left / plan.num_ranks / rate for rate in (speed.highest, speed.median, speed.lowest)))
     result = EncodePlan(
@@ -85,8 +97,8 @@ def plan_encoding(plan: EncodePlanRequest, progress: Progress) -> EncodePlan:
         num_images=len(source),
         num_rows=num_rows,
         num_rows_left=left,
-        num_shards=spec.num_shards,
-        rows_per_shard=spec.rows_per_shard,
+        num_shards=sum(each.num_shards for each in specs.values()),
+        rows_per_shard=max(each.rows_per_shard for each in specs.values()),
         num_files=num_files + index[1],
         store_bytes=store_bytes + index[0],
         bytes_left=round((store_bytes + index[0]) * left / spec.num_rows),
@@ -105,7 +117,22 @@ def plan_encoding(plan: EncodePlanRequest, progress: Progress) -> EncodePlan:
     return replace(result, missing=_missing(result))
 
 
-def _rows_left(request: EncodeRequest, store: StoreHandle, spec: StoreSpec, shards: range) -> int:
+def _specs_of_stores(spec: StoreSpec, source: Source, stores: Mapping[str, StoreHandle]) -> dict[str, StoreSpec]:
+    """Return the specs of the stores that will hold the rows: of each bucket, by name, or of the store itself.
+
+    stores: those that exist, whose shards keep their sizes.
+    """
+    if spec.buckets is None:
+        return {"": spec}
+    counts = {name: len(samples) for name, samples in rows_of_stores(source, spec).items()}
+    specs = {name: bucket_spec(spec, name, bucket_identity(spec, name, count)) for name, count in counts.items()}
+    return specs | {
+        name: specs[name].model_copy(update={"rows_per_shard": store.spec.rows_per_shard})
+        for name, store in stores.items()
+    }
+
+
+def _rows_left(request: EncodeRequest, store: StoreHandle, spec: StoreSpec, shards: Sequence[int]) -> int:
     """Return how many rows of a store's shards the command would encode."""
     left = sum(len(plan.todo) for plan in plan_shards(store.folder, spec, shards))
     if request.retry_failed:
@@ -120,7 +147,8 @@ def _sample_spec(spec: StoreSpec, source: Source, runner: Runner) -> StoreSpec:
     """
     batch_size = _batch_size(spec, runner)
     count = min(len(source), _BATCHES * _threads(runner.device) * batch_size)
-    changes = {
+    changes: dict[str, Any] = {
+        "buckets": None,
         "source": spec.source.model_copy(update={"count": count}),
         "compute": spec.compute.model_copy(update={"batch_size": batch_size}),
         "rows_per_shard": batch_size,

@@ -58,7 +58,7 @@ def make_buckets(root: StoreHandle, counts: Mapping[str, int]) -> None:
     if not root.is_complete:
         forget_finish(root)
     for name, count in counts.items():
-        _make_bucket(root, name, _identity(root.spec, name, count))
+        _make_bucket(root, name, bucket_identity(root.spec, name, count))
 
 
 def _make_bucket(root: StoreHandle, name: str, identity: SourceIdentity) -> None:
@@ -110,7 +110,7 @@ def _folder(root: StoreHandle, name: str) -> Folder:
     return root.folder.below(bucket_folder(name))
 
 
-def _identity(root: StoreSpec, name: str, count: int) -> SourceIdentity:
+def bucket_identity(root: StoreSpec, name: str, count: int) -> SourceIdentity:
     """Return the identity of the part of a store's source that becomes the rows of a bucket."""
     part = blake2b(f"{root.source.fingerprint} {name} {count}".encode(), digest_size=16)
     return root.source.model_copy(update={"count": count, "fingerprint": part.hexdigest()})

@@ -288,6 +288,23 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(data)
 
 
+def test_a_dry_run_counts_the_rows_of_all_buckets(shaped_photos, tcae, encode, small_checkpoint, tmp_path):
+    store = tmp_path / "store.zarr"
+    options = ["encode-dataset", shaped_photos, store, "--model", small_checkpoint, *OPTIONS, "--dry-run", "--json"]
+    code, printed, said = tcae(*options)
+    planned = json.loads(printed)
+    assert code == 0 and "estimated as squares of 128 pixels, which no bucket exceeds" in said and not store.exists()
+    assert planned["num_rows"] == planned["num_rows_left"] == 48
+
+    encode(shaped_photos, store, **SETTING)
+    on_disk = [path.stat().st_size for path in store.rglob("*") if path.is_file()]
+    assert planned["num_shards"] == len(list(store.glob("buckets/*/.tcae/commits/*")))
+    assert planned["store_bytes"] == pytest.approx(sum(on_disk), rel=0.15)
+    assert planned["num_files"] == pytest.approx(len(on_disk), rel=0.1)
+    code, printed, said = tcae(*options)
+    assert code == 0 and json.loads(printed)["num_rows_left"] == 0, said
+
+
 def test_another_setting_is_refused(whole, shaped_photos, encode):
     asked = SETTING | {"bucket_step": 64}
     assert "--buckets given with --bucket-step 32 --max-aspect 2, not given with --bucket-step 64 --max-aspect 2" in (
