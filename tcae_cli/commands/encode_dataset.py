@@ -99,6 +99,15 @@ from tcae_cli.store.codecs.registry import CODECS
     group=IMAGES,
     help="How large JPEGs are decoded: draft scales them down while decoding, to at least twice --size.",
 )
+@option(
+    "--min-size",
+    type=click.IntRange(min=1),
+    metavar="PIXELS",
+    default=EncodeRequest.min_size,
+    show_default="any",
+    group=IMAGES,
+    help="Leave out images with a shorter side than this; they are listed apart from failures.",
+)
 @_options.sample_fields
 @option(
     "--classes",

@@ -14,10 +14,10 @@ from torch.utils.data import Dataset
 
 from tcae_cli.errors import ImageError
 from tcae_cli.images.buckets import refuse_another_bucket
-from tcae_cli.images.image_file import decode_scaled
+from tcae_cli.images.image_file import decode_scaled, image_size
 from tcae_cli.images.transform import Transform, View, resize_and_crop
 from tcae_cli.images.watchdog import RowNotes
-from tcae_cli.reports.failure import Failure
+from tcae_cli.reports.failure import TOO_SMALL, Failure
 from tcae_cli.runtime.shared_memory import SharedBlocks
 from tcae_cli.sources.source import Source
 
@@ -193,6 +193,8 @@ class Decoder(Dataset[Decoded]):
         if self.notes:
             self.notes.begin(row, "decode")
         record["content_hash"] = content_hash(data)
+        if self.transform.min_size:
+            _refuse_smaller(image_size(data), self.transform.min_size)
         image, original_size = decode_scaled(data, self.transform.least_side)
         if self.transform.buckets and self.source.image_sizes is not None:
             height, width = self.source.image_sizes[row].tolist()
@@ -208,6 +210,11 @@ class Decoder(Dataset[Decoded]):
     def _room(self, tensor: Tensor) -> Tensor:
         # Shared here, not while the batch is sent: if shared memory is full, this raises, while sending dies silently.
         return tensor.share_memory_() if self.notes else tensor
+
+
+def _refuse_smaller(size: tuple[int, int], least: int) -> None:
+    if min(size) < least:
+        raise ImageError(TOO_SMALL, f"{size[0]} x {size[1]} pixels, where --min-size asks for {least} on each side")
 
 
 def failures_of(source: Source, rows: Sequence[int], records: np.ndarray) -> dict[int, Failure]:

@@ -27,12 +27,14 @@ class Transform:
     shapes: tuple[tuple[int, int], ...]  # height and width in pixels
     resize: Resize
     decode: Decode = "full"
+    min_size: int | None = None  # of images with a shorter side, in pixels, none are made
     buckets: tuple[tuple[int, int], ...] = ()  # all shapes of a store of buckets, whose images are of the one here
 
     @classmethod
     def of_store(cls, spec: StoreSpec) -> "Transform":
         """Return the transform that all images of a store go through."""
-        return cls(tuple(spec.shapes), spec.transform.resize, spec.transform.decode)
+        how = spec.transform
+        return cls(tuple(spec.shapes), how.resize, how.decode, how.min_size)
 
     @classmethod
     def square(cls, size: int, resize: Resize, decode: Decode = "full") -> "Transform":

@@ -237,13 +237,14 @@ def _report(
     total = rows["ok"] + rows["failed"]
     stores = stores_of(store).values() if rows["failed"] else ()
     table = [failure for each in stores for failure in read_failures(each.folder)]
-    failures = [failure for failure in table if not failure.is_repaired]
+    failures = [failure for failure in table if failure.counts]
     return EncodeReport(
         store=request.store,
         num_rows=total,
         num_ok=rows["ok"],
         num_failed=len(failures),
-        num_repaired=len(table) - len(failures),
+        num_repaired=sum(failure.is_repaired for failure in table),
+        num_too_small=sum(failure.is_too_small for failure in table),
         labels_from=source.labels_from,
         captions_from=source.captions_from if store.spec.has_captions else {},
         num_encoded_now=encoded.num_rows,

@@ -60,7 +60,7 @@ def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -
         encoder=EncoderIdentity(
             name=card.name, hash=card.encoder_hash, spec=card.spec, recipe=card.recipe, generator=card.generator
         ),
-        transform=TransformSpec(resize=request.resize, decode=decode),
+        transform=TransformSpec(resize=request.resize, decode=decode, min_size=request.min_size),
         decode=request.decode,
         compute=ComputeSpec(
             dtype=request.precision or default_precision(device),

@@ -191,7 +191,7 @@ class _Sink:
             if self._shard is None:
                 self.report.num_rows -= len(plan.todo)
             self._plan = self._shard = None
-        self._run.progress.advance(len(rows.todo), len(rows.failures))
+        self._run.progress.advance(len(rows.todo), sum(failure.counts for failure in rows.failures.values()))
         stages = self.report.stage_seconds
         for stage, seconds in packed.seconds.items():
             stages[stage] += seconds
@@ -216,7 +216,7 @@ class _Sink:
     def _count(self, rows: EncodedRows) -> None:
         report = self.report
         report.num_rows += len(rows.todo)
-        report.num_failed += sum(not failure.is_repaired for failure in rows.failures.values())
+        report.num_failed += sum(failure.counts for failure in rows.failures.values())
         if self._run.request.retry_failed:  # these have failed before, and may again
             return
         is_early = report.num_rows <= _EARLY_ROWS + len(rows.todo) and report.num_failed > _EARLY_ROWS // 2

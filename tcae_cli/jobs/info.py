@@ -39,7 +39,7 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
     for part in parts.values():
         totals.merge(part.totals)
 
-    failures = [failure for failure in totals.failures if not failure.is_repaired]
+    failures = [failure for failure in totals.failures if failure.counts]
     quantisation = spec.quantisation
     return InfoReport(
         store=request.store,
@@ -49,11 +49,12 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
         num_rows=spec.num_rows,
         rows={
             "ok": totals.num_ok,
-            "failed": totals.num_failed - totals.num_repaired,
+            "failed": totals.num_counted,
             "pending": spec.num_rows - totals.num_ok - totals.num_failed,
             "encoded_again_in_float32": totals.num_again,
         },
         num_repaired=totals.num_repaired,
+        num_too_small=totals.num_too_small,
         num_shards=sum(part.spec.num_shards for part in parts.values()),
         num_shards_committed=sum(part.num_committed for part in parts.values()),
         num_shards_damaged=sum(part.num_damaged for part in parts.values()),
@@ -104,7 +105,7 @@ def _bucket(name: str, part: _Part, root: StoreSpec) -> dict[str, Any]:
         "name": name,
         "num_rows": num_rows,
         "share": num_rows / root.num_rows,
-        "failed": totals.num_failed - totals.num_repaired,
+        "failed": totals.num_counted,
         "pending": num_rows - totals.num_ok - totals.num_failed,
         "shape": list(part.spec.sample_shape()),
     }

@@ -32,6 +32,7 @@ class EncodeRequest:
     max_aspect: float = 2.0  # of a bucket
     resize: Resize = "torch"
     decode: Decode | None = None  # as the store was begun; in a new store draft, except with adm
+    min_size: int | None = None  # pixels of the shorter side, of images that are encoded
     dtype: LatentDtype = "float16"
     codec: str = "zstd"  # of store/codecs/registry.py
     append: bool = False  # rows for images that are new in the source
@@ -81,6 +82,7 @@ class EncodeReport(Report):
     num_ok: int
     num_failed: int
     num_repaired: int  # rows that stood for lost parts of tars that are whole again; not among the failed ones
+    num_too_small: int  # rows of images that --min-size leaves out; not among the failed ones
     labels_from: dict[str, int]  # rows with a label, by the place that states it
     captions_from: dict[str, int]
     num_encoded_now: int  # rows, by this process

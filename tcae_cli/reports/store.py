@@ -29,6 +29,7 @@ class InfoReport(Report):
     num_rows: int
     rows: dict[str, int]  # ok, failed, pending, encoded_again_in_float32
     num_repaired: int  # rows that stood for lost parts of tars that are whole again; not among the failed ones
+    num_too_small: int  # rows of images that --min-size leaves out; not among the failed ones
     num_shards: int
     num_shards_committed: int
     num_shards_damaged: int  # committed, but a file is missing or of another size
@@ -81,6 +82,7 @@ class VerifyReport(Report):
     num_ok: int  # rows of the shards checked
     num_failed: int
     num_repaired: int
+    num_too_small: int  # rows of images that --min-size leaves out; not among the failed ones
     num_shards: int
     num_shards_checked: int  # those with a record
     num_files: int

@@ -95,6 +95,8 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     def set_epoch(self, epoch: int) -> None:
         """Select the epoch, from 0, whose batches are drawn next."""
+        if epoch != self._epoch:
+            self._num_given, self._resumed_epoch = 0, None
         self._epoch = epoch
 
     @property
@@ -198,13 +200,13 @@ class BucketBatchSampler(Sampler[list[int]]):
         If those that are left cannot be divided, the batches of a step that can be are taken from `steps`.
         """
         while len(left) % self.world_size and not self.drop_last:
-            largest = max(left, key=len)
-            if len(largest) == 1 and steps:
-                left += steps.pop(max(range(len(steps)), key=lambda number: len(steps[number][0])))
-                largest = max(left, key=len)
-            if len(largest) == 1:
+            largest = max(range(len(left)), key=lambda number: len(left[number]))
+            if len(left[largest]) > 1:
+                left += np.array_split(left.pop(largest), 2)
+                continue
+            step = max(range(len(steps)), key=lambda number: len(steps[number][0]), default=None)
+            if step is None or len(steps[step][0]) == 1:
                 break
-            place = next(number for number, batch in enumerate(left) if batch is largest)
-            left += np.array_split(left.pop(place), 2)
+            left += steps.pop(step)
         num_steps = len(left) // self.world_size
         return [left[step * self.world_size : (step + 1) * self.world_size] for step in range(num_steps)]

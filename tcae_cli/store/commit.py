@@ -46,6 +46,16 @@ class Totals:
         """The rows that stood for lost parts of tars, and no longer count as failed."""
         return sum(failure.is_repaired for failure in self.failures)
 
+    @property
+    def num_too_small(self) -> int:
+        """The rows of images that --min-size leaves out."""
+        return sum(failure.is_too_small for failure in self.failures)
+
+    @property
+    def num_counted(self) -> int:
+        """The rows that count as failed."""
+        return sum(failure.counts for failure in self.failures)
+
     def add(self, record: ShardRecord) -> None:
         """Add the record of a shard. Shards must be added in order, so that every process gets the same bits."""
         self.num_shards += 1

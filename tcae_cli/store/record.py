@@ -54,7 +54,7 @@ class ShardRecord(_Part):
     @property
     def failures_to_retry(self) -> list[Failure]:
         """The failures of rows that may hold an image some day."""
-        return [failure for failure in self.failures if not failure.is_repaired]
+        return [failure for failure in self.failures if failure.counts]
 
     def fits(self, sizes: Mapping[str, int]) -> bool:
         """Return whether all its files exist with the size of the committed file or of the one that replaces it."""

@@ -87,6 +87,13 @@ class TransformSpec(_Part):
 
     resize: Resize
     decode: Decode = "full"  # as in stores that were made before there was a choice
+    min_size: PositiveInt | None = (
+        None  # pixels of the shorter side, of images that are encoded; None, not written: any
+    )
+
+    @model_serializer(mode="wrap")
+    def _without_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialise(self).items() if value is not None}
 
 
 class CompiledOn(_Part):
@@ -307,6 +314,7 @@ class StoreSettings:
             ("--flip", _flip_words(store.views), _flip_words(self.views)),
             ("--resize", store.transform.resize, self.transform.resize),
             ("--decode", store.transform.decode, self.decode or store.transform.decode),
+            ("--min-size", store.transform.min_size or "none", self.transform.min_size or "none"),
             ("--precision", store.compute.dtype, self.compute.dtype),
             ("--batch-size", store.compute.batch_size, batch_size),
             ("--compile", _on_or_off(was_compiled), _on_or_off(compiled)),

@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from tcae_cli.reports.described import described_words
-from tcae_cli.reports.failure import repaired_words
+from tcae_cli.reports.failure import apart_words
 from tcae_cli.reports.store import InfoReport, VerifyReport
 from tcae_cli.terminal.words import data_size
 
@@ -61,8 +61,7 @@ def _progress(report: InfoReport) -> list[tuple[str, str]]:
         ("rows", words + (f"; {again:,} encoded again in float32" if again else "")),
         ("shards", shards),
     ]
-    if report.num_repaired:
-        lines.append(("repaired", repaired_words(report.num_repaired)))
+    lines += apart_words(report.num_repaired, report.num_too_small).items()
     if report.num_shards_damaged:
         lines.append(("damaged", f"{report.num_shards_damaged:,} shards have lost files; tcae verify names them"))
     for claim in report.writers:
@@ -135,8 +134,8 @@ def show_verification(console: Console, report: VerifyReport) -> None:
         f"{report.num_shards_checked:,} of {report.num_shards:,} shards checked: {report.num_files:,} files, "
         f"{data_size(report.num_bytes)}; {report.num_ok:,} rows ok, {report.num_failed:,} failed"
     )
-    if report.num_repaired:
-        console.print(repaired_words(report.num_repaired))
+    for sentence in apart_words(report.num_repaired, report.num_too_small).values():
+        console.print(sentence)
     if report.source:
         console.print(f"{report.num_compared:,} images of {report.source} read and compared by content")
     num_sampled = len({row["key"] for row in report.sample})

@@ -8,7 +8,7 @@ from tcae_cli.reports.decode import DecodeReport
 from tcae_cli.reports.described import described_words
 from tcae_cli.reports.encode import EncodeReport, UpdateReport
 from tcae_cli.reports.export import ExportReport
-from tcae_cli.reports.failure import repaired_words
+from tcae_cli.reports.failure import apart_words
 from tcae_cli.reports.push import PushReport
 from tcae_cli.reports.train import TrainReport
 from tcae_cli.terminal.words import data_size, duration
@@ -26,8 +26,8 @@ def show_encoding(console: Console, report: EncodeReport) -> None:
         console.print(f"{report.store} is complete: {rows}, {report.bytes_on_disk / 1e6:,.1f} MB")
     if report.complete:
         console.print(Text(described_words(report.num_rows, report.labels_from, report.captions_from)))
-    if report.num_repaired:
-        console.print(repaired_words(report.num_repaired))
+    for sentence in apart_words(report.num_repaired, report.num_too_small).values():
+        console.print(sentence)
     if report.num_encoded_now:
         _show_stages(console, report)
     if report.num_clipped:

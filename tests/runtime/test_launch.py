@@ -150,6 +150,7 @@ def test_the_reports_of_all_ranks_become_one(tmp_path):
             "num_ok": 9,
             "num_failed": 1,
             "num_repaired": 0,
+            "num_too_small": 0,
             "num_clipped": 0,
             "labels_from": {},
             "captions_from": {},

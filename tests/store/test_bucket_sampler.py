@@ -93,6 +93,20 @@ def test_an_epoch_that_is_resumed_has_the_rest(drop_last, same_bucket, world_siz
         assert list(resumed) == list(whole)
 
 
+def test_batches_of_one_sample_that_cannot_be_shared_evenly_are_fewer_than_the_ranks():
+    ranks = samplers(dataset_of([99_000, 1002]), 4, batch_size=1, drop_last=False)
+    assert {len(rank) for rank in ranks} == {25_000} and ranks[0].num_dropped == 2
+
+
+def test_a_state_between_epochs_begins_the_next_one():
+    (sampler,) = samplers(dataset_of([100]), 1)
+    list(sampler)
+    sampler.set_epoch(1)
+    (resumed,) = samplers(dataset_of([100]), 1)
+    resumed.load_state_dict(sampler.state_dict())
+    assert list(resumed) == list(sampler) and len(list(resumed)) == len(sampler)
+
+
 def test_training_says_how_many_it_took_where_batches_are_drawn_ahead():
     (sampler,) = samplers(dataset_of([100]), 1)
     batches = list(sampler)
