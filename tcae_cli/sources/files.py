@@ -24,6 +24,12 @@ class FileReader:
             raise too_short(self._located, place)
         return data
 
+    def read_start(self, place: Place, num_bytes: int) -> bytes:
+        """Return so many bytes from the start of an image's file, fewer where it is shorter; raise as `read` does."""
+        if place.container < 0:
+            return self._located.folder.read_range(place.name, 0, num_bytes)
+        return self.read(place._replace(size_bytes=min(num_bytes, place.size_bytes)))
+
 
 def too_short(located: Located, place: Place) -> ImageError:
     """Return the error of an image that lies beyond the end of its container."""

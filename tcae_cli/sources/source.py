@@ -16,6 +16,7 @@ from tcae_cli.runtime.folder import Folder, open_to_read
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.announce import found_so_far, say_found
 from tcae_cli.sources.class_numbers import with_class_numbers
+from tcae_cli.sources.files import FileReader
 from tcae_cli.sources.index import IMAGE_SIZES, fetch_index, read_summary, write_index
 from tcae_cli.sources.index_column import SUMMARY_FILE, IndexColumn, damaged
 from tcae_cli.sources.listing import Container, Entry, Listing, count_suffixes, ignore
@@ -209,6 +210,16 @@ class Source:
             raise SourceError(f"{self.uri} is compressed, and is read front to back; decompress it to read any row")
         return self._read(row)
 
+    def read_start(self, row: int, num_bytes: int) -> bytes:
+        """Read so many bytes from the start of a sample's file, fewer where it is shorter; raises as `read` does.
+
+        All of it is read where a source gives whole files alone.
+        """
+        reader = self._reader
+        if not isinstance(reader, FileReader):
+            return self.read(row)
+        return self._read(row, lambda place: reader.read_start(place, num_bytes))
+
     def read_many(self, rows: Sequence[int]) -> Iterator[bytes | ImageError]:
         """Yield the bytes or the error of each row, in order; from a remote store, several are read ahead at once.
 
@@ -233,7 +244,7 @@ class Source:
         except ImageError as error:
             return error
 
-    def _read(self, row: int) -> bytes:
+    def _read(self, row: int, read: Callable[[Place], bytes] | None = None) -> bytes:
         if problem := self.problem(row):
             raise ImageError(REPAIRED_STAGE if problem == REPAIRED else "index", problem)
         container = int(self._containers[row])
@@ -241,7 +252,7 @@ class Source:
             raise damaged(self.index_dir / "tars.npy", f"it names file {container:,} of {len(self.containers):,}")
         place = Place(os.fsdecode(self._keys[row]), self.size_bytes(row), container, int(self._offsets[row]))
         try:
-            return self._reader.read(place)
+            return (read or self._reader.read)(place)
         except OSError as error:
             raise ImageError("read", error.strerror or str(error)) from error
 
