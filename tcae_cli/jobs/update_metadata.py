@@ -37,8 +37,14 @@ def update_store(request: EncodeRequest, progress: Progress) -> UpdateReport:
     if distributed.world_size() > 1:
         raise UsageError("--update-metadata is the work of one process; run it by itself, without a launcher")
     folder = open_folder(request.store)
-    if find_store(folder) is None:
+    found = find_store(folder)
+    if found is None:
         raise StoreError(f"{request.store} does not exist; omit --update-metadata to encode it")
+    if found.spec.buckets:
+        raise StoreError(
+            f"{request.store} is a store of buckets, whose labels and captions cannot be updated all at once; encode "
+            f"into another store"
+        )
     with join_store(folder, Place(distributed.launch_id())) as lease, TemporaryDirectory() as scratch:
         clear_leftovers(folder, lease.live_owners)
         store = StoreHandle(folder)

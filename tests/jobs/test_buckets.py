@@ -2,9 +2,11 @@
 
 import json
 import random
+import re
 import shutil
 import subprocess
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -303,6 +305,35 @@ def test_a_dry_run_counts_the_rows_of_all_buckets(shaped_photos, tcae, encode, s
     assert planned["num_files"] == pytest.approx(len(on_disk), rel=0.1)
     code, printed, said = tcae(*options)
     assert code == 0 and json.loads(printed)["num_rows_left"] == 0, said
+
+
+def test_the_page_on_buckets_is_true(whole, monkeypatch, capsys):
+    page = (Path(__file__).parents[2] / "docs/buckets.md").read_text()
+    whole.rename(whole.with_name("out.zarr"))
+    monkeypatch.chdir(whole.parent)
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page, re.DOTALL)):
+        with warnings.catch_warnings(action="ignore"):  # zarr does not know .tcae
+            exec(compile(block, f"block {number}", "exec"), {})
+    printed = capsys.readouterr().out
+    assert "96x160 (16, 8, 3, 5) ['animal/" in printed and ", 128, 128), (" in printed
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["export", "STORE", "out", "--format", "npy"], "is a store of buckets, each of which is a store of its own"),
+        (
+            ["eval", "--store", "STORE", "--metric", "psnr"],
+            "is a store of buckets, each of which is a store of its own",
+        ),
+        (["encode-dataset", "SOURCE", "STORE", "--update-metadata"], "cannot be updated all at once; encode into"),
+    ],
+)
+def test_what_needs_one_shape_says_so(whole, shaped_photos, tcae, tmp_path, monkeypatch, command, sentence):
+    monkeypatch.chdir(tmp_path)
+    names = {"STORE": str(whole), "SOURCE": str(shaped_photos)}
+    code, _, said = tcae(*(names.get(word, word) for word in command))
+    assert code and sentence in said.replace("\n", " "), said
 
 
 def test_another_setting_is_refused(whole, shaped_photos, encode):
