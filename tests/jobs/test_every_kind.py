@@ -1,8 +1,10 @@
 """A store of each kind of source: interrupted, resumed, tried again, appended to, and compared with its source."""
 
 from dataclasses import replace
+from io import BytesIO
 
 import pytest
+from PIL import Image
 
 from tcae_cli.jobs import encode_source
 from tcae_cli.reports.progress import Silent
@@ -10,7 +12,7 @@ from tcae_cli.sources.index_update import index_source
 from tcae_cli.store.reader import LatentStore
 
 from ..forms import Sample
-from ..store_contents import assert_same_arrays, refused
+from ..store_contents import arrays_of, assert_same_arrays, refused
 from .test_verify import verify
 
 
@@ -52,3 +54,27 @@ def test_a_store_is_resumed_tried_again_appended_to_and_verified(
     assert (report.num_encoded_now, report.num_ok, report.complete) == (2, 22, True)
     assert LatentStore(store).captions(range(22)) == [f"photo {row}" for row in range(22)]
     assert verify(store, source=source).problems == []
+
+
+def test_every_kind_of_source_encodes_into_the_same_buckets(write_source, encode, tmp_path, monkeypatch):
+    monkeypatch.setattr(encode_source, "index_source_apart", index_source)
+    forms = ["folder", "csv", "tar", "tar.gz", "zip", "parquet", "arrow"]
+    sizes = [(150, 90), (90, 150), (100, 100), (170, 90), (100, 160), (110, 100)]
+    samples = [Sample("cat", f"{row:02}.png", noise(*size)) for row, size in enumerate(sizes)]
+
+    def latents_of(form: str) -> dict[str, bytes]:
+        source = write_source(form, samples[:3], samples[3:], where=f"source-{form}")
+        encode(source, tmp_path / f"{form}.zarr", sizes=(128,), buckets=True, bucket_step=32, batch_size=4)
+        arrays = arrays_of(tmp_path / f"{form}.zarr")
+        return {name: each.tobytes() for name, each in arrays.items() if name.endswith("/latents")}
+
+    wanted = latents_of(forms[0])
+    buckets = [f"buckets/{shape}/latents" for shape in ("128x128", "160x96", "96x160")]
+    assert sorted(wanted) == buckets and all(latents_of(form) == wanted for form in forms[1:])
+
+
+def noise(width: int, height: int) -> bytes:
+    """A PNG file of random pixels."""
+    buffer = BytesIO()
+    Image.effect_noise((width, height), 64).convert("RGB").save(buffer, "PNG")
+    return buffer.getvalue()
