@@ -25,10 +25,13 @@ from tcae_cli.images.samples import write_sample_windows
 from tcae_cli.recipe.choices import DEFAULT_MODEL, Resize
 from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.progress import Progress
+from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.sources.shared_fields import open_sharing
 from tcae_cli.sources.source import Source, open_index, open_source
+from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.spec import MAIN_VIEW, StoreSpec
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,7 @@ def _open_models(
 
 
 def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: Path, progress: Progress) -> Subject:
+    _refuse_other_shapes(StoreHandle(open_pinned(uri)).spec, uri)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of an incomplete store: it is reported beside the figures
         store = LatentStore(uri)
@@ -127,6 +131,15 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
         store_rows=store_rows,
         warnings=found,
     )
+
+
+def _refuse_other_shapes(spec: StoreSpec, uri: str) -> None:
+    """Raise UsageError unless the latents of a store are of squares."""
+    view = spec.views[MAIN_VIEW]
+    if spec.buckets is None and view.height == view.width:
+        return
+    found = "is a store of buckets" if spec.buckets else "holds latents of images that are not square"
+    raise UsageError(f"{uri} {found}, and only squares are evaluated; encode into another store without --buckets")
 
 
 def _read_cards(names: Sequence[str]) -> list[ModelCard]:

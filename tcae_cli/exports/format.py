@@ -23,6 +23,7 @@ class ExportFormat(ABC):
     contents: ClassVar[str]  # the files and what they hold, a sentence without a full stop
     takes_scale: ClassVar[bool] = False  # whether values are raw latents times --scale; otherwise they are raw
     needs_classes: ClassVar[bool] = False  # whether a row without a class is refused
+    holds_buckets: ClassVar[bool] = False  # whether its trainer reads several folders, of latents of several shapes
     may_be_zip: ClassVar[bool] = False  # whether it may be written to one .zip, too
     most_rows: ClassVar[int] = 4096  # of a piece
     value_bytes: ClassVar[int] = 4  # in the files, for each value of a latent

@@ -23,6 +23,7 @@ class Mds(PieceFormat):
     trainer = "trainers on MosaicML's streaming datasets: mosaicml/diffusion and micro_diffusion"
     contents = "MDS shards of latents (float16 bytes, scaled), label, caption and key, and index.json"
     takes_scale = True
+    holds_buckets = True
     value_bytes = 2  # float16
     closing_names = ("index.json",)
 

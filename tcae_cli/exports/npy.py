@@ -21,6 +21,7 @@ class Npy(ExportFormat):
     name = "npy"
     trainer = "any that maps one array into memory"
     contents = "latents.npy, [n, c, h, w], raw, in the store's dtype (float32 for int8), and index.json"
+    holds_buckets = True
 
     @property
     def row_bytes(self) -> int:

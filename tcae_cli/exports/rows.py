@@ -41,6 +41,12 @@ class ExportRows:
         return self.store.spec.views[self.store.view]
 
     @property
+    def crop_shape(self) -> tuple[int, int]:
+        """The height and width of the encoded images, in pixels."""
+        pixels = self.store.spec.latent.downsampling
+        return self.view.height * pixels, self.view.width * pixels
+
+    @property
     def scale_note(self) -> str:
         """A sentence for users of a trainer that scales latents itself."""
         if self.generator:

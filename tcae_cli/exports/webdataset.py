@@ -2,7 +2,7 @@
 
 A .npy is [c, h, w], scaled, float32. Of the .json, Sana reads `prompt`; DC-Gen reads `captions` and their weights,
 `clip_scores`: one caption of weight 1. Both find the aspect bucket by `height` and `width`, which are those of the
-square that was encoded.
+crop that was encoded.
 """
 
 import json
@@ -24,6 +24,7 @@ class WebDataset(PieceFormat):
     trainer = "Sana, and DC-Gen's text-to-image trainers"
     contents = "tars of a .npy ([c, h, w], float32, scaled) and a .json for each row, and wids-meta.json"
     takes_scale = True
+    holds_buckets = True
     closing_names = ("wids-meta.json",)
 
     @property
@@ -61,6 +62,7 @@ class WebDataset(PieceFormat):
         caption = self.rows.captions[row]
         label = int(self.rows.labels[row])
         height, width = self.rows.original_sizes[row].tolist()
+        crop_height, crop_width = self.rows.crop_shape
         return {
             "key": self.rows.keys[row],
             "prompt": caption,
@@ -68,8 +70,8 @@ class WebDataset(PieceFormat):
             "clip_scores": [1.0],
             "label": label,  # -1 where there is none
             "class_name": self.rows.class_name(label),
-            "height": self.rows.view.size,
-            "width": self.rows.view.size,
+            "height": crop_height,
+            "width": crop_width,
             "original_height": height,
             "original_width": width,
         }

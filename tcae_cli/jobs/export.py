@@ -1,12 +1,15 @@
 """`tcae export`: writes the ok rows of a store in the format of another trainer."""
 
 import time
+from collections.abc import Mapping
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 
 from tcae_cli import __version__
 from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.exports import provenance
+from tcae_cli.exports.bucket_folders import around_buckets
 from tcae_cli.exports.format import ExportFormat, is_zip
 from tcae_cli.exports.registry import FORMATS
 from tcae_cli.exports.rows import ExportRows
@@ -15,7 +18,8 @@ from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.files import tree_bytes
 from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.store.handle import StoreHandle
-from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.layout import bucket_folder
+from tcae_cli.store.samples import open_stores
 
 _TOOLS = ("numpy", "torch")
 
@@ -23,29 +27,37 @@ _TOOLS = ("numpy", "torch")
 def export_store(request: ExportRequest, progress: Progress) -> ExportReport:
     """Write a store's ok rows, in row order; repeat it to resume: finished files are kept.
 
-    Raises StoreError if the store is incomplete, UsageError if the format cannot hold it or the target holds
-    something else, DiskError if another process is writing the target.
+    The rows of each bucket of a store become an export of their own, in a folder with the bucket's name. Raises
+    StoreError if the store is incomplete, UsageError if the format cannot hold it or the target holds something else,
+    DiskError if another process is writing the target.
     """
     started = time.perf_counter()
     kind = _format_of(request)
-    rows = _open_rows(request, kind.takes_scale)
-    form = kind(rows)
-    tools = {"tcae": __version__} | {name: version(name) for name in _TOOLS}
-    about = provenance.describe(rows, kind.name, form.rows_per_piece, tools)
-
+    root = StoreHandle(open_pinned(request.store))
+    rows = _open_rows(request, root, kind)
     target = Path(request.target)
-    num_written = form.write(target, about, progress)
+    forms = {name: kind(of_store) for name, of_store in rows.items()}
+    tools = {"tcae": __version__} | {name: version(name) for name in _TOOLS}
+    abouts = {
+        name: provenance.describe(form.rows, kind.name, form.rows_per_piece, tools) for name, form in forms.items()
+    }
 
+    num_written = 0
+    with around_buckets(target, root, abouts) if root.spec.buckets else nullcontext():
+        for name, form in forms.items():
+            num_written += form.write(target / name, abouts[name], progress)
+
+    num_rows, first = sum(map(len, rows.values())), next(iter(rows.values()))
     return ExportReport(
         store=request.store,
         target=target,
         format=request.format,
-        num_rows=len(rows),
-        num_not_ok=len(rows.store) - len(rows),
+        num_rows=num_rows,
+        num_not_ok=root.spec.num_rows - num_rows,
         num_written_now=num_written,
         num_bytes=target.stat().st_size if target.is_file() else tree_bytes(target),
-        scale=("model" if rows.generator else rows.scale) if kind.takes_scale else None,
-        notes=form.notes,
+        scale=("model" if first.generator else first.scale) if kind.takes_scale else None,
+        notes=_notes(forms),
         elapsed_s=time.perf_counter() - started,
     )
 
@@ -63,17 +75,37 @@ def _format_of(request: ExportRequest) -> type[ExportFormat]:
     return kind
 
 
-def _open_rows(request: ExportRequest, takes_scale: bool) -> ExportRows:
-    if not StoreHandle(open_pinned(request.store)).is_complete:
+def _open_rows(request: ExportRequest, root: StoreHandle, kind: type[ExportFormat]) -> dict[str, ExportRows]:
+    """Return the ok rows of each bucket that has any, by its name; those of a store without buckets by the name ""."""
+    if not root.is_complete:
         raise StoreError(f"{request.store} is incomplete; finish it by repeating tcae encode-dataset, then export it")
-    store = LatentStore(request.store, request.view)
-    store.refuse_without_ok_rows()
-    if not takes_scale:
-        return ExportRows(store)
+    if root.spec.buckets and not kind.holds_buckets:
+        holding = [name for name, form in FORMATS.items() if form.holds_buckets]
+        raise UsageError(
+            f"{request.store} is a store of buckets, and {kind.name} holds latents of one shape; pass --format "
+            f"{', '.join(holding[:-1])} or {holding[-1]}, or export one bucket, such as "
+            f"{request.store}/{bucket_folder(root.spec.buckets.names[0])}"
+        )
+    names = root.spec.buckets.names if root.spec.buckets else [""]
+    stores = dict(zip(names, open_stores(root, request.view), strict=True))
+    good = {name: store for name, store in stores.items() if len(store.ok_rows)}
+    if not good:
+        next(iter(stores.values())).refuse_without_ok_rows()
+    if not kind.takes_scale:
+        return {name: ExportRows(store) for name, store in good.items()}
     if request.scale == "model":
-        return ExportRows(store, generator=store.generator_input())
-    if request.scale is not None:
-        return ExportRows(store, request.scale)
-    if not (std := store.summaries[request.view]["std"]) > 0:
-        raise StoreError(f"{request.store}: all latents are equal, so there is no 1 / std; pass --scale")
-    return ExportRows(store, 1 / std)
+        return {name: ExportRows(store, generator=store.generator_input()) for name, store in good.items()}
+    scale = request.scale
+    if scale is None:
+        std = root.attributes["statistics"][request.view]["std"]  # over all buckets
+        if not std > 0:
+            raise StoreError(f"{request.store}: all latents are equal, so there is no 1 / std; pass --scale")
+        scale = 1 / std
+    return {name: ExportRows(store, scale) for name, store in good.items()}
+
+
+def _notes(forms: Mapping[str, ExportFormat]) -> list[str]:
+    """Return the notes of all buckets, each once; one that is not the same for all begins with its bucket."""
+    of_all = set.intersection(*(set(form.notes) for form in forms.values()))
+    notes = [note if note in of_all else f"{name}: {note}" for name, form in forms.items() for note in form.notes]
+    return list(dict.fromkeys(notes))

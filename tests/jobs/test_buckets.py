@@ -321,19 +321,27 @@ def test_the_page_on_buckets_is_true(whole, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [
-        (["export", "STORE", "out", "--format", "npy"], "is a store of buckets, each of which is a store of its own"),
+        (
+            ["export", "STORE", "out", "--format", "edm2"],
+            "is a store of buckets, and edm2 holds latents of one shape; pass --format webdataset, mds or npy, or "
+            "export one bucket, such as STORE/buckets/96x160",
+        ),
         (
             ["eval", "--store", "STORE", "--metric", "psnr"],
-            "is a store of buckets, each of which is a store of its own",
+            "is a store of buckets, and only squares are evaluated; encode into another store without --buckets",
+        ),
+        (
+            ["eval", "--store", "STORE/buckets/96x160", "--metric", "psnr"],
+            "holds latents of images that are not square, and only squares are evaluated; encode into another store",
         ),
         (["encode-dataset", "SOURCE", "STORE", "--update-metadata"], "cannot be updated all at once; encode into"),
     ],
 )
 def test_what_needs_one_shape_says_so(whole, shaped_photos, tcae, tmp_path, monkeypatch, command, sentence):
     monkeypatch.chdir(tmp_path)
-    names = {"STORE": str(whole), "SOURCE": str(shaped_photos)}
-    code, _, said = tcae(*(names.get(word, word) for word in command))
-    assert code and sentence in said.replace("\n", " "), said
+    source, store = str(shaped_photos), str(whole)
+    code, _, said = tcae(*(word.replace("STORE", store).replace("SOURCE", source) for word in command))
+    assert code and sentence.replace("STORE", store) in said.replace("\n", " "), said
 
 
 def test_another_setting_is_refused(whole, shaped_photos, encode):
