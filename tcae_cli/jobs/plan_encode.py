@@ -77,12 +77,7 @@ def plan_encoding(plan: EncodePlanRequest, progress: Progress) -> EncodePlan:
         rehearsal, sizes = _rehearse(EncodeRun(request, device, progress), sample, source, Path(scratch))
         index = tree_bytes(source.index_dir), len(list(source.index_dir.iterdir()))
 
-    shards = dict(zip(specs, of_part(list(specs.values()), request.part, request.num_parts), strict=True))
-    num_rows = sum(len(each.rows_of_shard(shard)) for name, each in specs.items() for shard in shards[name])
-    left = num_rows
-    for name, each in stores.items():
-        left -= sum(len(specs[name].rows_of_shard(shard)) for shard in shards[name])
-        left += _rows_left(request, each, specs[name], shards[name])
+    num_rows, left = _count_rows(request, specs, stores)
     store_bytes, num_files = map(sum, zip(*(_scaled(sizes, sample, each) for each in specs.values()), strict=True))
     if spec.buckets:
         # The root has a copy of every bucket's metadata.
@@ -130,6 +125,16 @@ def _specs_of_stores(spec: StoreSpec, source: Source, stores: Mapping[str, Store
         name: specs[name].model_copy(update={"rows_per_shard": store.spec.rows_per_shard})
         for name, store in stores.items()
     }
+
+
+def _count_rows(
+    request: EncodeRequest, specs: Mapping[str, StoreSpec], stores: Mapping[str, StoreHandle]
+) -> tuple[int, int]:
+    """Return how many rows this part of all stores has, and how many of them the command would encode."""
+    shards = dict(zip(specs, of_part(list(specs.values()), request.part, request.num_parts), strict=True))
+    rows = {name: sum(len(spec.rows_of_shard(shard)) for shard in shards[name]) for name, spec in specs.items()}
+    left = rows | {name: _rows_left(request, store, specs[name], shards[name]) for name, store in stores.items()}
+    return sum(rows.values()), sum(left.values())
 
 
 def _rows_left(request: EncodeRequest, store: StoreHandle, spec: StoreSpec, shards: Sequence[int]) -> int:

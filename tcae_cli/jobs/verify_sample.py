@@ -68,53 +68,57 @@ def compare_sample(
     runner: of the store's model, at the store's precision. The picture of the main view shows originals above what
     their latents decode to; an existing file is kept. Raises DiskError if the picture cannot be written.
     """
-    sample = Sample()
     verification.progress.start("decode a sample", sum(len(rows.hashes) for rows in drawn))
-    shown: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    comparison = _Comparison(verification, runner, source)
     for rows in drawn:
-        _compare_rows(verification, runner, source, rows, sample, shown)
+        comparison.compare(rows)
+    sample, shown = comparison.sample, comparison.shown
     if shown[0]:
         sample.picture = write_pairs(picture, shown[0][:_PICTURE_ROWS], shown[1][:_PICTURE_ROWS])
     return sample
 
 
-def _compare_rows(
-    verification: Verification,
-    runner: Runner,
-    source: Source,
-    drawn: SampledRows,
-    sample: Sample,
-    shown: tuple[list[np.ndarray], list[np.ndarray]],
-) -> None:
-    """Compare the rows of one store; add their figures to the sample, and their pictures to those shown."""
-    spec = drawn.store.spec
-    decoders = {
-        view: _ViewDecoder(runner, ShardReader(drawn.store.folder, spec, view), spec, view) for view in spec.views
-    }
-    rows = list(drawn.hashes)
-    for start in range(0, len(rows), _BATCH_ROWS):
-        batch = rows[start : start + _BATCH_ROWS]
-        unchanged, images = _unchanged_images(source, batch, drawn)
-        for name, view in spec.views.items():
-            if not unchanged:
-                continue
-            originals = images[view.size].flip(-1) if view.flip else images[view.size]
-            decoded = decoders[name].decode_stored(unchanged)
-            fresh = decoders[name].decode_fresh(originals)
-            figures = zip(unchanged, _psnr(originals, decoded), _psnr(originals, fresh), strict=True)
-            for row, of_stored, of_fresh in figures:
-                key = source.key(drawn.samples[row])
-                sample.rows.append({"row": row, "key": key, "view": name, "psnr": of_stored, "psnr_fresh": of_fresh})
-                if of_stored < of_fresh - _WORSE_DB:
-                    verification.add_problem(
-                        f"{drawn.where}{name}: the latents of row {row} are not those of {key}: they decode to it at "
-                        f"{of_stored:.1f} dB, its own at {of_fresh:.1f} dB"
-                    )
-            if name == MAIN_VIEW and len(shown[0]) < _PICTURE_ROWS:
-                shown[0].extend(to_pixels(originals))
-                shown[1].extend(to_pixels(decoded))
-        sample.num_without_image += len(batch) - len(unchanged)
-        verification.progress.advance(len(batch))
+@dataclass
+class _Comparison:
+    """Compares rows of one store after another, and collects the figures and the pictures of all."""
+
+    verification: Verification
+    runner: Runner
+    source: Source
+    sample: Sample = field(default_factory=Sample)
+    shown: tuple[list[np.ndarray], list[np.ndarray]] = field(default_factory=lambda: ([], []))
+
+    def compare(self, drawn: SampledRows) -> None:
+        """Compare the rows of one store."""
+        spec, rows = drawn.store.spec, list(drawn.hashes)
+        decoders = {
+            view: _ViewDecoder(self.runner, ShardReader(drawn.store.folder, spec, view), spec, view)
+            for view in spec.views
+        }
+        for start in range(0, len(rows), _BATCH_ROWS):
+            batch = rows[start : start + _BATCH_ROWS]
+            unchanged, images = _unchanged_images(self.source, batch, drawn)
+            for name, view in spec.views.items() if unchanged else ():
+                originals = images[view.size].flip(-1) if view.flip else images[view.size]
+                decoded = decoders[name].decode_stored(unchanged)
+                fresh = decoders[name].decode_fresh(originals)
+                for figures in zip(unchanged, _psnr(originals, decoded), _psnr(originals, fresh), strict=True):
+                    self._note(drawn, name, *figures)
+                if name == MAIN_VIEW and len(self.shown[0]) < _PICTURE_ROWS:
+                    self.shown[0].extend(to_pixels(originals))
+                    self.shown[1].extend(to_pixels(decoded))
+            self.sample.num_without_image += len(batch) - len(unchanged)
+            self.verification.progress.advance(len(batch))
+
+    def _note(self, drawn: SampledRows, view: str, row: int, of_stored: float, of_fresh: float) -> None:
+        """Take down the figures of a row, in dB; latents that decode much worse than fresh ones are a problem."""
+        key = self.source.key(drawn.samples[row])
+        self.sample.rows.append({"row": row, "key": key, "view": view, "psnr": of_stored, "psnr_fresh": of_fresh})
+        if of_stored < of_fresh - _WORSE_DB:
+            self.verification.add_problem(
+                f"{drawn.where}{view}: the latents of row {row} are not those of {key}: they decode to it at "
+                f"{of_stored:.1f} dB, its own at {of_fresh:.1f} dB"
+            )
 
 
 @dataclass(frozen=True)
