@@ -16,6 +16,7 @@ from tcae_cli.store.layout import shard_file
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.spec import MAIN_VIEW
+from tcae_cli.store.stream_order import StreamOrder
 
 
 class LatentStream(IterableDataset[dict[str, Any]]):
@@ -28,7 +29,10 @@ class LatentStream(IterableDataset[dict[str, Any]]):
     each, divide the shards of an epoch among them. Every rank yields the same number of full batches; the remainder,
     fewer than world_size * batch_size samples and different ones in each epoch, is dropped.
 
-    A store of several buckets is refused: LatentDataset.batches(BucketBatchSampler(...)) reads it.
+    In a store of buckets every batch is of one bucket, and a process holds `shards_together` shards of each. The
+    batches of a step are of the same bucket on all ranks, except for what is left of the buckets, where fewer full
+    batches than ranks are left of each. What is dropped is less than a batch of each bucket, and fewer full batches
+    than there are ranks.
 
     LatentDataset describes the options that both share. `rank` and `world_size` default to those of torch.distributed
     or, before it is initialised, of the launch. Raises UsageError if a number is out of its range or there is less than
@@ -50,7 +54,6 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         world_size: int | None = None,
     ) -> None:
         self.dataset = LatentDataset(store, view=view, normalise=normalise, random_flip=random_flip, fields=fields)
-        _ = self.dataset.store  # not of several buckets
         self.batch_size = batch_size
         self.shards_together = shards_together
         self.seed = seed
@@ -58,9 +61,10 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         self._refuse_out_of_range()
         self._options = {"view": view, "normalise": normalise, "random_flip": random_flip}
         if not len(self):
+            of_one = " of one shape" if len(self.dataset.parts) > 1 else ""
             raise UsageError(
-                f"{self.dataset.store.folder.uri} has {len(self.dataset)} samples, fewer than a batch of {batch_size} "
-                f"for each of {self.world_size} ranks; use smaller batches"
+                f"{self.dataset.uri} has {len(self.dataset)} samples, fewer than a batch of {batch_size}{of_one} for "
+                f"each of {self.world_size} ranks; use smaller batches"
             )
         # Both are shared: persistent workers see the epoch change, and report how many they are.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -71,12 +75,16 @@ class LatentStream(IterableDataset[dict[str, Any]]):
 
     def __len__(self) -> int:
         """Return the number of batches that each rank yields in an epoch."""
-        return len(self.dataset) // (self.batch_size * self.world_size)
+        return sum(len(part.rows) // self.batch_size for part in self.dataset.parts) // self.world_size
 
     @property
     def num_dropped(self) -> int:
         """Return the number of samples that are dropped in each epoch."""
         return len(self.dataset) - len(self) * self.batch_size * self.world_size
+
+    def dropped(self) -> np.ndarray:
+        """Return the samples of the dataset that all ranks together leave out in this epoch, ascending, int64."""
+        return self._order().dropped()
 
     def set_epoch(self, epoch: int) -> None:
         """Select the order of shards and rows of this epoch, from 0; setting the resumed epoch again continues it."""
@@ -135,25 +143,28 @@ class LatentStream(IterableDataset[dict[str, Any]]):
 
         # Batch k is made by part k % num_parts of the epoch; a DataLoader begins with worker 0 wherever it begins.
         first, num_parts = self._num_given + worker, max(1, num_workers)
-        share = _Share(self, epoch, first % num_parts, num_parts)
+        share = _Share(self, self._order(), first % num_parts, num_parts)
         for number in range(first, len(self), num_parts):
             self._num_given += num_parts
             yield share.batch(number // num_parts)
 
+    def _order(self) -> StreamOrder:
+        return StreamOrder(self.dataset, self.batch_size, self.world_size, self.seed, int(self._epoch))
+
     @property
     def _identity(self) -> dict[str, Any]:
-        spec = self.dataset.store.spec
+        specs = [part.store.spec for part in self.dataset.parts]
         return {
-            "num_samples": len(self.dataset),
+            "num_samples": _one_or_all([len(part.rows) for part in self.dataset.parts]),
             "batch_size": self.batch_size,
             "seed": self.seed,
             "world_size": self.world_size,
             "shards_together": self.shards_together,
             **self._options,
             # These identify the store wherever it lies: its latents, and the shards they are shuffled by.
-            "source": spec.source.fingerprint,
-            "encoder": spec.encoder.hash,
-            "rows_per_shard": spec.rows_per_shard,
+            "source": specs[0].source.fingerprint,  # that of a bucket changes with the source of its store
+            "encoder": specs[0].encoder.hash,
+            "rows_per_shard": _one_or_all([spec.rows_per_shard for spec in specs]),
         }
 
     def _refuse_out_of_range(self) -> None:
@@ -167,30 +178,34 @@ class LatentStream(IterableDataset[dict[str, Any]]):
 class _Share:
     """Assembles the batches that one of a rank's workers yields in an epoch."""
 
-    def __init__(self, stream: LatentStream, epoch: int, part: int, num_parts: int) -> None:
-        self._dataset, self._batch_size = stream.dataset, stream.batch_size
-        batches = [len(range(other, len(stream), num_parts)) for other in range(num_parts)]
-        start = (stream.rank * len(stream) + sum(batches[:part])) * stream.batch_size
-        pieces = _pieces(stream.dataset, [stream.seed, epoch], start, start + batches[part] * stream.batch_size)
-
-        random = np.random.default_rng([stream.seed, epoch, stream.rank, part])
+    def __init__(self, stream: LatentStream, order: StreamOrder, part: int, num_parts: int) -> None:
+        self._dataset = dataset = stream.dataset
+        self._firsts = [bucket.samples.start for bucket in dataset.buckets]
+        self._buckets = order.buckets(stream.rank, part, num_parts)
+        # The samples of each batch, and the number of the view that each of them is taken from.
+        self._indices, self._views = np.empty((2, len(self._buckets), stream.batch_size), np.int64)
+        random = np.random.default_rng([*order.seed, stream.rank, part])
         together = stream.shards_together
-        windows = [pieces[first : first + together] for first in range(0, len(pieces), together)]
-        mixed = [random.permutation(np.concatenate(window)) for window in windows]
-        self._indices = np.concatenate(mixed) if mixed else np.empty(0, np.int64)
-        self._views = random.integers(len(stream.dataset.views), size=len(self._indices))
-        self._files = [_ShardFiles(view, together) for view in stream.dataset.views]
+        for bucket, pieces in enumerate(order.pieces(stream.rank, part, num_parts)):
+            windows = [pieces[first : first + together] for first in range(0, len(pieces), together)]
+            mixed = [random.permutation(np.concatenate(window)) for window in windows]
+            indices = np.concatenate(mixed) if mixed else np.empty(0, np.int64)
+            views = random.integers(len(dataset.parts[bucket].views), size=len(indices))
+            is_of_it = self._buckets == bucket
+            self._indices[is_of_it] = indices.reshape(-1, stream.batch_size)
+            self._views[is_of_it] = views.reshape(-1, stream.batch_size)
+        self._files = [[_ShardFiles(view, together) for view in part.views] for part in dataset.parts]
 
     def batch(self, number: int) -> dict[str, Any]:
         """Return the batch of this number among those of the worker."""
-        part = slice(number * self._batch_size, (number + 1) * self._batch_size)
-        indices, views = self._indices[part], self._views[part]
+        bucket, indices, views = self._buckets[number], self._indices[number], self._views[number]
         if "latents" not in self._dataset.fields:
             return self._dataset.assemble(indices, views, None)
-        store = self._dataset.store
-        stored = np.empty((len(indices), *store.sample_shape), store.spec.dtype)
-        for slot, (row, view) in enumerate(zip(self._dataset.rows[indices].tolist(), views.tolist(), strict=True)):
-            stored[slot] = self._files[view].row(row)
+        part, files = self._dataset.parts[bucket], self._files[bucket]
+        stored = np.empty((len(indices), *part.store.sample_shape), part.store.spec.dtype)
+        rows = part.rows[indices - self._firsts[bucket]]
+        for slot, (row, view) in enumerate(zip(rows.tolist(), views.tolist(), strict=True)):
+            stored[slot] = files[view].row(row)
         return self._dataset.assemble(indices, views, stored)
 
 
@@ -224,18 +239,9 @@ class _ShardFiles:
         return self._open[number]
 
 
-def _pieces(dataset: LatentDataset, seed: list[int], start: int, stop: int) -> list[np.ndarray]:
-    """Return the indices from start to stop of a dataset whose shards are shuffled, an array for each shard."""
-    spec = dataset.store.spec
-    firsts = np.searchsorted(dataset.rows, np.arange(spec.num_shards + 1) * spec.rows_per_shard)
-    shards = np.random.default_rng(seed).permutation(spec.num_shards)
-    begins = np.cumsum([0, *(firsts[shards + 1] - firsts[shards])])
-    found = []
-    for shard, begin, end in zip(shards, begins, begins[1:], strict=False):
-        low, high = max(start, begin), min(stop, end)
-        if low < high:
-            found.append(firsts[shard] + np.arange(low - begin, high - begin))
-    return found
+def _one_or_all(values: list[int]) -> int | list[int]:
+    """Return the value of a store of one shape, or the values of all buckets."""
+    return values[0] if len(values) == 1 else values
 
 
 def _refuse_change(name: str, old: Any, new: Any) -> None:

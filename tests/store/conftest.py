@@ -9,6 +9,7 @@ import pytest
 from tcae_cli.reports.failure import Failure
 from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store import spec as parts
+from tcae_cli.store.buckets import finish, make_buckets, stores_of
 from tcae_cli.store.commit import finalise
 from tcae_cli.store.handle import StoreHandle, create_store
 from tcae_cli.store.quantise import as_float
@@ -37,8 +38,8 @@ def spec_of(num_rows: int, **changes) -> parts.StoreSpec:
     return parts.StoreSpec(**fields | changes)
 
 
-def known_latents(num_rows: int, dtype: str = "float16") -> np.ndarray:
-    values = np.random.default_rng(0).normal(1, 2, (num_rows, *SHAPE))
+def known_latents(num_rows: int, dtype: str = "float16", shape: tuple[int, int, int] = SHAPE) -> np.ndarray:
+    values = np.random.default_rng(0).normal(1, 2, (num_rows, *shape))
     return (values * 20).astype(dtype) if dtype == "int8" else values.astype(dtype)
 
 
@@ -83,7 +84,8 @@ def write_plan(writer: StoreWriter, plan: ShardPlan, latents: np.ndarray, failed
 def write_shards(path: Path, shards, failed: set[int] = frozenset(), commit: bool = True) -> list[int]:
     """Write those of the shards that need it; returns the rows that were encoded."""
     writer = StoreWriter(StoreHandle(LocalFolder(path)))
-    latents, plans = known_latents(writer.spec.num_rows, writer.spec.dtype), writer.plan(shards)
+    latents = known_latents(writer.spec.num_rows, writer.spec.dtype, writer.spec.sample_shape())
+    plans = writer.plan(shards)
     for plan in plans:
         write_plan(writer, plan, latents, failed, commit)
     return [row for plan in plans for row in plan.todo]
@@ -100,6 +102,24 @@ def make_store(tmp_path) -> Callable[..., Path]:
         store = create_store(LocalFolder(path), spec)
         write_shards(path, range(spec.num_shards) if shards is None else shards, failed)
         finalise(store)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_buckets_store(tmp_path) -> Callable[..., Path]:
+    """Makes a complete store of buckets, of known latents; `counts` are the rows of each, by its name."""
+
+    def make(counts: dict[str, int], failed: set[int] = frozenset(), name="buckets.zarr", **changes) -> Path:
+        path = tmp_path / name
+        path.mkdir()
+        spec = spec_of(sum(counts.values()), buckets=parts.Buckets(step=32, max_aspect=3.0), **changes)
+        root = create_store(LocalFolder(path), spec)
+        make_buckets(root, counts)
+        for bucket, store in stores_of(root).items():
+            write_shards(path / "buckets" / bucket, range(store.spec.num_shards), failed)
+        assert finish(root)
         return path
 
     return make

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from tcae_cli import BucketBatchSampler, LatentDataset, LatentStore, LatentStream
+from tcae_cli import BucketBatchSampler, LatentDataset, LatentStore
 from tcae_cli.errors import StoreError, UsageError
 
 NAMES = ["96x160", "128x128", "160x96"]
@@ -124,8 +124,6 @@ def test_what_needs_one_shape_is_refused(store):
     dataset = LatentDataset(store)
     with pytest.raises(UsageError, match=r"latents of 3 shapes; .* dataset.batches\(BucketBatchSampler\(dataset"):
         _ = dataset.sample_shape
-    with pytest.raises(UsageError, match=r"latents of 3 shapes; .* dataset.batches\(BucketBatchSampler\(dataset"):
-        LatentStream(store, batch_size=2)
     with pytest.raises(UsageError, match="has latents of several shapes; use normalise='channel'"):
         LatentDataset(store, normalise="position")
     with pytest.raises(UsageError, match=r"each of which is a store of its own; name one of them, such as \S+/96x160"):
