@@ -1,6 +1,7 @@
 """The command line: imports a command when it is used, and turns errors into a line and an exit code."""
 
 import errno
+import gc
 import os
 import sys
 import threading
@@ -74,6 +75,7 @@ def tcae(debug: bool) -> None:
 def main() -> None:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong use, 3 too many failed samples, 130 interrupted."""
     _use_utf8()
+    gc.disable()  # until the job begins: imports make a million objects that stay, which it would visit repeatedly
     try:
         exit_code = _run(sys.argv[1:])
     except Exception:

@@ -1,5 +1,6 @@
 """From a request to an exit code: the job runs under a progress display, and its report is shown."""
 
+import gc
 import re
 import shlex
 import sys
@@ -27,6 +28,9 @@ def run_job(job: Callable[[Request, Progress], Report], request: Request, *, as_
     from tcae_cli.terminal.progress import ConsoleProgress  # here, since rich would double the time that --help takes
     from tcae_cli.terminal.show import show_report
 
+    if not gc.isenabled():  # the command line disables it while modules are imported; they need no more visits
+        gc.freeze()
+        gc.enable()
     with ConsoleProgress() as progress, listening(progress), _with_the_command_that_needs_less():
         report = job(request, progress)
     show_report(report, as_json)

@@ -58,4 +58,4 @@ def load_dino(name: str, weights: Path | None = None) -> DinoFeatures:
 
 def transformer(name: str) -> Any:
     """Return the transformer of a network of NETWORKS, without its pretrained weights."""
-    return timm.create_model(NETWORKS[name], pretrained=False, num_classes=0)
+    return timm.create_model(NETWORKS[name], pretrained=False, num_classes=0, weight_init="skip")
