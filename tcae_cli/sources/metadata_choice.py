@@ -100,12 +100,15 @@ class Statements:
             return Chosen(texts, origins)
         row = min(differing)
         other, text = differing[row]
+        if self.asks_for_column:  # which both have: no option tells them apart
+            advice = f"correct one of them, or rename the column {self.asked} in it"
+        else:
+            advice = f"choose with {self.option(origins[row], other)} or {self.option(other, origins[row])}"
         return Chosen(
             texts,
             origins,
             f"{uri}: {len(differing):,} images have two {self.kind}s that differ, the first of them {key(row)}: "
-            f"{texts[row][:40]!r} by {origins[row]} and {text[:40]!r} by {other}; choose with "
-            f"{self.option(origins[row], other)} or {self.option(other, origins[row])}",
+            f"{texts[row][:40]!r} by {origins[row]} and {text[:40]!r} by {other}; {advice}",
         )
 
     def option(self, origin: Origin, other: Origin) -> str:

@@ -185,6 +185,16 @@ def test_places_that_disagree_are_named_with_the_option_that_chooses(opened, ima
             assert found[field] == text[field]
 
 
+def test_a_chosen_column_that_two_files_have_is_to_be_corrected_or_renamed_in_one(opened, images):
+    table = b"file_name,breed\n1.png,poodle\n"
+    files = {"1.json": b'{"breed": "beagle"}', "metadata.csv": table}
+    [sentence] = opened({**images, **files}, label="breed").disagreements
+    assert sentence.endswith("; correct one of them, or rename the column breed in it")
+    renamed = {**files, "metadata.csv": table.replace(b"breed", b"old")}
+    source = opened({**images, **renamed}, label="breed")
+    assert source.disagreements == () and source.class_names == ("beagle",)
+
+
 def test_places_that_agree_are_no_disagreement(opened, images):
     files = {
         "1.cls": b"4",
