@@ -20,7 +20,7 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device
 from tcae_cli.runtime.folder import Folder, open_folder
 from tcae_cli.sources.source import Source, open_index
-from tcae_cli.store.buckets import existing_stores, finish, make_buckets, stores_of
+from tcae_cli.store.buckets import existing_stores, finish, make_buckets, refuse_a_bucket, stores_of
 from tcae_cli.store.claims import clear_claims
 from tcae_cli.store.commit import (
     append_rows,
@@ -60,6 +60,7 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
     run = EncodeRun(request, device, progress)
     folder, place = open_folder(request.store), _place(request)
     found = find_store(folder)  # anything else in the folder is refused before anything is written
+    refuse_a_bucket(folder)
 
     with naming_the_batch_size_of(request), join_store(folder, place) as lease, TemporaryDirectory() as scratch:
         if place.is_leader:

@@ -34,7 +34,7 @@ from tcae_cli.runtime.folder import open_folder
 from tcae_cli.runtime.memory import peak_bytes, total_bytes
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.source import Source
-from tcae_cli.store.buckets import bucket_identity, existing_stores
+from tcae_cli.store.buckets import bucket_identity, existing_stores, refuse_a_bucket
 from tcae_cli.store.commit import failed_rows, finalise
 from tcae_cli.store.handle import StoreHandle, create_store, find_store
 from tcae_cli.store.layout import ROOT
@@ -63,6 +63,7 @@ def plan_encoding(plan: EncodePlanRequest, progress: Progress) -> EncodePlan:
     settings = settings_of(request, card, device)
     folder = open_folder(request.store)
     found = find_store(folder)
+    refuse_a_bucket(folder)
     if found:
         check_settings(request, found, settings, progress, has_rows=has_rows(request, found))
 

@@ -156,6 +156,11 @@ def _check_stores(verification: Verification) -> dict[str, "_CheckedStore"]:
             verification.add_problem(
                 f"{bucket_folder(name)} is not complete, though the store is; repeat tcae encode-dataset"
             )
+        elif found[name].spec.metadata_updates != store.spec.metadata_updates:
+            verification.add_problem(
+                f"{bucket_folder(name)} has older labels and captions than the store, whose update was interrupted; "
+                f"repeat tcae encode-dataset, which completes it"
+            )
     checked = {name: _check_store(verification.of_bucket(name, bucket)) for name, bucket in found.items()}
     totals = Totals()
     for part in checked.values():

@@ -3,10 +3,13 @@
 The root is reopened before its buckets and completed after them: under a complete root all buckets are complete.
 """
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
 from hashlib import blake2b
 
-from tcae_cli.runtime.folder import Folder
+from tcae_cli.errors import StoreError, UsageError
+from tcae_cli.runtime.folder import Folder, open_folder
+from tcae_cli.runtime.remote import is_remote
 from tcae_cli.store.commit import (
     Totals,
     append_rows,
@@ -25,6 +28,14 @@ from tcae_cli.store.layout import BUCKETS, ROOT, bucket_folder
 from tcae_cli.store.metadata import group_file, parse_metadata, sealed_names
 from tcae_cli.store.record import RECORDS_FOLDER
 from tcae_cli.store.spec import SourceIdentity, StoreSpec, bucket_spec
+from tcae_cli.store.update import (
+    Described,
+    changes_of,
+    copied_nodes,
+    make_current,
+    prepare_update,
+    updated_arrays,
+)
 
 
 def stores_of(store: StoreHandle) -> dict[str, StoreHandle]:
@@ -45,6 +56,18 @@ def existing_stores(store: StoreHandle) -> dict[str, StoreHandle]:
     return {name: bucket for name, bucket in found.items() if bucket}
 
 
+def refuse_a_bucket(folder: Folder) -> None:
+    """Raise UsageError if a store is in this folder that is a bucket of another: its rows change with all others."""
+    uri = folder.uri if is_remote(folder.uri) else os.path.abspath(folder.uri)
+    whole, _, name = uri.rpartition(f"/{BUCKETS}/")
+    try:
+        root = find_store(open_folder(whole)) if whole else None
+    except StoreError:  # something else
+        return
+    if root and root.spec.buckets and name in root.spec.buckets.names:
+        raise UsageError(f"{folder.uri} is a bucket of {whole}; name {whole}")
+
+
 def make_buckets(root: StoreHandle, counts: Mapping[str, int]) -> None:
     """Let the buckets of a store hold as many rows as are counted for each, in this order; new ones are created.
 
@@ -57,6 +80,7 @@ def make_buckets(root: StoreHandle, counts: Mapping[str, int]) -> None:
         reopen(root, buckets=buckets.model_dump(mode="json"))
     if not root.is_complete:
         forget_finish(root)
+    complete_update(root)
     for name, count in counts.items():
         _make_bucket(root, name, bucket_identity(root.spec, name, count))
 
@@ -98,6 +122,46 @@ def finish(store: StoreHandle) -> bool:
         totals.merge(of_bucket)
         below |= {f"{bucket_folder(name)}/{file}": data for file, data in _nodes_and_root(bucket).items()}
     return complete(store, generation, totals, statistics_files(store.spec, totals), below)
+
+
+def update_metadata(
+    root: StoreHandle, new: StoreSpec, described: Mapping[str, Described], check: Callable[[], None]
+) -> None:
+    """Give a store, or all its buckets, the labels and captions of its source; killed at any instant, all or none.
+
+    new: the root's, as updated_spec returns it; the index that it names has been published. described: the rows of each
+    store, by name. check: raises if this process must no longer write; no other process may write meanwhile.
+    """
+    stores = existing_stores(root)
+    specs = {name: _updated(new, name, store) for name, store in stores.items()}
+    for name, store in stores.items():
+        prepare_update(store, specs[name], described[name])
+    check()
+    if root.spec.buckets:
+        copies = copied_nodes(root)
+        for name, store in stores.items() if copies else ():
+            folder = bucket_folder(name)
+            copies[f"{folder}/{ROOT}"] = store.root_file({}, **changes_of(specs[name]))
+            copies |= {f"{folder}/{file}": data for file, data in updated_arrays(store, specs[name]).items()}
+        root.write_root(copies, **changes_of(new))
+    for name, store in stores.items():
+        make_current(store, specs[name])
+
+
+def complete_update(root: StoreHandle) -> None:
+    """Let the buckets follow the root, whose labels and captions were updated by a process that was killed."""
+    for name, store in existing_stores(root).items():
+        if store.spec.metadata_updates != root.spec.metadata_updates:
+            make_current(store, _updated(root.spec, name, store))
+
+
+def _updated(root: StoreSpec, name: str, store: StoreHandle) -> StoreSpec:
+    """Return the spec of a bucket after an update of the root, whose own spec by the name "" is all of it."""
+    if root.buckets is None:
+        return root
+    changes = {key: getattr(root, key) for key in ("has_captions", "classes_given", "metadata_updates")}
+    changes["source"] = bucket_identity(root, name, store.spec.num_rows)
+    return store.spec.model_copy(update=changes)
 
 
 def _nodes_and_root(bucket: StoreHandle) -> dict[str, bytes]:

@@ -70,11 +70,15 @@ class StoreHandle:
 
     def write_root(self, nodes: Mapping[str, bytes] | None = None, **changes: Any) -> None:
         """Change attributes of the root in one atomic write; `nodes` are what group_file copies, by default nothing."""
-        # Attributes that users have added stay, outside the seal.
-        sealed = [*self._sealed, *changes] if self.spec.has_checksums else None
-        data = group_file({**self.attributes, **changes}, sealed, nodes or {})
+        data = self.root_file(nodes or {}, **changes)
         self.folder.write({ROOT: data})
         self._take(data)
+
+    def root_file(self, nodes: Mapping[str, bytes], **changes: Any) -> bytes:
+        """Return the file of the root with these attributes changed, as write_root writes it."""
+        # Attributes that users have added stay, outside the seal.
+        sealed = [*self._sealed, *changes] if self.spec.has_checksums else None
+        return group_file({**self.attributes, **changes}, sealed, nodes)
 
     def _take(self, data: bytes) -> None:
         uri = self.folder.uri

@@ -93,10 +93,19 @@ class StoreSamples:
 
 
 def open_stores(root: StoreHandle, view: str) -> list[LatentStore]:
-    """Return the stores that hold the samples: the buckets of a store, or the store itself."""
+    """Return the stores that hold the samples: the buckets of a store, or the store itself.
+
+    Raises StoreError if the labels and captions of some are older than those of others, and the errors of LatentStore.
+    """
     uri, buckets = root.folder.uri, root.spec.buckets
     uris = [f"{uri}/{bucket_folder(name)}" for name in buckets.names] if buckets else [uri]
-    return [LatentStore(uri, view) for uri in uris]
+    stores = [LatentStore(uri, view) for uri in uris]
+    if any(store.spec.metadata_updates != root.spec.metadata_updates for store in stores):
+        raise StoreError(
+            f"labels and captions of {uri} are being updated, or that was interrupted; open it again, or repeat tcae "
+            f"encode-dataset, which completes the update"
+        )
+    return stores
 
 
 def mean_and_std(

@@ -1,11 +1,11 @@
 """Brings the labels and captions of a store up to date, all at once: one write of the root makes them current.
 
 docs/stores.md has the protocol. A reader that has the store open finds the old ones, or is told to open it again.
+store/buckets.py does the same for all buckets of a store.
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,21 +25,15 @@ _CHANGES = ("source", "has_captions", "classes_given", "metadata_updates")
 class Described(Protocol):
     """The rows of a source, with the labels and captions that those of the store should have."""
 
-    has_captions: bool
+    @property
+    def has_captions(self) -> bool:
+        """Return whether any row may have a caption."""
 
     def labels(self, start: int, stop: int) -> np.ndarray:
         """Return the class numbers of rows start ... stop - 1, [stop - start], int64."""
 
     def caption(self, row: int) -> str:
         """Return the caption of a row, "" if it has none."""
-
-
-@dataclass(frozen=True)
-class Outdated:
-    """How many rows of the shards that are written have another label or caption than in the source."""
-
-    num_labels: int = 0
-    num_captions: int = 0
 
 
 def updated_spec(store: StoreHandle, source: SourceIdentity, described: Described, classes_given: bool) -> StoreSpec:
@@ -54,8 +48,8 @@ def updated_spec(store: StoreHandle, source: SourceIdentity, described: Describe
     )
 
 
-def find_outdated(store: StoreHandle, described: Described) -> Outdated:
-    """Compare the labels and captions of all shards that are written with those of the source; only reads.
+def find_outdated(store: StoreHandle, described: Described) -> tuple[int, int]:
+    """Return how many rows of the shards that are written have another label, and caption, than in the source.
 
     Raises StoreError for a chunk that is missing or damaged.
     """
@@ -69,14 +63,14 @@ def find_outdated(store: StoreHandle, described: Described) -> Outdated:
         if spec.has_captions:
             captions = side.decode("captions", shard, _read_chunk(store, "captions", shard)).tolist()
         num_captions += sum(caption != described.caption(row) for row, caption in zip(rows, captions, strict=True))
-    return Outdated(num_labels, num_captions)
+    return num_labels, num_captions
 
 
-def update_metadata(store: StoreHandle, new: StoreSpec, described: Described, check: Callable[[], None]) -> None:
-    """Give a store the labels and captions of its source. Killed at any instant, it has all the old or all the new.
+def prepare_update(store: StoreHandle, new: StoreSpec, described: Described) -> None:
+    """Write the labels and captions of a source beside those that are current. Killed at any instant, these stay.
 
-    new: as updated_spec returns it; the index that it names has been published. check: raises if this process must no
-    longer write; no other process may write to the store meanwhile.
+    new: the spec that the store will have, as updated_spec returns it. No other process may write to the store until
+    make_current has been called.
     """
     folder, side = store.folder, SideChunks(store, new)
     # Chunks under the new names are of the update before the last, or of one that was killed. First no record may name
@@ -96,17 +90,29 @@ def update_metadata(store: StoreHandle, new: StoreSpec, described: Described, ch
                 records |= record_file(new, record.model_copy(update={"files": record.files | files}))
         folder.write(chunks, records)
 
-    check()
-    store.write_root(_nodes(store, new), **new.model_dump(mode="json", include=set(_CHANGES)))
+
+def make_current(store: StoreHandle, new: StoreSpec) -> None:
+    """Let a store have the labels and captions that prepare_update has written. It may have them already."""
+    copies = copied_nodes(store)
+    store.write_root(copies | (updated_arrays(store, new) if copies else {}), **changes_of(new))
     fit_arrays(store)
     _let_records_name(store, new)
 
 
-def _nodes(store: StoreHandle, new: StoreSpec) -> dict[str, bytes]:
-    """Return the zarr.json files of which the root has copies, with those of labels and captions after the update."""
-    nodes = {f"{node}/zarr.json": json.dumps(metadata).encode() for node, metadata in store.consolidated.items()}
-    updated = [array for array in UPDATED if array in new.side_arrays] if nodes else []
-    return nodes | {f"{array}/zarr.json": side_metadata(store.folder, new, array) for array in updated}
+def changes_of(new: StoreSpec) -> dict[str, Any]:
+    """Return the attributes of a root that an update changes."""
+    return new.model_dump(mode="json", include=set(_CHANGES))
+
+
+def copied_nodes(store: StoreHandle) -> dict[str, bytes]:
+    """Return the zarr.json files that the root of a complete store has copies of, by name."""
+    return {f"{node}/zarr.json": json.dumps(metadata).encode() for node, metadata in store.consolidated.items()}
+
+
+def updated_arrays(store: StoreHandle, new: StoreSpec) -> dict[str, bytes]:
+    """Return the zarr.json of labels and captions after the update, by name in the store."""
+    arrays = [array for array in UPDATED if array in new.side_arrays]
+    return {f"{array}/zarr.json": side_metadata(store.folder, new, array) for array in arrays}
 
 
 def _written(store: StoreHandle) -> list[int]:
