@@ -46,7 +46,7 @@ class DiffusersModel:
             )
         _refuse_without_transformers(name, class_name)
         self._skeleton = _build_skeleton(model_class, self._stored_config, path)
-        self._call, self._trial_latents = _try_out(name, self._skeleton)
+        self._call, self._trial_latents, self._has_posterior = _try_out(name, self._skeleton)
         self._weights = find_weights(name, folder)
 
     def card(self) -> ModelCard:
@@ -73,6 +73,7 @@ class DiffusersModel:
             # A file that says so knows it of its weights, as that of SDXL's does; the class's default is true.
             overflows_in_half=self._stored_config.get("force_upcast") is True,
             is_of_one_size=only_size is not None,
+            has_posterior=self._has_posterior,
         )
 
     def load(self, device: str | torch.device) -> OnImages:
@@ -124,8 +125,8 @@ def _build_skeleton(model_class: Any, config: dict[str, Any], path: Path) -> Any
         ) from error
 
 
-def _try_out(name: str, skeleton: Any) -> tuple[OnImages, Tensor]:
-    """Return the model with a way to call it, and the latents of two images, as shapes alone.
+def _try_out(name: str, skeleton: Any) -> tuple[OnImages, Tensor, bool]:
+    """Return the model with a way to call it, the latents of two images, as shapes alone, and if they have deviations.
 
     Raises CheckpointError if the model is not for images.
     """
@@ -133,7 +134,7 @@ def _try_out(name: str, skeleton: Any) -> tuple[OnImages, Tensor]:
     for way in ways_to_call(skeleton):
         model = way(skeleton)
         try:
-            return model, _encode_and_decode(model)
+            return model, *_encode_and_decode(model)
         except (AssertionError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
             # A class that takes sound or labels may fail on an image in any way.
             failures.append(f"{way.words}: {first_line(error)}")
@@ -144,12 +145,15 @@ def _try_out(name: str, skeleton: Any) -> tuple[OnImages, Tensor]:
 
 
 @torch.no_grad()
-def _encode_and_decode(model: OnImages) -> Tensor:
-    """Return the latents of two images. Raises ValueError if these are no squares, or do not become images."""
+def _encode_and_decode(model: OnImages) -> tuple[Tensor, bool]:
+    """Return the latents of two images, and whether they have deviations.
+
+    Raises ValueError if these are no squares, or do not become images.
+    """
     size = model.only_size or _TRIAL_SIZE
     images = torch.empty(2, 3, size, size, device="meta")
-    latents = model.encode(images)
+    latents, std = model.encode_posterior(images)
     decoded = model.decode(latents)
     if latents.ndim != 4 or latents.shape[2] != latents.shape[3] or decoded.shape != images.shape:
         raise ValueError(f"{list(images.shape)} becomes {list(latents.shape)} and {list(decoded.shape)}")
-    return latents
+    return latents, std is not None and std.shape == latents.shape

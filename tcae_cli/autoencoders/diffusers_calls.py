@@ -29,9 +29,15 @@ class OnImages(nn.Module):
 
     def encode(self, images: Tensor) -> Tensor:
         """Return latents [b, c, h/f, w/f] of images [b, 3, h, w] in [-1, 1]; the mode of a distribution."""
+        return self.encode_posterior(images)[0]
+
+    def encode_posterior(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return latents as `encode`, and their standard deviations, alike; None if they have no distribution."""
         found = self.model.encode(images)
-        latents: Tensor = found.latent_dist.mode() if "latent_dist" in found else found[0]
-        return latents
+        if "latent_dist" not in found:
+            return found[0], None
+        posterior = found.latent_dist
+        return posterior.mode(), getattr(posterior, "std", None)  # Cosmos 1 has a distribution without a deviation
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images [b, 3, h, w], about [-1, 1] and not clamped, of latents [b, c, h/f, w/f]."""
@@ -44,10 +50,11 @@ class OnOneFrame(OnImages):
 
     words = "a video of one frame"
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode_posterior(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return latents as OnImages. Raises ValueError if there is more than one latent frame."""
         with _ONE_AT_A_TIME:
-            return _only_frame(super().encode(images[:, :, None]))
+            mean, std = super().encode_posterior(images[:, :, None])
+        return _only_frame(mean), None if std is None else _only_frame(std)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images as OnImages. Raises ValueError if there is more than one frame."""
@@ -80,9 +87,9 @@ class OnUnitRange(OnImages):
         size: int = self.model.decoder_image_size
         return size
 
-    def encode(self, images: Tensor) -> Tensor:
+    def encode_posterior(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return latents as OnImages."""
-        return super().encode((images + 1) / 2)
+        return super().encode_posterior((images + 1) / 2)
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return images as OnImages."""

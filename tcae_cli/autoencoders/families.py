@@ -6,7 +6,7 @@ Axes: b batch, h w pixels, c latent channels, f pixels a latent position covers 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -27,6 +27,14 @@ class Autoencoder(Protocol):
         """Return images [b, 3, h, w], about [-1, 1] and not clamped, of latents [b, c, h/f, w/f]."""
 
 
+@runtime_checkable
+class WithPosterior(Protocol):
+    """An Autoencoder whose latents may be means of distributions: its card says whether they are."""
+
+    def encode_posterior(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return latents as Autoencoder.encode, and their standard deviations, alike; None if they have none."""
+
+
 @dataclass(frozen=True)
 class ModelCard:
     """The facts of a model that are known without its weights."""
@@ -44,6 +52,15 @@ class ModelCard:
     overflows_in_half: bool = False  # whether it is known to compute values beyond float16
     has_decoder: bool = True
     is_of_one_size: bool = False  # whether images of sizes other than image_size are refused
+    has_posterior: bool = False  # whether latents are means of distributions, with deviations
+
+    def refuse_without_posterior(self) -> None:
+        """Raise UsageError if the model gives latents alone, and no distribution of them."""
+        if not self.has_posterior:
+            raise UsageError(
+                f"--posterior stores the deviations of latents, and {self.name} gives latents without any; "
+                f"omit --posterior, or name a model with a distribution, such as SD's autoencoder"
+            )
 
     def refuse_without_decoder(self) -> None:
         """Raise UsageError if there is no way back from latents to images."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tcae_cli.autoencoders.by_name import load_autoencoder
 from tcae_cli.autoencoders.compiled import compiled_copy
-from tcae_cli.autoencoders.families import Autoencoder
+from tcae_cli.autoencoders.families import Autoencoder, WithPosterior
 from tcae_cli.errors import TcaeError
 from tcae_cli.images.transform import to_float, to_uint8
 from tcae_cli.model.tcae import TCAE
@@ -59,6 +59,14 @@ class Runner:
         """
         with self.computing(len(images)):
             return self.model.encode(self._pixels(images)).float()
+
+    def encode_posterior(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the latents of `encode` and their standard deviations, alike, of a model with a posterior."""
+        assert isinstance(self.model, WithPosterior)
+        with self.computing(len(images)):
+            mean, std = self.model.encode_posterior(self._pixels(images))
+            assert std is not None
+            return mean.float(), std.float()
 
     def encode_with_tokens(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return the latents of `encode` and the mean patch token before the bottleneck of each image, [b, d].

@@ -84,6 +84,12 @@ from tcae_cli.store.codecs.registry import CODECS
 )
 @option("--flip", is_flag=True, group=IMAGES, help="Encode the mirrored images too.")
 @option(
+    "--posterior",
+    is_flag=True,
+    group=MODEL,
+    help="Store the deviations of the model's latents too, so that trainers draw from its posterior.",
+)
+@option(
     "--resize",
     type=click.Choice(get_args(Resize)),
     default=EncodeRequest.resize,

@@ -40,7 +40,8 @@ _TOOLS = ("torch", "timm", "pillow", "numpy", "zarr", "numcodecs")
 def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -> StoreSettings:
     """Return how this run encodes.
 
-    Raises UsageError for a size that latents do not fit into, and where a model that cannot be compiled is to be.
+    Raises UsageError for a size that latents do not fit into, where a model that cannot be compiled is to be, and where
+    deviations are to be stored of a model that has none.
     """
     sizes = list(dict.fromkeys(request.sizes or (card.image_size,)))
     for size in sizes:
@@ -49,6 +50,8 @@ def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -
         raise UsageError(
             f"--dtype int8 measures what it costs on decoded images, and {card.name} has no decoder; use float16"
         )
+    if request.posterior:
+        card.refuse_without_posterior()
     decode = request.decode or ("full" if request.resize == "adm" else "draft")
     library = [card.spec["library"]] if "library" in card.spec else []  # of a model that is not one of ours
     if request.compile and not card.has_blocks:
@@ -69,7 +72,7 @@ def settings_of(request: EncodeRequest, card: ModelCard, device: torch.device) -
         ),
         compile=request.compile,
         machine=machine,
-        latent=LatentShape(channels=card.latent_channels, downsampling=card.downsampling),
+        latent=LatentShape(channels=card.latent_channels, downsampling=card.downsampling, posterior=request.posterior),
         views=make_views(sizes, card.downsampling, request.flip),
         dtype=request.dtype,
         codec=request.codec,

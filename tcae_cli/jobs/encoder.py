@@ -26,7 +26,7 @@ class Encoded:
     """Latents of a batch, which a GPU may still be computing until `wait` returns."""
 
     batch: ImageBatch
-    latents: dict[str, Tensor]  # of each view, [batch_size, c, h, w], float32, on the host
+    latents: dict[str, Tensor]  # of each latent array, [batch_size, c, h, w], float32, on the host
     started: torch.cuda.Event | float
     done: torch.cuda.Event | float
 
@@ -76,17 +76,17 @@ class LatentEncoder:
             # Each size is copied to the device once, not once for each of its views.
             images = [each.to(self._runner.device, non_blocking=True) for each in batch.images]
             for name in self.spec.views:
-                on_device = self._runner.encode(self._view(name, images))
-                latents[name] = torch.empty(on_device.shape, pin_memory=self._on_gpu)
-                latents[name].copy_(on_device, non_blocking=True)
+                for array, on_device in encode_view(self._runner, self.spec, name, self._view(name, images)).items():
+                    latents[array] = torch.empty(on_device.shape, pin_memory=self._on_gpu)
+                    latents[array].copy_(on_device, non_blocking=True)
         return Encoded(batch, latents, started, self._now())
 
     @torch.inference_mode()
-    def again_in_float32(self, batch: ImageBatch, name: str, slot: int) -> np.ndarray:
-        """Return the latents [c, h, w] of one image in one view, encoded without autocast."""
+    def again_in_float32(self, batch: ImageBatch, name: str, slot: int) -> list[np.ndarray]:
+        """Return the values [c, h, w] of one image in each array of a view, encoded without autocast."""
         images = self._view(name, [each[slot : slot + 1] for each in batch.images])
-        latents: np.ndarray = self._eager.at("fp32").encode(images).cpu().numpy()
-        return latents[0]
+        encoded = encode_view(self._eager.at("fp32"), self.spec, name, images)
+        return [values[0].cpu().numpy() for values in encoded.values()]
 
     def _view(self, name: str, images_of_sizes: list[Tensor]) -> Tensor:
         view = self.spec.views[name]
@@ -99,6 +99,12 @@ class LatentEncoder:
         event = torch.cuda.Event(enable_timing=True)
         event.record()
         return event
+
+
+def encode_view(runner: Runner, spec: StoreSpec, view: str, images: Tensor) -> dict[str, Tensor]:
+    """Return what each array of a view holds of images [k, 3, h, w], uint8, as they are seen in it: [k, c, h, w]."""
+    encoded = runner.encode_posterior(images) if spec.latent.posterior else (runner.encode(images),)
+    return dict(zip(spec.arrays_of(view), encoded, strict=True))
 
 
 def pack_rows(encoded: Encoded, encoder: LatentEncoder) -> EncodedRows:
@@ -114,11 +120,11 @@ def pack_rows(encoded: Encoded, encoder: LatentEncoder) -> EncodedRows:
     values = {name: latents[slots].numpy() for name, latents in encoded.latents.items()}
     again: set[int] = set()
     for name in spec.views:
-        again |= _encode_again(values[name], name, batch, encoder, failures)
+        again |= _encode_again(values, name, batch, encoder, failures)
     ok = [k for k, row in enumerate(batch.todo) if row not in failures]
 
     stored, moments, clipped = {}, {}, {}
-    for name in spec.views:
+    for name in spec.latent_arrays:
         stored[name], as_read, num_clipped = _round(values[name], spec, name)
         moments[name] = Moments.of(as_read[ok]) if ok else None
         clipped[name] = int(num_clipped[ok].sum())
@@ -137,24 +143,27 @@ def pack_rows(encoded: Encoded, encoder: LatentEncoder) -> EncodedRows:
 
 
 def _encode_again(
-    values: np.ndarray, name: str, batch: ImageBatch, encoder: LatentEncoder, failures: dict[int, Failure]
+    values: dict[str, np.ndarray], name: str, batch: ImageBatch, encoder: LatentEncoder, failures: dict[int, Failure]
 ) -> set[int]:
-    """Replace the latents [k, c, h, w] of a view that do not fit by float32 ones, and return the rows they are of.
+    """Replace values that do not fit by float32 ones, and return the rows they are of.
 
-    Rows whose float32 latents do not fit either are added to the failures.
+    values: of each array, [k, c, h, w]; name: of the view whose arrays are looked at. Rows whose float32 values do not
+    fit either are added to the failures.
     """
     dtype = encoder.spec.dtype
     largest = float(np.finfo(np.float32 if dtype == "int8" else dtype).max)
+    of_view = [values[array] for array in encoder.spec.arrays_of(name)]
     again = set()
     for k, (row, slot) in enumerate(zip(batch.todo, batch.slots(), strict=True)):
-        if row in failures or np.abs(values[k]).max() <= largest:  # False for a NaN
+        if row in failures or all(np.abs(each[k]).max() <= largest for each in of_view):  # False for a NaN
             continue
         again.add(row)
-        values[k] = encoder.again_in_float32(batch, name, slot)
-        if not np.isfinite(values[k]).all():
+        for each, encoded in zip(of_view, encoder.again_in_float32(batch, name, slot), strict=True):
+            each[k] = encoded
+        if not all(np.isfinite(each[k]).all() for each in of_view):
             error = "the latents are not finite, in float32 either; exclude the image, or try another --model"
             failures[row] = batch.failure(row, "encode", error)
-        elif np.abs(values[k]).max() > largest:
+        elif any(np.abs(each[k]).max() > largest for each in of_view):
             error = f"the latents are beyond {dtype}; encode into another store with --dtype float32"
             failures[row] = batch.failure(row, "encode", error)
     return again

@@ -16,7 +16,6 @@ from tcae_cli.reports.store import InfoReport, InfoRequest
 from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.sources.index import SUMMARY_FILE
 from tcae_cli.store.buckets import existing_stores
-from tcae_cli.store.commit import Totals
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder, read_array
 from tcae_cli.store.lease import live_claims
@@ -24,6 +23,7 @@ from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.record import file_sizes, read_records, record_name
 from tcae_cli.store.spec import StoreSpec
 from tcae_cli.store.statistics import LatentMoments
+from tcae_cli.store.totals import Totals
 
 _FAILURES_SHOWN = 5
 _GROUPS_SHOWN, _KEYS_SHOWN = 3, 3

@@ -23,6 +23,7 @@ from tcae_cli.jobs.encode_settings import check_settings, has_rows, settings_of,
 from tcae_cli.jobs.encode_shards import EncodeRun, ShardsReport, Target, encode_shards
 from tcae_cli.jobs.encode_shares import of_part
 from tcae_cli.jobs.encode_source import open_store_source
+from tcae_cli.jobs.encoder import encode_view
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.encode_plan import EncodePlan, EncodePlanRequest, Rehearsal
 from tcae_cli.reports.progress import Progress, Silent
@@ -185,9 +186,10 @@ def _rough_scales(spec: StoreSpec, source: Source, runner: Runner) -> Quantisati
     rows = range(min(_FEW_IMAGES, len(source)))
     images = dict(zip(spec.sizes, load_readable(source, rows, Transform.of_store(spec)), strict=True))
     scale = {
-        name: channel_scales(runner.encode(images[view.size]).cpu().numpy(), _QUANTILE).tolist()
+        array: channel_scales(values.cpu().numpy(), _QUANTILE).tolist()
         for name, view in spec.views.items()
         if len(images[view.size])
+        for array, values in encode_view(runner, spec, name, images[view.size]).items()
     }
     if not scale:
         raise SourceError(f"{source.uri}: none of the first {len(rows)} images can be read")
@@ -254,7 +256,7 @@ def _scaled(sizes: Mapping[str, int], sample: StoreSpec, spec: StoreSpec) -> tup
         array = name.partition("/")[0]
         if name.startswith(RECORDS_FOLDER):
             records[name] = size
-        elif array in {*spec.views, *spec.side_arrays} and not name.endswith(ROOT):
+        elif array in {*spec.latent_arrays, *spec.side_arrays} and not name.endswith(ROOT):
             rows[name] = size
             framing += _CHUNK_FRAMING_BYTES if array in spec.side_arrays else 0
     of_rows, of_shards = sum(rows.values()) - framing, sum(records.values()) + framing

@@ -13,6 +13,7 @@ from tcae_cli.autoencoders.runner import Runner, load_runner
 from tcae_cli.errors import SourceError
 from tcae_cli.images.buckets import rows_of_stores, transforms_of_stores
 from tcae_cli.images.loader import load_readable
+from tcae_cli.jobs.encoder import encode_view
 from tcae_cli.metrics.image import mean_without_infinite, psnr
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Progress
@@ -28,7 +29,7 @@ _SEED = 0
 def measure_quantisation(
     request: EncodeRequest, spec: StoreSpec, source: Source, device: torch.device, progress: Progress
 ) -> StoreSpec:
-    """Return the store's spec with the scales of its views, measured on a sample of rows that is the same every time.
+    """Return the store's spec with the scales of its latent arrays, measured on a sample of rows that is the same every time.
 
     Raises SourceError if no image of the sample can be read.
     """
@@ -58,7 +59,7 @@ def measure_quantisation(
 def _encode_sample(
     runner: Runner, spec: StoreSpec, source: Source, progress: Progress
 ) -> tuple[list[Tensor], dict[str, list[np.ndarray]]]:
-    """Return batches of readable images of the main size, [k, 3, h, w], uint8, and each view's latents of each batch.
+    """Return batches of readable images of the main size, [k, 3, h, w], uint8, and each array's values of each batch.
 
     The images of a batch, which are of one bucket, have one shape.
     """
@@ -66,7 +67,7 @@ def _encode_sample(
     sample.sort()
     transforms = transforms_of_stores(spec)
     originals: list[Tensor] = []
-    latents: dict[str, list[np.ndarray]] = {name: [] for name in spec.views}
+    latents: dict[str, list[np.ndarray]] = {name: [] for name in spec.latent_arrays}
     progress.start("calibrate int8", len(sample))
     for bucket, rows in rows_of_stores(source, spec).items():
         chosen = np.intersect1d(sample, rows)
@@ -78,7 +79,8 @@ def _encode_sample(
             for name, view in spec.views.items():
                 pixels = images[view.size].flip(-1) if view.flip else images[view.size]
                 if len(pixels):
-                    latents[name].append(runner.encode(pixels).cpu().numpy())
+                    for array, values in encode_view(runner, spec, name, pixels).items():
+                        latents[array].append(values.cpu().numpy())
             progress.advance(len(batch))
     if not originals:
         raise SourceError(f"{source.uri}: none of the {len(sample)} images of the calibration sample can be read")

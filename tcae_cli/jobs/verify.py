@@ -29,12 +29,12 @@ from tcae_cli.store.buckets import existing_stores
 from tcae_cli.store.check_shard import ShardCheck, ShardChecker
 from tcae_cli.store.check_tables import check_arrays, check_tables
 from tcae_cli.store.codecs.registry import CODECS
-from tcae_cli.store.commit import Totals
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import bucket_folder, index_folder, read_side_array
 from tcae_cli.store.lease import live_claims
 from tcae_cli.store.record import record_name
 from tcae_cli.store.spec import StoreSpec
+from tcae_cli.store.totals import Totals
 
 _MOST_THREADS = 4  # each holds a file of a shard
 _RECORDS_SHOWN = 10

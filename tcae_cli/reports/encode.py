@@ -27,6 +27,7 @@ class EncodeRequest:
     num_workers: int | None = None  # by the number of cores
     sizes: tuple[int, ...] = ()  # pixels, a view each; the model's
     flip: bool = False  # the mirrored images too
+    posterior: bool = False  # the deviations of latents too
     buckets: bool = False  # each image in a shape near its own, rather than cropped to a square
     bucket_step: int | None = None  # pixels; the model's downsampling, at least 64
     max_aspect: float = 2.0  # of a bucket

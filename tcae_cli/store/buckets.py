@@ -11,7 +11,6 @@ from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.runtime.folder import Folder, open_folder
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.store.commit import (
-    Totals,
     append_rows,
     complete,
     finalise,
@@ -28,6 +27,7 @@ from tcae_cli.store.layout import BUCKETS, ROOT, bucket_folder
 from tcae_cli.store.metadata import group_file, parse_metadata, sealed_names
 from tcae_cli.store.record import RECORDS_FOLDER
 from tcae_cli.store.spec import SourceIdentity, StoreSpec, bucket_spec
+from tcae_cli.store.totals import Totals
 from tcae_cli.store.update import (
     Described,
     changes_of,

@@ -46,7 +46,7 @@ class ShardChecker:
     def __init__(self, store: StoreHandle, with_side_arrays: bool = True) -> None:
         self._folder, self._spec = store.folder, store.spec
         self._side = SideChunks(store) if with_side_arrays else None
-        self._readers = {view: ShardReader(store.folder, store.spec, view) for view in store.spec.views}
+        self._readers = {view: ShardReader(store.folder, store.spec, view) for view in store.spec.latent_arrays}
 
     def check(self, shard: int) -> ShardCheck:
         """Check a shard against its record; check again if another process writes it meanwhile."""
@@ -74,14 +74,14 @@ class ShardChecker:
         failed = {failure.row for failure in record.failures}
         rows = range(record.first_row, record.first_row + record.num_rows)
         found.record, found.ok_rows = record, [row for row in rows if row not in failed]
-        for view in self._spec.views:
+        for view in self._spec.latent_arrays:
             self._check_view(view, found, record)
         self._check_side(found, record, failed)
         return found
 
     def _is_not_of(self, shard: int, record: ShardRecord) -> str | None:
         """Return why this cannot be the record of the shard, as a sentence; None if it can."""
-        rows, arrays = self._spec.rows_of_shard(shard), {*self._spec.views, *self._spec.side_arrays}
+        rows, arrays = self._spec.rows_of_shard(shard), {*self._spec.latent_arrays, *self._spec.side_arrays}
         counts = (record.num_ok + record.num_failed, len(record.failures))
         if counts != (record.num_rows, record.num_failed) or record.num_rows > len(rows):
             return f"{record_name(shard)}: its counts of rows do not add up"

@@ -8,11 +8,11 @@ from zarr.core.metadata import ArrayV3Metadata
 
 from tcae_cli.errors import StoreError
 from tcae_cli.runtime.folder import Folder
-from tcae_cli.store.commit import Totals
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import BUCKETS, DAMAGED, ROOT, array_metadata, read_array
 from tcae_cli.store.metadata import SEAL, parse_metadata
 from tcae_cli.store.statistics import LatentMoments
+from tcae_cli.store.totals import Totals
 
 _DAMAGED = (OSError, StoreError)
 _REPEAT = "repeat tcae encode-dataset, which writes it again"
@@ -104,7 +104,7 @@ def _check_groups(store: StoreHandle, totals: Totals) -> list[str]:
     """Return a sentence for each problem of the groups' metadata, and of the copies of metadata in the root."""
     groups = ["statistics", *(f"statistics/{view}" for view in totals.moments)]
     groups += [] if store.spec.buckets else ["failures"]
-    arrays = [] if store.spec.buckets else [*store.spec.views, *store.spec.side_arrays]
+    arrays = [] if store.spec.buckets else [*store.spec.latent_arrays, *store.spec.side_arrays]
     names = [f"{node}/zarr.json" for node in (*groups, *arrays)]
     copies = store.consolidated
     problems = []

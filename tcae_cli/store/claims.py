@@ -89,7 +89,7 @@ def shut_out(spec: StoreSpec, claim: Claim) -> None:
     Of a file that they wrote before this claim was made, the temporary file is removed here; before they publish one
     that they wrote after that, they find this claim.
     """
-    names = [shard_file(spec, array, claim.shard) for array in (*spec.views, *spec.side_arrays)]
+    names = [shard_file(spec, array, claim.shard) for array in (*spec.latent_arrays, *spec.side_arrays)]
     earlier = [(claim.shard, number) for number in range(claim.number)]
     for owner in {holder.owner for holder in holders(claim.folder, earlier)}:
         claim.folder.discard_parts(owner, [*names, record_name(claim.shard)])

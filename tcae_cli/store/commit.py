@@ -6,7 +6,7 @@ written last.
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,68 +19,14 @@ from tcae_cli.store.claims import claimed_again, remove_claims, withdraw_mixed
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import INDEXES, PRIVATE_FOLDER, ROOT, index_folder, read_array, table_files
 from tcae_cli.store.metadata import group_file, parse_metadata
-from tcae_cli.store.record import ShardRecord, read_records, write_record
+from tcae_cli.store.record import read_records, write_record
 from tcae_cli.store.spec import SourceIdentity, StoreSpec
-from tcae_cli.store.statistics import LatentMoments
+from tcae_cli.store.totals import Totals
 
 _TABLES = ("statistics", "failures")
 # The names of files that are removed once they are out of date; whatever else lies beside them stays.
 _TABLE_FILE = re.compile(r"(statistics|failures)/([\w.]+/)*(zarr\.json|c([./][0-9]+)*)")
 _INDEX_FILE = re.compile(rf"{re.escape(INDEXES)}/[0-9a-f]+/[\w.]+\.(json|npy)")
-
-
-@dataclass
-class Totals:
-    """Sums over the records of shards."""
-
-    num_shards: int = 0
-    num_ok: int = 0
-    num_failed: int = 0  # those that stood for lost parts of tars that have been repaired among them
-    num_again: int = 0
-    num_clipped: dict[str, int] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-    moments: dict[str, LatentMoments] = field(default_factory=dict)  # of each view with ok rows
-
-    @property
-    def num_repaired(self) -> int:
-        """The rows that stood for lost parts of tars, and no longer count as failed."""
-        return sum(failure.is_repaired for failure in self.failures)
-
-    @property
-    def num_too_small(self) -> int:
-        """The rows of images that --min-size leaves out."""
-        return sum(failure.is_too_small for failure in self.failures)
-
-    @property
-    def num_counted(self) -> int:
-        """The rows that count as failed."""
-        return sum(failure.counts for failure in self.failures)
-
-    def add(self, record: ShardRecord) -> None:
-        """Add the record of a shard. Shards must be added in order, so that every process gets the same bits."""
-        self.num_shards += 1
-        self.num_ok += record.num_ok
-        self.num_failed += record.num_failed
-        self.num_again += record.num_again
-        self.failures += record.failures
-        for view, count in record.num_clipped.items():
-            self.num_clipped[view] = self.num_clipped.get(view, 0) + count
-        for view, data in (record.statistics or {}).items():
-            moments, before = LatentMoments.from_json(data), self.moments.get(view)
-            self.moments[view] = before.merge(moments) if before else moments
-
-    def merge(self, other: "Totals") -> None:
-        """Add the sums over the records of another store: the next bucket."""
-        self.num_shards += other.num_shards
-        self.failures += other.failures
-        self.num_ok += other.num_ok
-        self.num_failed += other.num_failed
-        self.num_again += other.num_again
-        for view, count in other.num_clipped.items():
-            self.num_clipped[view] = self.num_clipped.get(view, 0) + count
-        for view, moments in other.moments.items():
-            before = self.moments.get(view)
-            self.moments[view] = before.merge(moments) if before else moments
 
 
 def finalise(store: StoreHandle) -> bool:
@@ -262,7 +208,7 @@ def nodes_of(store: StoreHandle) -> dict[str, bytes]:
     if not spec.has_checksums:
         return {}
     tables = [name for prefix in _TABLES for name in folder.sizes(prefix) if name.endswith(f"/{ROOT}")]
-    arrays = [] if spec.buckets else [f"{name}/{ROOT}" for name in (*spec.views, *spec.side_arrays)]
+    arrays = [] if spec.buckets else [f"{name}/{ROOT}" for name in (*spec.latent_arrays, *spec.side_arrays)]
     found = zip(names := [*arrays, *tables], folder.read_many(names), strict=True)
     return {name: data for name, data in found if data is not None}
 

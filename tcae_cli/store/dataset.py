@@ -21,8 +21,9 @@ from tcae_cli.store.bucket_sampler import SamplesOfBucket
 from tcae_cli.store.classes import ConcatDataset, renumber, warn_if_numbered_differently
 from tcae_cli.store.generator_input import GeneratorInput
 from tcae_cli.store.handle import StoreHandle
-from tcae_cli.store.reader import LatentStore, whole_numbers
-from tcae_cli.store.samples import Normalise, StoreSamples, mean_and_std, open_stores
+from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.row_numbers import whole_numbers
+from tcae_cli.store.samples import Draws, Normalise, StoreSamples, mean_and_std, open_stores
 from tcae_cli.store.spec import MAIN_VIEW
 
 Memory = Callable[[tuple[int, ...]], Tensor]  # allocates a tensor of that shape
@@ -62,14 +63,16 @@ class LatentDataset(Dataset[dict[str, Any]]):
     or over each position of each channel, which reads the whole store first; constant latents become 0. `model` gives
     what the model's own generators take, such as diffusers' pipelines: by scale and shift, or those of each channel,
     and for Flux 2 with the 2 x 2 positions of a patch as channels. `none` leaves latents raw. `random_flip` takes each
-    sample from the view or, with probability 1/2, from its mirrored twin, as torch's generator draws. `in_memory` reads
-    all latents at once and keeps them as stored, one copy in each rank, which its workers share. `class_names` numbers
-    the labels by another list of names, such as those of the dataset a model was trained on.
+    sample from the view or, with probability 1/2, from its mirrored twin, as torch's generator draws.
+    `sample_posterior` draws latents from the posterior that a store made with --posterior holds, mean + deviation x
+    noise by torch's generator, anew whenever a sample is read; otherwise they are its mean. `in_memory` reads all
+    latents at once and keeps them as stored, one copy in each rank, which its workers share. `class_names` numbers the
+    labels by another list of names, such as those of the dataset a model was trained on.
 
-    A DataLoader may start its workers by any method, also after this process has read samples. Raises UsageError for
-    an unknown field, view or normalisation, or a class that class_names lacks, StoreError if the store is not complete
-    and latents are to be normalised by its statistics or if it does not record what generators take, and DiskError if
-    shared memory cannot be allocated.
+    A DataLoader may start its workers by any method, also after this process has read samples. Raises UsageError for an
+    unknown field, view or normalisation, a class that class_names lacks, or a store without a posterior, StoreError if
+    the store is not complete and latents are to be normalised by its statistics or if it does not record what
+    generators take, and DiskError if shared memory cannot be allocated.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class LatentDataset(Dataset[dict[str, Any]]):
         view: str = MAIN_VIEW,
         normalise: Normalise = "channel",
         random_flip: bool = False,
+        sample_posterior: bool = False,
         fields: Sequence[str] = ("latents", "label"),
         in_memory: bool = False,
         class_names: Sequence[str] | None = None,
@@ -90,7 +94,9 @@ class LatentDataset(Dataset[dict[str, Any]]):
         stores = open_stores(root, view)
         self._generator = stores[0].generator_input() if normalise == "model" else _AS_STORED
         self._mean_std = mean_and_std(normalise, root, stores, self._generator)  # None where latents stay raw
-        self.parts = [StoreSamples(each, random_flip, self._generator, self._mean_std) for each in stores]
+        self.parts = [
+            StoreSamples(each, random_flip, sample_posterior, self._generator, self._mean_std) for each in stores
+        ]
         self._firsts = np.cumsum([0, *(len(part.rows) for part in self.parts)])  # samples, and their number at last
 
         self.class_names: tuple[str, ...] = tuple(root.spec.source.class_names)
@@ -166,12 +172,12 @@ class LatentDataset(Dataset[dict[str, Any]]):
         """
         indices = whole_numbers(index)
         memory = _batch_memory if indices.ndim else _own_memory
-        batch = self._read(indices.reshape(-1), self._draw_views(indices.size), memory)
+        batch = self._read(indices.reshape(-1), self.parts[0].draw(indices.size), memory)
         return batch if indices.ndim else {name: values[0] for name, values in batch.items()}
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         """Return samples that were read together, as DataLoader(dataset, batch_size=...) asks for them."""
-        batch = self._read(whole_numbers(indices), self._draw_views(len(indices)), _own_memory)
+        batch = self._read(whole_numbers(indices), self.parts[0].draw(len(indices)), _own_memory)
         columns = [values.unbind() if isinstance(values, Tensor) else values for values in batch.values()]
         return [dict(zip(batch, sample, strict=True)) for sample in zip(*columns, strict=True)]
 
@@ -190,8 +196,8 @@ class LatentDataset(Dataset[dict[str, Any]]):
         ahead: deque[Future[dict[str, Any]]] = deque()
         try:
             for indices in batches:
-                views = self._draw_views(len(indices))  # here: in threads they would depend on which is the first
-                ahead.append(threads.submit(self._read, whole_numbers(indices), views))
+                draws = self.parts[0].draw(len(indices))  # here: in threads they would depend on which is the first
+                ahead.append(threads.submit(self._read, whole_numbers(indices), draws))
                 if len(ahead) > prefetch:
                     yield ahead.popleft().result()
             while ahead:
@@ -207,20 +213,19 @@ class LatentDataset(Dataset[dict[str, Any]]):
         return self._generator.positions(latents.float() * std + mean)
 
     def assemble(
-        self, indices: np.ndarray, views: np.ndarray, stored: np.ndarray | None, memory: Memory = _batch_memory
+        self, indices: np.ndarray, draws: Draws, stored: Sequence[np.ndarray], memory: Memory = _batch_memory
     ) -> dict[str, Any]:
         """Return the batch of samples of one shape whose latents have been read.
 
-        `indices` and `views` are [b], int64; a view is its number in `self.views`. `stored` is [b, c, h, w], in the
-        store's dtype, or None if latents are not among the fields. `memory` allocates the latents' float32 tensor.
+        `indices` is [b], int64. `stored` is as StoreSamples.read returns it, empty if latents are not among the fields.
+        `memory` allocates the latents' float32 tensor.
         """
         batch: dict[str, Any] = {}
         for name in self.fields:
             match name:
                 case "latents":
-                    assert stored is not None
                     part = self.parts[self._part_of(indices)]
-                    batch[name] = part.fill(memory((len(stored), *part.shape)), stored, views)
+                    batch[name] = part.fill(memory((len(indices), *part.shape)), stored, draws)
                 case "label":
                     batch[name] = torch.from_numpy(self._labels[indices])
                 case "class_name":
@@ -233,18 +238,12 @@ class LatentDataset(Dataset[dict[str, Any]]):
                     batch[name] = torch.from_numpy(self._values[name][indices])
         return batch
 
-    def _draw_views(self, count: int) -> np.ndarray:
-        """Draw the number of the view that each sample is taken from."""
-        if len(self.parts[0].views) == 1:
-            return np.zeros(count, np.int64)
-        return torch.randint(len(self.parts[0].views), (count,)).numpy()
-
-    def _read(self, indices: np.ndarray, views: np.ndarray, memory: Memory = _batch_memory) -> dict[str, Any]:
+    def _read(self, indices: np.ndarray, draws: Draws, memory: Memory = _batch_memory) -> dict[str, Any]:
         """Read the latents of samples, each from its view, where they are among the fields; return the batch."""
         if "latents" not in self.fields:
-            return self.assemble(indices, views, None, memory)
+            return self.assemble(indices, draws, [], memory)
         number = self._part_of(indices)
-        return self.assemble(indices, views, self.parts[number].read(indices - self._firsts[number], views), memory)
+        return self.assemble(indices, draws, self.parts[number].read(indices - self._firsts[number], draws), memory)
 
     def _part_of(self, indices: np.ndarray) -> int:
         """Return the number of the part that all these samples are in. Raises UsageError if they are in several."""

@@ -44,17 +44,17 @@ def index_folder(spec: StoreSpec) -> str:
 
 def shard_file(spec: StoreSpec, array: str, shard: int) -> str:
     """Return the name of a shard's file in an array: its position along each axis, with "." between."""
-    dimensions = 4 if array in spec.views else 1 + len(_row_shape(array))
+    dimensions = 4 if array in spec.latent_arrays else 1 + len(_row_shape(array))
     return f"{array}/c{_separator(spec, array)}{shard}" + ".0" * (dimensions - 1)
 
 
 def array_metadata(spec: StoreSpec) -> dict[str, bytes]:
-    """Return the zarr.json of each of a store's views and side arrays, and of the private folder, by file name."""
+    """Return the zarr.json of a store's latent and side arrays, and of the private folder, by file name."""
     if spec.buckets:
         return _bucketed_metadata()
     files: dict[str, Any] = {}
     store, n, rows = MemoryStore(files), spec.num_rows, spec.rows_per_shard
-    for name, view in spec.views.items():
+    for name, view in spec.latent_arrays.items():
         shape = spec.sample_shape(name)
         scale = {"scale": spec.quantisation.scale[name]} if spec.quantisation else {}  # of each channel's int8 step
         zarr.create_array(

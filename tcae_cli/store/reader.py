@@ -16,9 +16,10 @@ from tcae_cli.store.generator_input import GeneratorInput
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import bucket_folder, read_side_array, shard_file
 from tcae_cli.store.quantise import FILL_VALUE, as_float
+from tcae_cli.store.row_numbers import whole_numbers
 from tcae_cli.store.shard_reader import ShardReader
-from tcae_cli.store.spec import MAIN_VIEW, OK, PENDING
-from tcae_cli.store.statistics import Moments, normalisation
+from tcae_cli.store.spec import MAIN_VIEW, OK, PENDING, deviations_of
+from tcae_cli.store.statistics import Moments, normalisation, summary_normalisation
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,9 +36,9 @@ class LatentStore:
     IndexError for a row out of range, UsageError for anything that is no row.
 
     `path` is a folder, or an address that begins with s3://, gs://, hf://datasets/ or https://. On the Hub a store is
-    read at the commit that its revision stands for when it is opened. `view` is the array to read, one of `spec.views`.
-    A store may be forked and pickled. A warning is shown if it is not complete. Raises StoreError if there is no store
-    at the path, UsageError for an unknown view.
+    read at the commit that its revision stands for when it is opened. `view` is the array to read, a view or the
+    deviations of one, of those in `spec.latent_arrays`. A store may be forked and pickled. A warning is shown if it is
+    not complete. Raises StoreError if there is no store at the path, UsageError for an unknown view.
     """
 
     def __init__(self, path: Path | str, view: str = MAIN_VIEW) -> None:
@@ -53,7 +54,7 @@ class LatentStore:
                 f"{path} is a store of buckets, each of which is a store of its own; name one of them, such as "
                 f"{path}/{bucket_folder(buckets.names[0])}"
             )
-        if view not in self.spec.views:
+        if view not in self.spec.latent_arrays:
             raise UsageError(f"{path} has no view {view}; it has {', '.join(self.spec.views)}")
         if not self.complete:
             warnings.warn(f"{path} is not complete: some rows hold no latents yet", stacklevel=2)
@@ -73,13 +74,24 @@ class LatentStore:
 
     def mirrored_view(self) -> str:
         """Return the name of the view of the same images, mirrored. Raises UsageError if there is none."""
-        views, own = self.spec.views, self.spec.views[self.view]
+        views, own = self.spec.views, self.spec.latent_arrays[self.view]
         twin = next((name for name, view in views.items() if view.size == own.size and view.flip != own.flip), None)
         if own.flip:
             raise UsageError(f"view {self.view} of {self.folder.uri} is itself mirrored; name the plain one, {twin}")
         if twin is None:
             raise UsageError(f"{self.folder.uri} has no view {self.view}_flip; encode into another store with --flip")
         return twin
+
+    def deviations(self) -> "LatentStore":
+        """Return the store of the standard deviations of the posterior whose means are the latents of this view.
+
+        Raises UsageError if the store holds none.
+        """
+        if not self.spec.latent.posterior:
+            raise UsageError(
+                f"{self.folder.uri} holds no deviations of its latents; encode into another store with --posterior"
+            )
+        return LatentStore(self.folder.uri, deviations_of(self.view))
 
     def latents(self, rows: int | Sequence[int]) -> np.ndarray:
         """Return the raw latents of rows, [k, c, h, w]; they are NaN where a row is not ok.
@@ -137,7 +149,8 @@ class LatentStore:
     def channel_normalisation(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the mean and standard deviation of each channel over the store, [c, 1, 1] each, float32.
 
-        The deviation is at least 1e-6. Raises StoreError while the store is not complete.
+        With a posterior they are those of latents drawn from it. The deviation is at least 1e-6. Raises StoreError
+        while the store is not complete.
         """
         self._refuse_without_statistics()
         return summary_normalisation(self.summaries[self.view])
@@ -155,15 +168,23 @@ class LatentStore:
         """Return the mean and standard deviation at each position of each channel, [c, h, w] each, float32.
 
         A store does not keep these, so this reads all of it, which takes about a minute for a million rows of 16 KiB.
-        The deviation is at least 1e-6. Raises StoreError while the store is not complete, or for damage.
+        The deviation is at least 1e-6. With a posterior they are those of latents drawn from it. Raises StoreError
+        while the store is not complete, or for damage.
         """
         self._refuse_without_statistics()
+        moments = self._moments()
+        if self.spec.latent.posterior and self.view in self.spec.views:
+            moments = moments.spread_by(self.deviations()._moments())
+        return normalisation(moments.mean, moments.std)
+
+    def _moments(self) -> Moments:
+        """Read all rows, of which some are ok, and return the moments of their values at each place, [c, h, w]."""
         moments: Moments | None = None
         for start in range(0, len(self.ok_rows), _ROWS_TOGETHER):
             latents = self.latents(self.ok_rows[start : start + _ROWS_TOGETHER].tolist())
             moments = Moments.of(latents.astype(np.float32)).merge(moments)
-        assert moments is not None  # a store with statistics has ok rows
-        return normalisation(moments.mean, moments.std)
+        assert moments is not None
+        return moments
 
     def refuse_other_encoder(self, encoder_hash: str, name: str, fix: str) -> None:
         """Raise StoreError unless this encoder made the latents, as StoreHandle.refuse_other_encoder says."""
@@ -201,7 +222,7 @@ class LatentStore:
 
         These are the left, top, right and bottom of it, in pixels of the upright original.
         """
-        return self._side(self.spec.crop_name(self.spec.views[self.view].size))
+        return self._side(self.spec.crop_name(self.spec.latent_arrays[self.view].size))
 
     @overload
     def keys(self, rows: int) -> str: ...
@@ -274,23 +295,6 @@ class LatentStore:
 
     def _side(self, name: str) -> np.ndarray:
         return read_side_array(self.folder, self.spec, name, self.complete)
-
-
-def summary_normalisation(summary: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean and standard deviation of each channel, [c, 1, 1] each, float32, by a view's summary."""
-    mean, std = (np.array(summary[f"channel_{name}"])[:, None, None] for name in ("mean", "std"))
-    return normalisation(mean, std)
-
-
-def whole_numbers(index: int | Sequence[int]) -> np.ndarray:
-    """Return an index or a list of them as an array of no or one axis, int64.
-
-    Raises UsageError if they are not whole numbers: a mask, for example.
-    """
-    indices = np.asarray(index)
-    if indices.ndim > 1 or (indices.size and indices.dtype.kind not in "iu"):
-        raise UsageError(f"an index is a whole number or a list of them, not {index!r:.60}")
-    return indices.astype(np.int64, copy=False)
 
 
 def _strings(values: np.ndarray, rows: np.ndarray) -> str | list[str]:

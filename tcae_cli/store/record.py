@@ -43,10 +43,10 @@ class ShardRecord(_Part):
     num_ok: int
     num_failed: int
     num_again: int = 0  # images encoded once more in float32, since their latents were not finite
-    num_clipped: dict[str, int] = {}  # of each int8 view: values beyond what its scale holds
+    num_clipped: dict[str, int] = {}  # of each int8 array of latents: values beyond what its scale holds
     files: dict[str, FileRecord]  # by name inside the store
     failures: list[Failure]
-    statistics: dict[str, dict[str, Any]] | None  # of each view, LatentMoments of the ok rows; None if there are none
+    statistics: dict[str, dict[str, Any]] | None  # of each latent array, LatentMoments of ok rows; None: there are none
     reopened: bool = False  # its failed rows are to be tried again
     replacing: dict[str, FileRecord] = {}  # the files that take the place of `files`
     crc32c: int | None = None  # of the record as canonical JSON without it; None in format version 1

@@ -41,6 +41,14 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class _Sparse(_Part):
+    """A part whose fields that are None or False are not written, as stores that were made before lack them."""
+
+    @model_serializer(mode="wrap")
+    def _without_absent(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in serialise(self).items() if value is not None and value is not False}
+
+
 class View(_Part):
     """One array of latents, of all images at one size, mirrored or not; its crops are square, except in a bucket."""
 
@@ -50,14 +58,15 @@ class View(_Part):
     width: PositiveInt
 
 
-class LatentShape(_Part):
+class LatentShape(_Sparse):
     """The shape that all views share; downsampling is pixels a position."""
 
     channels: PositiveInt
     downsampling: PositiveInt
+    posterior: bool = False  # latents are means of distributions, whose deviations have arrays of their own
 
 
-class EncoderIdentity(_Part):
+class EncoderIdentity(_Sparse):
     """The encoder that made the latents: `hash` decides, the rest is for people."""
 
     name: str
@@ -77,23 +86,13 @@ class EncoderIdentity(_Part):
             return self.generator
         return GeneratorInput(shift=[self.spec.get("shift_factor") or 0.0], scale=[scale])
 
-    @model_serializer(mode="wrap")
-    def _without_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in serialise(self).items() if value is not None}
 
-
-class TransformSpec(_Part):
+class TransformSpec(_Sparse):
     """The way an image became the pixels of a crop; the shape is each view's own."""
 
     resize: Resize
     decode: Decode = "full"  # as in stores that were made before there was a choice
-    min_size: PositiveInt | None = (
-        None  # pixels of the shorter side, of images that are encoded; None, not written: any
-    )
-
-    @model_serializer(mode="wrap")
-    def _without_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in serialise(self).items() if value is not None}
+    min_size: PositiveInt | None = None  # pixels of the shorter side, of images that are encoded; None: any
 
 
 class CompiledOn(_Part):
@@ -108,16 +107,12 @@ class CompiledOn(_Part):
         return f"{self.device} ({', '.join(f'{name} {version}' for name, version in self.versions.items())})"
 
 
-class ComputeSpec(_Part):
+class ComputeSpec(_Sparse):
     """Arithmetic of the encoder; another batch size changes bits of float16."""
 
     dtype: Precision
     batch_size: PositiveInt
     compiled: CompiledOn | None = None  # None, which is not written: eager
-
-    @model_serializer(mode="wrap")
-    def _without_none(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {name: value for name, value in serialise(self).items() if value is not None}
 
 
 class SourceIdentity(_Part):
@@ -134,8 +129,8 @@ class Quantisation(_Part):
 
     num_images: int  # in the sample
     quantile: float  # of the absolute values of a channel that 127 stands for
-    scale: dict[str, list[float]]  # of each view, [c]
-    relative_rmse: dict[str, float]  # of each view: error over the root mean square of the float32 latents
+    scale: dict[str, list[float]]  # of each latent array, [c]
+    relative_rmse: dict[str, float]  # of each latent array: error over the root mean square of its float32 values
     psnr_float32: float  # dB, mean over the sample's main view
     psnr_int8: float
 
@@ -195,6 +190,15 @@ class StoreSpec(_Part):
         return self.source.count
 
     @property
+    def latent_arrays(self) -> dict[str, View]:
+        """Return the views by name and, with a posterior, the arrays of their deviations, each with its view."""
+        return {array: view for name, view in self.views.items() for array in self.arrays_of(name)}
+
+    def arrays_of(self, view: str) -> list[str]:
+        """Return the names of the arrays of a view: its own and, with a posterior, that of the deviations."""
+        return [view, deviations_of(view)] if self.latent.posterior else [view]
+
+    @property
     def num_shards(self) -> int:
         """Return the number of shards of every array."""
         return math.ceil(self.num_rows / self.rows_per_shard)
@@ -224,9 +228,9 @@ class StoreSpec(_Part):
         return "crop" if size == self.sizes[0] else f"crop_{size}"
 
     def dimension_names(self, array: str) -> tuple[str, ...] | None:
-        """Return the names of the dimensions of a view or side array; height and width differ between sizes."""
-        if array in self.views:
-            size = self.views[array].size
+        """Return the names of the dimensions of a latent or side array; height and width differ between sizes."""
+        if view := self.latent_arrays.get(array):
+            size = view.size
             suffix = "" if size == self.sizes[0] or not self.has_checksums else f"_{size}"
             return "row", "channel", f"height{suffix}", f"width{suffix}"
         if not self.has_checksums:
@@ -235,9 +239,10 @@ class StoreSpec(_Part):
             return "row", "extent"
         return ("row", "edge") if array.startswith("crop") else ("row",)
 
-    def sample_shape(self, view: str = MAIN_VIEW) -> tuple[int, int, int]:
-        """Return the shape of one sample's latents, [c, h, w]."""
-        return self.latent.channels, self.views[view].height, self.views[view].width
+    def sample_shape(self, array: str = MAIN_VIEW) -> tuple[int, int, int]:
+        """Return the shape of one sample's latents, or of their deviations, [c, h, w]."""
+        view = self.latent_arrays[array]
+        return self.latent.channels, view.height, view.width
 
     def rows_of_shard(self, shard: int) -> range:
         """Return the rows of a shard; the last shard may hold fewer."""
@@ -312,6 +317,7 @@ class StoreSettings:
             ("--size", " ".join(map(str, store.sizes)), " ".join(map(str, sizes_of(self.views)))),
             ("--buckets", _bucket_words(store.buckets), _bucket_words(self.buckets)),
             ("--flip", _flip_words(store.views), _flip_words(self.views)),
+            ("--posterior", *("given" if each.posterior else "absent" for each in (store.latent, self.latent))),
             ("--resize", store.transform.resize, self.transform.resize),
             ("--decode", store.transform.decode, self.decode or store.transform.decode),
             ("--min-size", store.transform.min_size or "none", self.transform.min_size or "none"),
@@ -324,6 +330,11 @@ class StoreSettings:
         if encoder.hash == mine.hash:  # whatever the models are called
             del pairs[0]
         return "; ".join(f"{name} {old}, not {new}" for name, old, new in pairs if old != new) or None
+
+
+def deviations_of(view: str) -> str:
+    """Return the name of the array of the standard deviations of a view's latents."""
+    return f"{view}_std"
 
 
 def make_views(sizes: list[int], downsampling: int, flip: bool) -> dict[str, View]:

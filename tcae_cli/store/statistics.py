@@ -4,7 +4,7 @@ Axes: k rows, c channels, h w positions.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -58,6 +58,13 @@ class Moments:
             np.maximum(self.maximum, other.maximum),
         )
 
+    def spread_by(self, std: "Moments") -> "Moments":
+        """Return the moments of draws around these values; std: of their standard deviations. The range stays as it is.
+
+        The variance of draws is that of their means plus the mean of their variances.
+        """
+        return replace(self, m2=self.m2 + std.m2 + std.count * np.square(std.mean))
+
     def over(self, axes: tuple[int, ...]) -> "Moments":
         """Return the moments of the values along these axes together, for each place of the remaining axes."""
         places = int(np.prod([self.mean.shape[axis] for axis in axes]))
@@ -85,6 +92,11 @@ class LatentMoments:
         if self.position and other.position and self.position.mean.shape == other.position.mean.shape:
             position = self.position.merge(other.position)
         return LatentMoments(self.num_rows + other.num_rows, self.channel.merge(other.channel), position)
+
+    def spread_by(self, std: "LatentMoments") -> "LatentMoments":
+        """Return the moments of latents drawn around these means; std: of their standard deviations."""
+        position = self.position.spread_by(std.position) if self.position and std.position else None
+        return LatentMoments(self.num_rows, self.channel.spread_by(std.channel), position)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Return the arrays that a store keeps, float64: `channel_mean` [c], `position_mean` [h, w] and so on."""
@@ -147,3 +159,9 @@ class LatentMoments:
 def normalisation(mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the mean and the deviation as float32, in their shapes; the deviation is raised to at least 1e-6."""
     return mean.astype(np.float32), np.maximum(std, _SMALLEST_STD).astype(np.float32)
+
+
+def summary_normalisation(summary: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and standard deviation of each channel, [c, 1, 1] each, float32, by a view's summary."""
+    mean, std = (np.array(summary[f"channel_{name}"])[:, None, None] for name in ("mean", "std"))
+    return normalisation(mean, std)

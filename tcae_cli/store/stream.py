@@ -14,6 +14,7 @@ from tcae_cli.store.bucket_sampler import place_among_ranks
 from tcae_cli.store.dataset import LatentDataset, Normalise
 from tcae_cli.store.layout import shard_file
 from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.samples import SEEDS, Draws
 from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.spec import MAIN_VIEW
 from tcae_cli.store.stream_order import StreamOrder
@@ -47,19 +48,25 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         view: str = MAIN_VIEW,
         normalise: Normalise = "channel",
         random_flip: bool = False,
+        sample_posterior: bool = False,
         fields: Sequence[str] = ("latents", "label"),
         shards_together: int = 4,
         seed: int = 0,
         rank: int | None = None,
         world_size: int | None = None,
     ) -> None:
-        self.dataset = LatentDataset(store, view=view, normalise=normalise, random_flip=random_flip, fields=fields)
+        self._options: dict[str, Any] = {
+            "view": view,
+            "normalise": normalise,
+            "random_flip": random_flip,
+            "sample_posterior": sample_posterior,
+        }
+        self.dataset = LatentDataset(store, fields=fields, **self._options)
         self.batch_size = batch_size
         self.shards_together = shards_together
         self.seed = seed
         self.rank, self.world_size = place_among_ranks(rank, world_size)
         self._refuse_out_of_range()
-        self._options = {"view": view, "normalise": normalise, "random_flip": random_flip}
         if not len(self):
             of_one = " of one shape" if len(self.dataset.parts) > 1 else ""
             raise UsageError(
@@ -114,6 +121,7 @@ class LatentStream(IterableDataset[dict[str, Any]]):
         Call it before the DataLoader starts its workers, and use the same number of workers as before. Raises
         UsageError if the state is incomplete, or if this stream's samples, batches, seed or ranks differ from it.
         """
+        state = {"sample_posterior": False} | state  # which states of earlier versions lack
         if missing := [name for name in ("epoch", "num_given", "num_workers", *self._identity) if name not in state]:
             raise UsageError(f"the state has no {missing[0]}; pass the result of a LatentStream's state_dict")
         for name, value in self._identity.items():
@@ -184,7 +192,8 @@ class _Share:
         self._buckets = order.buckets(stream.rank, part, num_parts)
         # The samples of each batch, and the number of the view that each of them is taken from.
         self._indices, self._views = np.empty((2, len(self._buckets), stream.batch_size), np.int64)
-        random = np.random.default_rng([*order.seed, stream.rank, part])
+        self._seed = [*order.seed, stream.rank, part]
+        random = np.random.default_rng(self._seed)
         together = stream.shards_together
         for bucket, pieces in enumerate(order.pieces(stream.rank, part, num_parts)):
             windows = [pieces[first : first + together] for first in range(0, len(pieces), together)]
@@ -194,19 +203,23 @@ class _Share:
             is_of_it = self._buckets == bucket
             self._indices[is_of_it] = indices.reshape(-1, stream.batch_size)
             self._views[is_of_it] = views.reshape(-1, stream.batch_size)
-        self._files = [[_ShardFiles(view, together) for view in part.views] for part in dataset.parts]
+        self._files = [[_ShardFiles(array, together) for array in part.arrays] for part in dataset.parts]
 
     def batch(self, number: int) -> dict[str, Any]:
         """Return the batch of this number among those of the worker."""
         bucket, indices, views = self._buckets[number], self._indices[number], self._views[number]
         if "latents" not in self._dataset.fields:
-            return self._dataset.assemble(indices, views, None)
+            return self._dataset.assemble(indices, Draws(views), [])
         part, files = self._dataset.parts[bucket], self._files[bucket]
-        stored = np.empty((len(indices), *part.store.sample_shape), part.store.spec.dtype)
-        rows = part.rows[indices - self._firsts[bucket]]
-        for slot, (row, view) in enumerate(zip(rows.tolist(), views.tolist(), strict=True)):
-            stored[slot] = files[view].row(row)
-        return self._dataset.assemble(indices, views, stored)
+        rows = part.rows[indices - self._firsts[bucket]].tolist()
+        of_views = range(0, len(files), len(part.views))  # their latents and, where these are drawn, their deviations
+        stored = [np.empty((len(rows), *part.store.sample_shape), part.store.spec.dtype) for _ in of_views]
+        for first, values in zip(of_views, stored, strict=True):
+            for slot, (row, view) in enumerate(zip(rows, views.tolist(), strict=True)):
+                values[slot] = files[first + view].row(row)
+        # Each batch has a seed of its own, so that a resumed epoch draws the same noise.
+        seed = int(np.random.default_rng([*self._seed, number]).integers(SEEDS)) if part.deviations else None
+        return self._dataset.assemble(indices, Draws(views, seed), stored)
 
 
 class _ShardFiles:

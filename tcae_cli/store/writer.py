@@ -45,14 +45,14 @@ class EncodedRows:
 
     rows: Sequence[int]  # the whole batch: consecutive rows of the store, once they have been numbered
     todo: Sequence[int]  # the k rows, ascending
-    latents: Mapping[str, np.ndarray]  # of each view, [k, c, h, w], the store's dtype
-    moments: Mapping[str, Moments | None]  # of each view, over the ok rows of the k; None if there are none
+    latents: Mapping[str, np.ndarray]  # of each latent array, [k, c, h, w], the store's dtype
+    moments: Mapping[str, Moments | None]  # of each latent array, over the ok rows of the k; None if there are none
     original_sizes: np.ndarray  # [k, 2], int32
     crops: Mapping[str, np.ndarray]  # by array name, [k, 4], int32
     content_hashes: np.ndarray  # [k], uint64
     failures: Mapping[int, Failure]  # by row
     num_again: int = 0  # rows encoded once more in float32
-    num_clipped: Mapping[str, int] | None = None  # of each int8 view
+    num_clipped: Mapping[str, int] | None = None  # of each int8 array of latents
 
     def numbered(self, rows: range) -> "EncodedRows":
         """Return the batch with the numbers that its rows have in the store."""
@@ -134,9 +134,9 @@ class ShardInProgress:
         }
         self._files = {
             view: ShardFileWriter(writer.folder.begin(shard_file(spec, view, plan.shard)), spec.rows_per_shard)
-            for view in spec.views
+            for view in spec.latent_arrays
         }
-        self._moments: dict[str, Moments | None] = dict.fromkeys(spec.views)
+        self._moments: dict[str, Moments | None] = dict.fromkeys(spec.latent_arrays)
         self._failures: list[Failure] = []
         self._num_again = plan.record.num_again if plan.record else 0
         self._num_clipped = dict(plan.record.num_clipped) if plan.record else {}
@@ -254,7 +254,7 @@ class _KeptRows:
         folder, spec = writer.folder, writer.spec
         self._first_row = record.first_row
         self._failures = {failure.row: failure for failure in record.failures}
-        self._readers = {view: ShardReader(folder, spec, view) for view in spec.views}
+        self._readers = {view: ShardReader(folder, spec, view) for view in spec.latent_arrays}
         self._side: dict[str, np.ndarray] = {}
         for name in ("content_hash", "original_size", *(spec.crop_name(size) for size in spec.sizes)):
             chunk = folder.read(shard_file(spec, name, record.shard))
