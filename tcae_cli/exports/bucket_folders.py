@@ -9,7 +9,7 @@ from tcae_cli.exports.lock import only_run
 from tcae_cli.exports.provenance import Provenance
 from tcae_cli.store.handle import StoreHandle
 
-_OF_ALL = ("format", "view", "encoder", "values", "scale", "generator", "tool_versions", "complete")
+_OF_ALL = ("format", "view", "encoder", "values", "scale", "generator", "posterior", "tool_versions", "complete")
 
 
 @contextmanager

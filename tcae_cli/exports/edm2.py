@@ -27,7 +27,8 @@ class Edm2(MomentFiles):
     name = "edm2"
     trainer = "EDM2"
     contents = (
-        ".npy files of moments, a row each: [2c, h, w], the mean, raw, then a deviation of zero; and dataset.json"
+        ".npy files of moments, a row each: [2c, h, w], raw, the mean, then the posterior's deviation, zero in a store "
+        "without one; and dataset.json"
     )
     may_be_zip = True
     closing_names = (INDEX,)

@@ -27,6 +27,7 @@ class ExportFormat(ABC):
     may_be_zip: ClassVar[bool] = False  # whether it may be written to one .zip, too
     most_rows: ClassVar[int] = 4096  # of a piece
     value_bytes: ClassVar[int] = 4  # in the files, for each value of a latent
+    of_posterior: ClassVar[str] = "mean"  # which of it the files hold, of a store that has one
 
     def __init__(self, rows: ExportRows) -> None:
         """Raises UsageError if the format cannot hold these rows."""
@@ -54,6 +55,14 @@ class ExportFormat(ABC):
     def notes(self) -> list[str]:
         """Sentences on what a user has to tell the trainer."""
         return []
+
+    @property
+    def posterior_note(self) -> str | None:
+        """A sentence on what the files hold of a posterior, or in place of it; None where they hold latents as ever."""
+        if not self.rows.has_posterior:
+            return None
+        others = " and ".join(name for name, form in FORMATS.items() if form.of_posterior == "mean and deviation")
+        return f"values are the means of the store's posterior; {others} hold its deviations too"
 
     @abstractmethod
     def is_whole(self, folder: Path) -> bool:

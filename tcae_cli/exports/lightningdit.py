@@ -22,6 +22,7 @@ class LightningDiT(PieceFormat):
     contents = "safetensors files of latents, mirrored latents and labels, raw, and latents_stats.pt"
     needs_classes = True
     value_bytes = 2 * 4  # float32, twice
+    of_posterior = "a draw"
     closing_names = ("latents_stats.pt",)
 
     def __init__(self, rows: ExportRows) -> None:
@@ -29,13 +30,22 @@ class LightningDiT(PieceFormat):
         super().__init__(rows)
         self._flipped = ExportRows(LatentStore(rows.store.folder.uri, rows.store.mirrored_view()))
 
+    @property
+    def posterior_note(self) -> str:
+        if self.rows.has_posterior:
+            return (
+                "latents are drawn from the posterior, once for each image and each mirrored image, as LightningDiT's "
+                "own extraction draws them"
+            )
+        return "latents are the mode, since the store holds no posterior"
+
     def names(self, piece: range) -> list[str]:
         return [f"latents_{piece.start // self.rows_per_piece:05d}.safetensors"]  # names sort as rows do
 
     def files(self, piece: range) -> dict[str, bytes]:
         tensors = {
-            "latents": self.rows.latents(piece),
-            "latents_flip": self._flipped.latents(piece),
+            "latents": self.rows.drawn(piece),
+            "latents_flip": self._flipped.drawn(piece),
             "labels": self.rows.labels[piece.start : piece.stop],
         }
         return dict.fromkeys(self.names(piece), save(tensors))

@@ -1,7 +1,7 @@
 """The files that EDM2's dataset tool writes, of moments, and dataset.json; REPA's are the same.
 
-A file is [2c, h, w], float32: the mean, raw, then the deviation, which is zero here, so that the latents themselves are
-what the trainers' loops sample.
+A file is [2c, h, w], float32, raw: the mean, then the deviation of the posterior. Where a store has none it is zero, so
+that the latents themselves are what the trainers' loops sample.
 """
 
 import json
@@ -24,6 +24,16 @@ class MomentFiles(PieceFormat):
     value_bytes = 2 * 4  # float32, twice
     most_rows = 256  # open files at a time
     subfolder: ClassVar[str] = ""  # of the target
+    of_posterior = "mean and deviation"
+
+    @property
+    def posterior_note(self) -> str:
+        if self.rows.has_posterior:
+            return f"the deviations are those of the posterior, from which {self.trainer} draws in every epoch"
+        return (
+            f"the deviations are zero, since the store holds none, so {self.trainer} draws the same latents in every "
+            "epoch; encode with --posterior where the autoencoder has one"
+        )
 
     def names(self, piece: range) -> list[str]:
         return [self.subfolder + moments_name(row) for row in piece]
@@ -44,8 +54,7 @@ def moments_name(row: int) -> str:
 
 def moments_of(rows: ExportRows, piece: range) -> np.ndarray:
     """Return mean, then deviation, [k, 2c, h, w], float32."""
-    mean = rows.latents(piece)
-    return np.concatenate([mean, np.zeros_like(mean)], axis=1)
+    return np.concatenate([rows.latents(piece), rows.deviations(piece)], axis=1)
 
 
 def index_of(rows: ExportRows) -> bytes:

@@ -13,6 +13,8 @@ from tcae_cli.store.generator_input import GeneratorInput
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import View
 
+_SEED = 0
+
 
 @dataclass(frozen=True)
 class ExportRows:
@@ -60,6 +62,29 @@ class ExportRows:
             f"generates by {self.scale:.6g} before decoding"
         )
 
+    @property
+    def has_posterior(self) -> bool:
+        """Whether the store has the deviations of its latents."""
+        return self.store.spec.latent.posterior
+
+    def deviations(self, piece: range) -> np.ndarray:
+        """Return the posterior's standard deviations, [k, c, h, w], float32, raw; zero where the store has none."""
+        if self._deviations is None:
+            return np.zeros((len(piece), *self.store.sample_shape), np.float32)
+        return self._deviations.latents(self._rows[piece.start : piece.stop]).astype(np.float32)
+
+    def drawn(self, piece: range) -> np.ndarray:
+        """Return raw latents drawn from the posterior, [k, c, h, w], float32, the same ones every time; else the mode.
+
+        Each view of a row has noise of its own.
+        """
+        mean = self.raw(piece).astype(np.float32)
+        if self._deviations is None:
+            return mean
+        seeds = [[_SEED, self.view.size, self.view.flip, row] for row in self._rows[piece.start : piece.stop]]
+        noise = [np.random.default_rng(seed).standard_normal(mean.shape[1:], np.float32) for seed in seeds]
+        return mean + self.deviations(piece) * np.stack(noise)
+
     def raw(self, piece: range) -> np.ndarray:
         """Return raw latents [k, c, h, w], in the store's dtype, float32 for int8."""
         return self.store.latents(self._rows[piece.start : piece.stop])
@@ -106,6 +131,10 @@ class ExportRows:
         """Return the name of a class, "" if it has none."""
         names = self.store.spec.source.class_names
         return names[label] if 0 <= label < len(names) else ""
+
+    @cached_property
+    def _deviations(self) -> LatentStore | None:
+        return self.store.deviations() if self.has_posterior else None
 
     @cached_property
     def _rows(self) -> list[int]:

@@ -13,6 +13,7 @@ from tcae_cli.runtime.hub_name import HubName
 from tcae_cli.sources.index import read_summary
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import bucket_folder
+from tcae_cli.store.spec import StoreSpec, deviations_of
 from tcae_cli.tracking.log import METRICS_FILE, whole_lines
 
 # https://huggingface.co/docs/hub/datasets-cards
@@ -96,7 +97,7 @@ def _facts_of_store(store: StoreHandle) -> dict[str, str]:
     return {
         "Rows": f"{spec.num_rows:,}" + (f", of which {counts['failed']:,} failed" if counts.get("failed") else ""),
         "Views": "; ".join(views),
-        "Values": f"raw latents, {spec.dtype}, codec {spec.codec}",
+        "Values": f"raw latents, {spec.dtype}, codec {spec.codec}{_posterior_words(spec)}",
         "Encoder": f"{_code(spec.encoder.name)}, hash {_code(spec.encoder.hash)}",
         "Transform": f"upright, sRGB, short side resized ({spec.transform.resize}), centre crop; "
         f"decoded {spec.transform.decode}",
@@ -107,6 +108,16 @@ def _facts_of_store(store: StoreHandle) -> dict[str, str]:
         "Made": f"{spec.created_at}, with "
         + ", ".join(f"{name} {version}" for name, version in spec.tool_versions.items()),
     }
+
+
+def _posterior_words(spec: StoreSpec) -> str:
+    if not spec.latent.posterior:
+        return ""
+    stds = ", ".join(_code(deviations_of(view)) for view in spec.views)
+    return (
+        f"; the means of a posterior, with its deviations in {stds}, from which LatentDataset(..., "
+        "sample_posterior=True) draws"
+    )
 
 
 def model_card(header: CheckpointHeader, run: Path, target: HubName) -> str:

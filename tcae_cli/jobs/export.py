@@ -38,8 +38,11 @@ def export_store(request: ExportRequest, progress: Progress) -> ExportReport:
     target = Path(request.target)
     forms = {name: kind(of_store) for name, of_store in rows.items()}
     tools = {"tcae": __version__} | {name: version(name) for name in _TOOLS}
+    # Omitted otherwise, so that an export may have been begun before there were posteriors.
+    of_posterior = {"posterior": kind.of_posterior} if root.spec.latent.posterior else {}
     abouts = {
-        name: provenance.describe(form.rows, kind.name, form.rows_per_piece, tools) for name, form in forms.items()
+        name: provenance.describe(form.rows, kind.name, form.rows_per_piece, tools) | of_posterior
+        for name, form in forms.items()
     }
 
     num_written = 0
@@ -106,6 +109,7 @@ def _open_rows(request: ExportRequest, root: StoreHandle, kind: type[ExportForma
 
 def _notes(forms: Mapping[str, ExportFormat]) -> list[str]:
     """Return the notes of all buckets, each once; one that is not the same for all begins with its bucket."""
-    of_all = set.intersection(*(set(form.notes) for form in forms.values()))
-    notes = [note if note in of_all else f"{name}: {note}" for name, form in forms.items() for note in form.notes]
-    return list(dict.fromkeys(notes))
+    notes = {name: [*form.notes, *filter(None, [form.posterior_note])] for name, form in forms.items()}
+    of_all = set.intersection(*map(set, notes.values()))
+    said = [note if note in of_all else f"{name}: {note}" for name, of_form in notes.items() for note in of_form]
+    return list(dict.fromkeys(said))

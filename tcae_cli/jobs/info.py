@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,7 @@ from tcae_cli.store.layout import index_folder, read_array
 from tcae_cli.store.lease import live_claims
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.record import file_sizes, read_records, record_name
-from tcae_cli.store.spec import StoreSpec
+from tcae_cli.store.spec import StoreSpec, deviations_of
 from tcae_cli.store.statistics import LatentMoments
 from tcae_cli.store.totals import Totals
 
@@ -77,7 +77,10 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
         failures_by_stage=dict(Counter(failure.stage for failure in failures).most_common()),
         failures=failures[:_FAILURES_SHOWN],
         duplicates=_duplicates([part.uri for part in parts.values()]),
-        statistics={view: _statistics(moments) for view, moments in totals.moments.items()},
+        statistics={view: _statistics(totals.moments[view]) for view in spec.views if view in totals.moments},
+        posterior={view: _share_of_posterior(totals.moments, view) for view in spec.views if view in totals.moments}
+        if spec.latent.posterior
+        else {},
         quantisation=_quantisation(spec, totals),
         psnr_float32=quantisation.psnr_float32 if quantisation else None,
         psnr_int8=quantisation.psnr_int8 if quantisation else None,
@@ -147,8 +150,8 @@ def _bytes(store: StoreHandle, parts: Sequence[_Part], num_ok: int) -> dict[str,
     of_latents, raw, pixels = 0, 0, 0
     for part in parts:
         spec = part.spec
-        of_latents += sum(size for name, size in part.sizes.items() if name.rpartition("/c.")[0] in spec.views)
-        values = sum(int(np.prod(spec.sample_shape(view))) for view in spec.views)
+        of_latents += sum(size for name, size in part.sizes.items() if name.rpartition("/c.")[0] in spec.latent_arrays)
+        values = sum(int(np.prod(spec.sample_shape(array))) for array in spec.latent_arrays)
         raw += part.totals.num_ok * values * np.dtype(spec.dtype).itemsize
         pixels += part.totals.num_ok * sum(3 * height * width for height, width in spec.shapes)
     return {
@@ -195,6 +198,12 @@ def _statistics(moments: LatentMoments) -> dict[str, Any]:
         "num_channels": len(std),
         "num_nearly_dead": int((std < _NEARLY_DEAD * summary["std"]).sum()),
     }
+
+
+def _share_of_posterior(moments: Mapping[str, LatentMoments], view: str) -> float:
+    """Return the mean of a view's squared deviations over the variance of what is drawn from its posterior."""
+    drawn, std = moments[view].summary(), moments[deviations_of(view)].summary()
+    return float((std["mean"] ** 2 + std["std"] ** 2) / drawn["std"] ** 2) if drawn["std"] else 0.0
 
 
 def _quantisation(spec: StoreSpec, totals: Totals) -> dict[str, dict[str, Any]]:

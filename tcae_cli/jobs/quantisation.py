@@ -29,7 +29,7 @@ _SEED = 0
 def measure_quantisation(
     request: EncodeRequest, spec: StoreSpec, source: Source, device: torch.device, progress: Progress
 ) -> StoreSpec:
-    """Return the store's spec with the scales of its latent arrays, measured on a sample of rows that is the same every time.
+    """Return the store's spec with the scales of its latent arrays, by a sample of rows that is the same every time.
 
     Raises SourceError if no image of the sample can be read.
     """

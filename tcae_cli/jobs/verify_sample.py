@@ -16,16 +16,18 @@ from tcae_cli.autoencoders.runner import Runner
 from tcae_cli.images.loader import load_rows
 from tcae_cli.images.pictures import to_pixels, write_pairs
 from tcae_cli.images.transform import Transform
+from tcae_cli.jobs.encoder import encode_view
 from tcae_cli.jobs.verification import Verification
 from tcae_cli.metrics.image import psnr
 from tcae_cli.sources.source import Source
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.quantise import as_float, quantise, scale_of
 from tcae_cli.store.shard_reader import ShardReader
-from tcae_cli.store.spec import MAIN_VIEW, StoreSpec
+from tcae_cli.store.spec import MAIN_VIEW
 
 _BATCH_ROWS = 8
 _WORSE_DB = 1.0  # another device or precision changes far less
+_OTHER_DEVIATIONS = 0.5  # of the root mean square of a row's; another device or precision changes far less
 _EXACT_DB = 100.0  # shown where two images are equal
 _PICTURE_ROWS = 64
 
@@ -91,19 +93,18 @@ class _Comparison:
     def compare(self, drawn: SampledRows) -> None:
         """Compare the rows of one store."""
         spec, rows = drawn.store.spec, list(drawn.hashes)
-        decoders = {
-            view: _ViewDecoder(self.runner, ShardReader(drawn.store.folder, spec, view), spec, view)
-            for view in spec.views
-        }
+        views = {name: _SampledView(self.runner, drawn.store, name) for name in spec.views}
         for start in range(0, len(rows), _BATCH_ROWS):
             batch = rows[start : start + _BATCH_ROWS]
             unchanged, images = _unchanged_images(self.source, batch, drawn)
             for name, view in spec.views.items() if unchanged else ():
                 originals = images[view.size].flip(-1) if view.flip else images[view.size]
-                decoded = decoders[name].decode_stored(unchanged)
-                fresh = decoders[name].decode_fresh(originals)
+                stored, encoded = views[name].stored(unchanged), views[name].encoded(originals)
+                decoded, fresh = (views[name].decode(latents[name]) for latents in (stored, encoded))
                 for figures in zip(unchanged, _psnr(originals, decoded), _psnr(originals, fresh), strict=True):
                     self._note(drawn, name, *figures)
+                for array in spec.arrays_of(name)[1:]:
+                    self._compare_deviations(drawn, array, unchanged, stored[array], encoded[array])
                 if name == MAIN_VIEW and len(self.shown[0]) < _PICTURE_ROWS:
                     self.shown[0].extend(to_pixels(originals))
                     self.shown[1].extend(to_pixels(decoded))
@@ -120,30 +121,43 @@ class _Comparison:
                 f"{of_stored:.1f} dB, its own at {of_fresh:.1f} dB"
             )
 
+    def _compare_deviations(
+        self, drawn: SampledRows, array: str, rows: list[int], stored: np.ndarray, encoded: np.ndarray
+    ) -> None:
+        """Report rows whose deviations, [k, c, h, w], are far from those encoded now."""
+        errors, sizes = (np.sqrt(np.square(each).mean(axis=(1, 2, 3))) for each in (stored - encoded, encoded))
+        for row in np.array(rows)[errors > _OTHER_DEVIATIONS * sizes].tolist():
+            key = self.source.key(drawn.samples[row])
+            self.verification.add_problem(f"{drawn.where}{array}: the deviations of row {row} are not those of {key}")
 
-@dataclass(frozen=True)
-class _ViewDecoder:
-    """Decodes latents of one view, those stored and those that encoding would store now."""
 
-    runner: Runner
-    reader: ShardReader
-    spec: StoreSpec
-    view: str
+class _SampledView:
+    """Reads and encodes values of one view, as its arrays hold them, and decodes its latents."""
 
-    def decode_stored(self, rows: list[int]) -> Tensor:
+    def __init__(self, runner: Runner, store: StoreHandle, view: str) -> None:
+        self._runner, self._spec, self._view = runner, store.spec, view
+        self._readers = {array: ShardReader(store.folder, store.spec, array) for array in store.spec.arrays_of(view)}
+
+    def stored(self, rows: list[int]) -> dict[str, np.ndarray]:
+        """Return the values of rows in each array, [k, c, h, w], float32."""
+        return {
+            array: as_float(np.stack([reader.stored(row, reader.chunk(row) or b"") for row in rows]), self._spec, array)
+            for array, reader in self._readers.items()
+        }
+
+    def encoded(self, images: Tensor) -> dict[str, np.ndarray]:
+        """Return the values that encoding these images, [k, 3, h, w], uint8, would store now, alike."""
+        fresh = encode_view(self._runner, self._spec, self._view, images)
+        return {array: self._rounded(array, values.cpu().numpy()) for array, values in fresh.items()}
+
+    def decode(self, latents: np.ndarray) -> Tensor:
         """Return images [k, 3, h, w], uint8, on the host."""
-        stored = np.stack([self.reader.stored(row, self.reader.chunk(row) or b"") for row in rows])
-        return self._decode(stored)
+        return self._runner.at("fp32").decode(torch.from_numpy(latents)).cpu()
 
-    def decode_fresh(self, images: Tensor) -> Tensor:
-        """Return what encoding these images, [k, 3, h, w], uint8, and decoding again gives, on the host."""
-        latents = self.runner.encode(images).cpu().numpy()
-        scale = scale_of(self.spec, self.view)
-        return self._decode(latents.astype(self.spec.dtype) if scale is None else quantise(latents, scale)[0])
-
-    def _decode(self, stored: np.ndarray) -> Tensor:
-        latents = torch.from_numpy(as_float(stored, self.spec, self.view))
-        return self.runner.at("fp32").decode(latents).cpu()
+    def _rounded(self, array: str, values: np.ndarray) -> np.ndarray:
+        scale = scale_of(self._spec, array)
+        stored = values.astype(self._spec.dtype) if scale is None else quantise(values, scale)[0]
+        return as_float(stored, self._spec, array)
 
 
 def _unchanged_images(source: Source, rows: list[int], drawn: SampledRows) -> tuple[list[int], dict[int, Tensor]]:

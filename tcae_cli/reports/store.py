@@ -54,7 +54,8 @@ class InfoReport(Report):
     failures: list[Failure]  # the first few
     duplicates: dict[str, Any]  # num_groups, num_rows; keys: of the first few groups, the first few of each
     statistics: dict[str, dict[str, Any]]  # view -> mean, std, channel_std_min, channel_std_max, num_nearly_dead
-    quantisation: dict[str, dict[str, Any]]  # int8 view -> scale_min, scale_max, relative_rmse, num_clipped
+    posterior: dict[str, float]  # view -> share of its variance that is its posterior's; none without deviations
+    quantisation: dict[str, dict[str, Any]]  # int8 array -> scale_min, scale_max, relative_rmse, num_clipped
     psnr_float32: float | None  # dB, over the calibration sample of int8
     psnr_int8: float | None
 

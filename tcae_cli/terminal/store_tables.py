@@ -109,6 +109,9 @@ def _figures(report: InfoReport) -> list[tuple[str, str]]:
         words = f"{view}: mean {each['mean']:.4g}, std {each['std']:.4g}, of channels {each['channel_std_min']:.3g} to "
         words += f"{each['channel_std_max']:.3g}; {each['num_nearly_dead']} of {each['num_channels']} nearly dead"
         lines.append(("statistics", words))
+    for view, share in report.posterior.items():
+        words = f"{view}: deviations in {view}_std, {share:.2%} of the variance of latents drawn from the posterior"
+        lines.append(("posterior", words))
     for view, each in report.quantisation.items():
         words = f"{view}: scales {each['scale_min']:.3g} to {each['scale_max']:.3g}, relative error "
         lines.append(("int8", f"{words}{each['relative_rmse']:.2%}, {each['num_clipped']:,} values clipped"))
