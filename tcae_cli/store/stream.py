@@ -1,6 +1,5 @@
 """LatentStream provides batches of a store that is larger than memory, from a few shards at a time."""
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from tcae_cli.errors import UsageError
 from tcae_cli.store.bucket_sampler import place_among_ranks
 from tcae_cli.store.dataset import LatentDataset, Normalise
-from tcae_cli.store.layout import shard_file
-from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.samples import SEEDS, Draws
-from tcae_cli.store.shard_reader import ShardReader
+from tcae_cli.store.shard_files import ShardFiles
 from tcae_cli.store.spec import MAIN_VIEW
 from tcae_cli.store.stream_order import StreamOrder
 
@@ -203,7 +200,7 @@ class _Share:
             is_of_it = self._buckets == bucket
             self._indices[is_of_it] = indices.reshape(-1, stream.batch_size)
             self._views[is_of_it] = views.reshape(-1, stream.batch_size)
-        self._files = [[_ShardFiles(array, together) for array in part.arrays] for part in dataset.parts]
+        self._files = [[ShardFiles(array, together) for array in part.arrays] for part in dataset.parts]
 
     def batch(self, number: int) -> dict[str, Any]:
         """Return the batch of this number among those of the worker."""
@@ -220,36 +217,6 @@ class _Share:
         # Each batch has a seed of its own, so that a resumed epoch draws the same noise.
         seed = int(np.random.default_rng([*self._seed, number]).integers(SEEDS)) if part.deviations else None
         return self._dataset.assemble(indices, Draws(views, seed), stored)
-
-
-class _ShardFiles:
-    """Reads rows of a view from whole shard files; keeps the last few files in memory, compressed."""
-
-    def __init__(self, store: LatentStore, most: int) -> None:
-        self._store = store
-        self._most = most
-        self._reader = ShardReader(store.folder, store.spec, store.view)
-        self._open: OrderedDict[int, Any] = OrderedDict()  # by shard number; the last used is at the end
-
-    def row(self, row: int) -> np.ndarray:
-        """Return the values of an ok row, [c, h, w], in the store's dtype. Raises StoreError on damage."""
-        number, slot = divmod(row, self._store.spec.rows_per_shard)
-        try:
-            chunk = self._shard(number).chunk(slot)
-        except FileNotFoundError:
-            chunk = None
-        if chunk is None:
-            raise self._store.lost(row)
-        return self._reader.stored(row, chunk)
-
-    def _shard(self, number: int) -> Any:
-        if number not in self._open:
-            if len(self._open) == self._most:
-                self._open.popitem(last=False)
-            name = shard_file(self._store.spec, self._store.view, number)
-            self._open[number] = self._reader.whole(number, self._store.folder.read(name))
-        self._open.move_to_end(number)
-        return self._open[number]
 
 
 def _one_or_all(values: list[int]) -> int | list[int]:

@@ -18,6 +18,7 @@ from tcae_cli.store.writer import EncodedRows, ShardPlan, StoreWriter
 
 SHAPE = (4, 2, 3)
 BATCH_SIZE = 8
+WITH_POSTERIOR = {"latent": parts.LatentShape(channels=4, downsampling=32, posterior=True)}
 
 
 def spec_of(num_rows: int, **changes) -> parts.StoreSpec:
@@ -43,18 +44,23 @@ def known_latents(num_rows: int, dtype: str = "float16", shape: tuple[int, int, 
     return (values * 20).astype(dtype) if dtype == "int8" else values.astype(dtype)
 
 
+def values_of(spec: parts.StoreSpec, array: str, latents: np.ndarray) -> np.ndarray:
+    """What an array holds: each view the latents, and with a posterior their absolute values as deviations."""
+    return latents if array in spec.views else np.abs(latents)
+
+
 def key_of(row: int) -> str:
     return f"a/{row}.jpg"
 
 
 def encoded_rows(spec: parts.StoreSpec, rows: range, todo: list[int], latents: np.ndarray, failed: set[int]):
     ok = [row for row in todo if row not in failed]
-    moments = Moments.of(as_float(latents[ok], spec, "latents")) if ok else None
+    values = {array: values_of(spec, array, latents) for array in spec.latent_arrays}
     return EncodedRows(
         rows=rows,
         todo=todo,
-        latents=dict.fromkeys(spec.views, latents[todo]),
-        moments=dict.fromkeys(spec.views, moments),
+        latents={array: each[todo] for array, each in values.items()},
+        moments={array: Moments.of(as_float(each[ok], spec, array)) if ok else None for array, each in values.items()},
         original_sizes=np.array([[480, 640 + row] for row in todo], np.int32),
         crops={spec.crop_name(size): np.array([[0, 0, 64, row] for row in todo], np.int32) for size in spec.sizes},
         content_hashes=np.array([row + 2**63 for row in todo], np.uint64),
