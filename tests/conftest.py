@@ -28,6 +28,7 @@ from tcae_cli.features import fetch
 from tcae_cli.images import watchdog
 from tcae_cli.images.image_file import encode_image
 from tcae_cli.jobs import encode as encode_job
+from tcae_cli.jobs import encode_source, update_metadata, verify_source
 from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import ModelSpec
@@ -36,6 +37,8 @@ from tcae_cli.reports.progress import Silent, listening
 from tcae_cli.reports.report import Tolerance
 from tcae_cli.runtime import distributed, silence
 from tcae_cli.runtime.registry import Registry
+from tcae_cli.sources.index_apart import index_source_apart
+from tcae_cli.sources.index_update import index_source
 from tcae_cli.sources.source import Source
 from tcae_cli.store.work import PlannedWork
 
@@ -61,6 +64,22 @@ def a_cache_of_its_own(tmp_path_factory, monkeypatch) -> None:
 def no_weights_are_fetched(monkeypatch) -> None:
     """Only tests that serve pretrained weights fetch them."""
     monkeypatch.setenv("TCAE_OFFLINE", "1")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sources_are_indexed_here() -> Iterator[None]:
+    """Commands in this process list images in it too: a process for each list would take most of many tests' time."""
+    with pytest.MonkeyPatch.context() as patch:
+        for job in (encode_source, update_metadata, verify_source):
+            patch.setattr(job, "index_source_apart", index_source)
+        yield
+
+
+@pytest.fixture
+def sources_are_indexed_apart(monkeypatch) -> None:
+    """Commands list images in a process of its own, as they do for a user."""
+    for job in (encode_source, update_metadata, verify_source):
+        monkeypatch.setattr(job, "index_source_apart", index_source_apart)
 
 
 @pytest.fixture(scope="session")

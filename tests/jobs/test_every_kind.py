@@ -6,9 +6,7 @@ from io import BytesIO
 import pytest
 from PIL import Image
 
-from tcae_cli.jobs import encode_source
 from tcae_cli.reports.progress import Silent
-from tcae_cli.sources.index_update import index_source
 from tcae_cli.store.reader import LatentStore
 
 from ..forms import Sample
@@ -28,10 +26,7 @@ class _Interrupting(Silent):
 
 
 @pytest.mark.parametrize("form", ["csv", "tar.gz", "tar.zst", "zip", "parquet", "arrow", "hub"])
-def test_a_store_is_resumed_tried_again_appended_to_and_verified(
-    form, write_source, encode, png, tmp_path, monkeypatch
-):
-    monkeypatch.setattr(encode_source, "index_source_apart", index_source)  # starting a process takes a while
+def test_a_store_is_resumed_tried_again_appended_to_and_verified(form, write_source, encode, png, tmp_path):
     samples = [Sample("cat", f"{row:02}.png", png(seed=row), f"photo {row}") for row in range(22)]
     broken = [*samples[:3], replace(samples[3], data=bytes(len(samples[3].data))), *samples[4:]]
     store = tmp_path / "store.zarr"
@@ -56,8 +51,7 @@ def test_a_store_is_resumed_tried_again_appended_to_and_verified(
     assert verify(store, source=source).problems == []
 
 
-def test_every_kind_of_source_encodes_into_the_same_buckets(write_source, encode, tmp_path, monkeypatch):
-    monkeypatch.setattr(encode_source, "index_source_apart", index_source)
+def test_every_kind_of_source_encodes_into_the_same_buckets(write_source, encode, tmp_path):
     forms = ["folder", "csv", "tar", "tar.gz", "zip", "parquet", "arrow"]
     sizes = [(150, 90), (90, 150), (100, 100), (170, 90), (100, 160), (110, 100)]
     samples = [Sample("cat", f"{row:02}.png", noise(*size)) for row, size in enumerate(sizes)]

@@ -13,14 +13,12 @@ import pytest
 import s3fs
 
 from tcae_cli.errors import StoreError
-from tcae_cli.jobs import update_metadata as update_job
 from tcae_cli.jobs.update_metadata import update_store
 from tcae_cli.jobs.verify import verify_store
 from tcae_cli.reports.encode import EncodeRequest, UpdateReport
 from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.store import VerifyRequest
 from tcae_cli.runtime.remote_folder import RemoteFolder
-from tcae_cli.sources.index_update import index_source
 from tcae_cli.store.lease import Place, join_store
 from tcae_cli.store.reader import LatentStore
 
@@ -173,7 +171,6 @@ def die_after(monkeypatch) -> Iterator:
 
 def test_an_update_that_is_cut_short_anywhere_changes_all_or_nothing(described, die_after, monkeypatch):
     source, there = described
-    monkeypatch.setattr(update_job, "index_source_apart", index_source)  # here, which starts sooner
     rows = range(24)
     old = LatentStore(there).captions(rows)
     correct(source)

@@ -14,7 +14,6 @@ from timm.models import save_for_hf
 from tcae_cli import LatentDataset, LatentStore
 from tcae_cli.autoencoders.by_name import load_autoencoder, read_card
 from tcae_cli.errors import CheckpointError, NotFoundError, StoreError, UsageError
-from tcae_cli.jobs import encode_source
 from tcae_cli.jobs.decode import decode_store, read_originals
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.jobs.export import export_store
@@ -28,7 +27,6 @@ from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.export import ExportRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.store import InfoRequest, VerifyRequest
-from tcae_cli.sources.index_update import index_source
 
 from ..store_contents import attributes_of
 
@@ -55,10 +53,8 @@ def store(saved, photos, encode, tmp_path_factory) -> Path:
     """A store of the features of 24 photographs at 28 px, half the size that the model was saved for."""
     path = tmp_path_factory.mktemp("features") / "store.zarr"
     options = {"model": f"timm:{saved}", "sizes": (28,), "dtype": "float32"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode_source, "index_source_apart", index_source)  # in this process, which saves a second
-        assert encode(photos, path, num_parts=2, **options).num_encoded_now == 16
-        assert encode(photos, path, **options).num_encoded_now == 8
+    assert encode(photos, path, num_parts=2, **options).num_encoded_now == 16
+    assert encode(photos, path, **options).num_encoded_now == 8
     return path
 
 

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,11 @@ from pathlib import Path
 import pytest
 
 from tcae_cli.errors import NotFoundError, SourceError
+from tcae_cli.jobs.update_metadata import update_store
+from tcae_cli.jobs.verify import verify_store
+from tcae_cli.reports.encode import EncodeRequest
+from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.store import VerifyRequest
 from tcae_cli.sources.index_apart import index_source_apart
 from tcae_cli.sources.index_update import PreviousIndex, index_source
 from tcae_cli.sources.merged_rows import SourceChanges
@@ -34,6 +40,18 @@ def test_a_process_of_its_own_makes_the_same_index(make_folder, png, tmp_path):
     changes = index_source_apart(str(folder), tmp_path / "more", PreviousIndex(tmp_path / "apart", append=True))
     assert changes == SourceChanges(num_new=1, new=["0.png"])
     assert keys(Source(tmp_path / "more")) == ["a.png", "x/b.png", "0.png"]
+
+
+@pytest.mark.usefixtures("sources_are_indexed_apart")
+def test_a_store_is_made_checked_and_described_anew_from_indexes_of_such_processes(photos, tmp_path, encode):
+    source, store = shutil.copytree(photos, tmp_path / "photos"), str(tmp_path / "store.zarr")
+    assert encode(source, store).num_ok == 24
+    (source / "animal" / "0.txt").write_text("the first")
+    verification = VerifyRequest(store=store, source=str(source), num_rows=0)
+    (outdated,) = verify_store(verification, Silent()).problems
+    assert "animal/0.jpg" in outdated
+    update_store(EncodeRequest(source=str(source), store=store, update_metadata=True), Silent())
+    assert verify_store(verification, Silent()).problems == []
 
 
 def test_an_object_store_is_indexed_by_a_process_of_its_own(put, png, tmp_path):

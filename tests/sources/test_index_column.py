@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 
 import numpy as np
 import pytest
@@ -14,8 +15,9 @@ from tcae_cli.sources.source import Source, open_source
 
 @pytest.fixture
 def index(photos, tmp_path):
-    (photos / "animal" / "0.txt").write_text("a cat")
-    return open_source(str(photos), tmp_path / "index").index_dir
+    folder = shutil.copytree(photos, tmp_path / "photos")
+    (folder / "animal" / "0.txt").write_text("a cat")
+    return open_source(str(folder), tmp_path / "index").index_dir
 
 
 def everything_in(source: Source) -> list:

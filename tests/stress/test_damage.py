@@ -48,16 +48,6 @@ FIELDS = ("latents", "label", "class_name", "caption", "key")
 LOCAL_FORMS = [form for form in FORMS if form != "hub"]
 
 
-@pytest.fixture(autouse=True)
-def index_here(monkeypatch) -> None:
-    """Index sources in this process, which starts sooner."""
-    from tcae_cli.jobs import encode_source, verify_source
-    from tcae_cli.sources.index_update import index_source
-
-    for module in (encode_source, verify_source):
-        monkeypatch.setattr(module, "index_source_apart", index_source)
-
-
 @pytest.fixture(scope="module", params=STORES)
 def made(request, captioned, encode, tmp_path_factory) -> tuple[str, Path]:
     """A store of two shards, of one kind after another, from some photographs with captions; one is broken."""
