@@ -20,7 +20,7 @@ from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device
 from tcae_cli.runtime.folder import Folder, open_folder
 from tcae_cli.sources.source import Source, open_index
-from tcae_cli.store.buckets import existing_stores, finish, make_buckets, refuse_a_bucket, stores_of
+from tcae_cli.store.buckets import existing_stores, finish, make_buckets, refuse_a_bucket, restore_buckets, stores_of
 from tcae_cli.store.claims import clear_claims
 from tcae_cli.store.commit import (
     append_rows,
@@ -96,6 +96,7 @@ def encode_dataset(request: EncodeRequest, progress: Progress) -> EncodeReport:
 
 def _clear_up(request: EncodeRequest, store: StoreHandle, lease: Lease) -> None:
     """Remove what killed processes left in a store or in its buckets, and the claims of earlier launches."""
+    restore_buckets(store)
     stores = list(existing_stores(store).values())
     shards = of_part([each.spec for each in stores], request.part, request.num_parts)
     for each, of_store in zip(stores, shards, strict=True):

@@ -151,7 +151,9 @@ def _check_stores(verification: Verification) -> dict[str, "_CheckedStore"]:
     found = existing_stores(store)
     for name in store.spec.buckets.names:
         if name not in found:
-            verification.add_problem(f"{bucket_folder(name)} is missing; repeat tcae encode-dataset")
+            verification.add_problem(
+                f"{bucket_folder(name)} is missing, or its zarr.json is damaged; repeat tcae encode-dataset"
+            )
         elif store.is_complete and not found[name].is_complete:
             verification.add_problem(
                 f"{bucket_folder(name)} is not complete, though the store is; repeat tcae encode-dataset"

@@ -5,6 +5,7 @@ The root is reopened before its buckets and completed after them: under a comple
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from hashlib import blake2b
 
 from tcae_cli.errors import StoreError, UsageError
@@ -12,6 +13,7 @@ from tcae_cli.runtime.folder import Folder, open_folder
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.store.commit import (
     append_rows,
+    can_read_tables,
     complete,
     finalise,
     forget_finish,
@@ -49,11 +51,14 @@ def stores_of(store: StoreHandle) -> dict[str, StoreHandle]:
 
 
 def existing_stores(store: StoreHandle) -> dict[str, StoreHandle]:
-    """Return the same, without the buckets that are missing: those of a creation that was killed, for one."""
+    """Return the same, without buckets that cannot be opened: those of a creation that was killed, for one."""
     if store.spec.buckets is None:
         return {"": store}
-    found = {name: find_store(_folder(store, name)) for name in store.spec.buckets.names}
-    return {name: bucket for name, bucket in found.items() if bucket}
+    found = {}
+    for name in store.spec.buckets.names:
+        with suppress(StoreError):
+            found[name] = StoreHandle(_folder(store, name))
+    return found
 
 
 def refuse_a_bucket(folder: Folder) -> None:
@@ -83,11 +88,31 @@ def make_buckets(root: StoreHandle, counts: Mapping[str, int]) -> None:
     complete_update(root)
     for name, count in counts.items():
         _make_bucket(root, name, bucket_identity(root.spec, name, count))
+    totals = _totals(root) if root.is_complete else None
+    if totals and not can_read_tables(root, statistics_files(root.spec, totals)):
+        reopen(root)
+
+
+def restore_buckets(root: StoreHandle) -> None:
+    """Give the buckets of a store whose zarr.json is gone or damaged the copy that the root has, where it has one."""
+    for name in root.spec.buckets.names if root.spec.buckets else ():
+        folder, copy = _folder(root, name), root.consolidated.get(bucket_folder(name))
+        try:
+            StoreHandle(folder)
+        except StoreError:
+            if copy and folder.sizes():
+                attributes = copy["attributes"] | {"complete": False, "statistics": None}
+                folder.write({ROOT: group_file(attributes, sealed_names(copy))})
 
 
 def _make_bucket(root: StoreHandle, name: str, identity: SourceIdentity) -> None:
     folder, spec = _folder(root, name), bucket_spec(root.spec, name, identity)
-    bucket = find_store(folder)
+    try:
+        bucket = find_store(folder)
+    except StoreError as error:
+        raise StoreError(
+            f"{folder.uri}/{ROOT} is missing or damaged; remove {folder.uri} and repeat, which encodes its images again"
+        ) from error
     if bucket is None:
         reopen(root)
         folder.make()
@@ -111,17 +136,27 @@ def finish(store: StoreHandle) -> bool:
     if store.spec.buckets is None:
         return finalise(store)
     store.refresh()
-    generation, totals = store.generation, Totals()
+    generation = store.generation
+    for bucket in stores_of(store).values():
+        finalise(bucket)
+    totals = _totals(store)
+    if totals is None:
+        return False
     below: dict[str, bytes] = {f"{BUCKETS}/{ROOT}": group_file({}, ())}
     for name, bucket in stores_of(store).items():
-        finalise(bucket)
-        bucket.refresh()
-        of_bucket = totals_of(bucket) if bucket.is_complete else None
-        if of_bucket is None:
-            return False
-        totals.merge(of_bucket)
         below |= {f"{bucket_folder(name)}/{file}": data for file, data in _nodes_and_root(bucket).items()}
     return complete(store, generation, totals, statistics_files(store.spec, totals), below)
+
+
+def _totals(root: StoreHandle) -> Totals | None:
+    """Return the sums over the records of all buckets; None unless they are complete."""
+    totals = Totals()
+    for bucket in stores_of(root).values():
+        of_bucket = totals_of(bucket) if bucket.is_complete else None
+        if of_bucket is None:
+            return None
+        totals.merge(of_bucket)
+    return totals
 
 
 def update_metadata(

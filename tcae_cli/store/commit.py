@@ -99,12 +99,13 @@ def reopen_unless_whole(store: StoreHandle) -> None:
 def is_whole(store: StoreHandle) -> bool:
     """Return whether a store is complete, has the files of all shards, and its tables can be read."""
     totals = totals_of(store) if store.is_complete else None
-    return totals is not None and _has_tables(store, totals)
+    if totals is None:
+        return False
+    return can_read_tables(store, statistics_files(store.spec, totals) | _failures_files(store.spec, totals))
 
 
-def _has_tables(store: StoreHandle, totals: Totals) -> bool:
-    """Return whether the statistics and the failures of a complete store can be read; they may hold other values."""
-    files = statistics_files(store.spec, totals) | _failures_files(store.spec, totals)
+def can_read_tables(store: StoreHandle, files: Iterable[str]) -> bool:
+    """Return whether the tables that consist of these files can be read; they may hold other values."""
     nodes = [name for name in files if name.endswith("/zarr.json")]
     try:
         for node, data in zip(nodes, store.folder.read_many(nodes), strict=True):

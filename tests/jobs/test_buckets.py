@@ -1,13 +1,10 @@
 """tcae encode-dataset --buckets: each image in a shape near its own, and every promise of a store kept."""
 
 import json
-import random
+import os
 import re
 import shutil
-import subprocess
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -260,7 +257,10 @@ def test_verify_checks_every_bucket_and_draws_all_shapes_on_one_sheet(
 @pytest.mark.parametrize(
     ("harm", "sentence"),
     [
-        (lambda store: shutil.rmtree(store / "buckets/128x128"), "problem: buckets/128x128 is missing; repeat tcae"),
+        (
+            lambda store: shutil.rmtree(store / "buckets/128x128"),
+            "problem: buckets/128x128 is missing, or its zarr.json is damaged; repeat tcae",
+        ),
         (lambda store: flip_a_bit(store / "buckets/96x160/latents/c.0.0.0.0"), "problem: buckets/96x160: latents"),
         (
             lambda store: (store / "buckets/96x160/status/c.0").unlink(),
@@ -282,6 +282,40 @@ def test_verify_names_the_bucket_of_a_problem(whole, tcae, harm, sentence):
     harm(whole)
     code, printed, _ = tcae("verify", whole, "--rows", "0")
     assert code == 1 and sentence in printed.replace("\n", " "), printed
+
+
+LOST = [
+    "buckets/128x128",
+    "buckets/96x160/zarr.json",
+    "buckets/zarr.json",
+    "statistics/latents",
+    "buckets/96x160/failures",
+    "buckets/96x160/.tcae/commits",
+]
+
+
+@pytest.mark.parametrize("lost", LOST)
+def test_what_is_lost_is_reported_and_written_again_by_repeating(whole, shaped_photos, encode, tcae, tmp_path, lost):
+    store = shutil.copytree(whole, tmp_path / "store.zarr")
+    remove = shutil.rmtree if (store / lost).is_dir() else os.remove
+    remove(store / lost)
+    code, printed, _ = tcae("verify", store, "--rows", "0")
+    assert code == 1 and lost.split("/")[1] in printed and "repeat tcae encode-dataset" in printed.replace("\n", " ")
+    encode(shaped_photos, store, **SETTING)
+    assert_same_store(store, whole)
+    assert tcae("verify", store, "--rows", "0")[0] == 0
+
+
+def test_a_bucket_whose_root_is_lost_while_the_store_is_not_complete_says_what_to_do(whole, shaped_photos, encode):
+    change_metadata(whole / "zarr.json", lambda root: root.pop("consolidated_metadata"))
+    (whole / "buckets/96x160/zarr.json").write_bytes(b"{")
+    words = refused(encode, shaped_photos, whole, **SETTING)
+    bucket = whole / "buckets/96x160"
+    assert (
+        words == f"{bucket}/zarr.json is missing or damaged; remove {bucket} and repeat, which encodes its images again"
+    )
+    shutil.rmtree(bucket)
+    assert encode(shaped_photos, whole, **SETTING).num_encoded_now == 16
 
 
 def flip_a_bit(path: Path) -> None:
@@ -366,39 +400,6 @@ def test_what_cannot_be_is_refused_in_a_sentence(shaped_photos, encode, tmp_path
     with pytest.raises(UsageError, match=sentence):
         encode(shaped_photos, tmp_path / "store.zarr", **SETTING | options)
     assert not (tmp_path / "store.zarr").exists()
-
-
-@pytest.mark.parametrize("num_ranks", [1, 3])
-def test_a_run_killed_again_and_again_equals_one_that_was_not(
-    shaped_photos, whole, start_tcae: Callable[..., subprocess.Popen], tmp_path, num_ranks
-):
-    draw, store = random.Random(num_ranks), tmp_path / "killed.zarr"
-
-    def launch(name: str) -> list[subprocess.Popen]:
-        environment = {"WORLD_SIZE": str(num_ranks), "TORCHELASTIC_RUN_ID": name}
-        ranks = [environment | {"RANK": rank, "LOCAL_RANK": rank} for rank in map(str, range(num_ranks))]
-        return [start_tcae(shaped_photos, store, *OPTIONS, environment=rank) for rank in ranks]
-
-    for attempt in range(2):
-        ranks = launch(f"killed-{attempt}")
-        wait_for_records(store, attempt + 1)
-        time.sleep(draw.uniform(0, 0.1))
-        for rank in ranks:
-            rank.kill()
-        for rank in ranks:
-            rank.communicate()
-    for rank in launch("last"):
-        _, stderr = rank.communicate(timeout=240)
-        assert rank.returncode == 0, stderr
-    assert_same_store(store, whole)
-
-
-def wait_for_records(store: Path, count: int) -> None:
-    """Wait until so many shards of any bucket are committed, or the store is complete."""
-    ends_at = time.monotonic() + 120
-    while len(list(store.glob("buckets/*/.tcae/commits/*.json"))) < count:
-        assert time.monotonic() < ends_at
-        time.sleep(0.01)
 
 
 def test_100_000_images_are_dealt_out_evenly_over_15_buckets_and_8_ranks(whole):
