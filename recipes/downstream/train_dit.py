@@ -9,9 +9,11 @@ With --resume and no more steps, the same command only samples the images that O
 
 The random draws of a step or a sample depend on the seed and its number alone, not on resuming or the number of ranks.
 
+In a store of buckets each batch is of one bucket, and the samples have the shapes of the store in proportion.
+
 Sources: DiT (arXiv:2212.09748) for the network; rectified flow (arXiv:2209.03003) and SiT (arXiv:2401.08740) for path
-and target; SD3 (arXiv:2403.03206) for the distribution of times; EDM (arXiv:2206.00364) for the sampler;
-classifier-free guidance (arXiv:2207.12598).
+and target; SD3 (arXiv:2403.03206) for the distribution of times, and for positions cropped from those of the largest
+grid; EDM (arXiv:2206.00364) for the sampler; classifier-free guidance (arXiv:2207.12598).
 
 Axes: b batch, c channels, h w positions, n tokens, d width.
 """
@@ -21,7 +23,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from itertools import count, islice, pairwise
+from itertools import chain, count, islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ from tcae_cli.runtime.device import autocast, choose_device, default_precision, 
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.process_group import add_over_ranks, mean_over_ranks, process_group
 from tcae_cli.runtime.processes import is_in_a_group, leave
+from tcae_cli.store.bucket_sampler import BucketBatchSampler
 from tcae_cli.store.dataset import LatentDataset
 from tcae_cli.tracking.log import METRICS_FILE, TENSORBOARD_FOLDER, MetricsLog
 from tcae_cli.training.ema import averaged_copy, update_average, warmed_up
@@ -107,7 +110,7 @@ def main(store: str, out: Path, model: str | None, device: str | None, resume: b
         chosen = choose_device(device)
         with process_group(chosen):
             dataset = LatentDataset(store, normalise="channel")
-            model = model or dataset.store.spec.encoder.name
+            model = model or dataset.parts[0].store.spec.encoder.name
             train(dataset, model, out, Settings(**settings), chosen, resume=resume)
     except TcaeError as error:
         if is_in_a_group():
@@ -128,7 +131,7 @@ def train(
 
     # The network, its average and its optimiser, new or restored, in the kind of state that `tcae train` keeps too.
     torch.manual_seed(settings.seed)
-    model = DiT(settings, dataset.sample_shape, dataset.num_classes).to(device)
+    model = DiT(settings, largest_shape(dataset), dataset.num_classes).to(device)
     optimizer = torch.optim.AdamW(model.parameters(), settings.lr, weight_decay=0.0)
     state = RunState(model, model, averaged_copy(model), [optimizer])
     identity = {name: value for name, value in asdict(settings).items() if name not in FREE} | identity_of(dataset)
@@ -181,7 +184,7 @@ def train(
     # Images for gFID, distributed over the ranks.
     paths = {number: out / "samples" / f"{number:06d}.png" for number in range(rank, settings.num_samples, world_size)}
     missing = [number for number, path in paths.items() if not path.exists()]
-    for number, image in zip(missing, samples.images(missing, settings.num_samples), strict=True):
+    for number, image in samples.images(missing, settings.num_samples):
         write_atomic(paths[number], encode_image(image, "png"))
     if log is not None:
         log.close()
@@ -189,7 +192,7 @@ def train(
 
 def check(settings: Settings, dataset: LatentDataset) -> None:
     """Raise a TcaeError if the settings do not fit each other, the ranks or the store."""
-    side, world_size = math.gcd(*dataset.sample_shape[1:]), distributed.world_size()
+    world_size = distributed.world_size()
     for name, limit in {"lr": math.inf, "guidance": math.inf, "class_dropout": 1, "ema": 1}.items():
         if not 0 <= (value := getattr(settings, name)) < limit:  # false for NaN too
             raise UsageError(f"--{name.replace('_', '-')} is {value}; give a number from 0 to below {limit}")
@@ -197,14 +200,17 @@ def check(settings: Settings, dataset: LatentDataset) -> None:
         raise UsageError(f"--guidance {settings.guidance:g} needs training with --class-dropout above 0; omit it")
     if settings.width % settings.heads:
         raise UsageError(f"--width {settings.width} is not a multiple of --heads {settings.heads}; change one of them")
-    if side % settings.patch_size:
-        raise UsageError(f"--patch-size {settings.patch_size} does not divide {side} latent positions; use 1")
+    for side in (side for part in dataset.parts for side in part.shape[1:]):
+        if side % settings.patch_size:
+            raise UsageError(f"--patch-size {settings.patch_size} does not divide {side} latent positions; use 1")
     if settings.batch_size % world_size:
         raise UsageError(f"--batch-size {settings.batch_size} cannot be shared among {world_size} ranks; change it")
-    if len(dataset) < max(2, settings.batch_size):
+    most = max(len(bucket.samples) for bucket in dataset.buckets)
+    if most < max(2, settings.batch_size):
+        latents = f"at most {most} latents of one shape" if len(dataset.parts) > 1 else f"{most} latents"
         raise SourceError(
-            f"{dataset.store.folder.uri} has {len(dataset)} latents, fewer than --batch-size {settings.batch_size}; "
-            f"encode more images, or lower --batch-size"
+            f"{dataset.uri} has {latents}, fewer than --batch-size {settings.batch_size}; encode more images, or lower "
+            f"--batch-size"
         )
 
 
@@ -221,16 +227,25 @@ def check_folder(out: Path, resume: bool) -> None:
 
 def identity_of(dataset: LatentDataset) -> dict[str, object]:
     """Return the properties of the data that must not change within a run; an equivalent store may replace another."""
-    spec = dataset.store.spec
-    return {
-        "source": spec.source.fingerprint,
-        "encoder": spec.encoder.hash,
-        "view": dataset.store.view,
-        "dtype": spec.dtype,
-        "sample_shape": list(dataset.sample_shape),
+    store = dataset.parts[0].store
+    identity: dict[str, object] = {
+        "source": store.spec.source.fingerprint,  # that of a bucket changes with the source of its store
+        "encoder": store.spec.encoder.hash,
+        "view": store.view,
+        "dtype": store.spec.dtype,
+        "sample_shape": list(largest_shape(dataset)),
         "num_latents": len(dataset),
         "class_names": {str(label): name for label, name in enumerate(dataset.class_names)},
     }
+    if len(dataset.parts) > 1:
+        identity["buckets"] = {f"{each.height}x{each.width}": len(each.samples) for each in dataset.buckets}
+    return identity
+
+
+def largest_shape(dataset: LatentDataset) -> tuple[int, int, int]:
+    """Return the channels, and the largest height and width, of the latents of a dataset, which may differ in shape."""
+    channels, heights, widths = zip(*(part.shape for part in dataset.parts), strict=True)
+    return channels[0], max(heights), max(widths)
 
 
 def begin_samples(folder: Path, settings: Settings, step: int, decoder_name: str) -> None:
@@ -247,7 +262,7 @@ def begin_samples(folder: Path, settings: Settings, step: int, decoder_name: str
 
 def load_decoder(dataset: LatentDataset, name: str, device: torch.device) -> Runner:
     """Return the model that made the latents, or one with the same encoder. Raises StoreError for another encoder."""
-    dataset.store.refuse_other_encoder(read_card(name).encoder_hash, name, "pass --model with the first")
+    dataset.parts[0].store.refuse_other_encoder(read_card(name).encoder_hash, name, "pass --model with the first")
     return load_runner(name, device, default_precision(device))
 
 
@@ -261,11 +276,27 @@ def tell(log: MetricsLog | None, step: int, figures: dict[str, float]) -> None:
 def batch_indices(dataset: LatentDataset, settings: Settings, done: int) -> Iterator[list[int]]:
     """Yield this rank's share of each batch after the first `done`, without end; each epoch has its own order."""
     rank, world_size = distributed.rank(), distributed.world_size()
+    if len(dataset.parts) > 1:
+        yield from (batch[rank::world_size] for batch in batches_of_buckets(dataset, settings, done))
+        return
     sampler = DistributedSampler(dataset, world_size, rank, seed=settings.seed, drop_last=True)
     batches = BatchSampler(sampler, settings.batch_size // world_size, drop_last=True)
     for epoch in count(done // len(batches)):
         sampler.set_epoch(epoch)
         yield from islice(batches, max(0, done - epoch * len(batches)), None)
+
+
+def batches_of_buckets(dataset: LatentDataset, settings: Settings, done: int) -> Iterator[list[int]]:
+    """Yield each batch after the first `done`, without end, for all ranks together; each is of one bucket."""
+    sampler = BucketBatchSampler(dataset, settings.batch_size, settings.seed, rank=0, world_size=1)
+    if distributed.rank() == 0 and sampler.num_dropped:
+        click.echo(f"each epoch leaves out {sampler.num_dropped} of {len(dataset)} latents, which fill no batch")
+    epoch, num_given = divmod(done, len(sampler))
+    sampler.set_epoch(epoch)
+    sampler.load_state_dict(sampler.state_dict(num_given))
+    for each in count(epoch):
+        sampler.set_epoch(each)
+        yield from sampler
 
 
 def draw(settings: Settings, step: int, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -292,10 +323,10 @@ def flow_matching_loss(model: nn.Module, latents: Tensor, labels: Tensor, noise:
 class DiT(nn.Module):
     """A transformer that predicts the velocity of noisy latents; time and class modulate each block."""
 
-    def __init__(self, settings: Settings, sample_shape: tuple[int, int, int], num_classes: int) -> None:
+    def __init__(self, settings: Settings, largest_shape: tuple[int, int, int], num_classes: int) -> None:
         super().__init__()
         width, self.patch_size, self.num_classes = settings.width, settings.patch_size, num_classes
-        channels, *sides = sample_shape
+        channels, *sides = largest_shape
         self.grid = [side // self.patch_size for side in sides]
         self.embed = nn.Linear(channels * self.patch_size**2, width)
         self.positions = nn.Parameter(0.02 * torch.randn(math.prod(self.grid), width))
@@ -316,7 +347,8 @@ class DiT(nn.Module):
 
         times: [b], from 0, data, to 1, noise. labels: [b], -1 for no class.
         """
-        tokens = self.embed(F.pixel_unshuffle(noisy, self.patch_size).flatten(2).mT) + self.positions
+        grid = [side // self.patch_size for side in noisy.shape[2:]]
+        tokens = self.embed(F.pixel_unshuffle(noisy, self.patch_size).flatten(2).mT) + self.middle_positions(grid)
         classes = self.classes(labels.where(labels >= 0, self.num_classes))
         # Sine and cosine of 128 frequencies, from 1000 down to about 0.1.
         frequencies = 1000 * torch.exp(-math.log(10_000) / 128 * torch.arange(128, device=times.device))
@@ -327,7 +359,13 @@ class DiT(nn.Module):
             tokens = block(tokens, condition)
         shift, scale = self.modulation(condition).chunk(2, dim=-1)
         values = self.out(self.norm(tokens) * (1 + scale) + shift)
-        return F.pixel_shuffle(values.mT.unflatten(2, self.grid), self.patch_size)
+        return F.pixel_shuffle(values.mT.unflatten(2, grid), self.patch_size)
+
+    def middle_positions(self, grid: Sequence[int]) -> Tensor:
+        """Return the learned positions of a grid, [n, d]: those in the middle of the largest grid."""
+        top, left = ((largest - side) // 2 for largest, side in zip(self.grid, grid, strict=True))
+        positions = self.positions.unflatten(0, self.grid)
+        return positions[top : top + grid[0], left : left + grid[1]].flatten(0, 1)
 
 
 class Block(nn.Module):
@@ -357,17 +395,31 @@ class Samples:
     settings: Settings
     device: torch.device
 
-    def latents(self, numbers: Sequence[int], total: int) -> Iterator[Tensor]:
-        """Yield batches [b, c, h, w], normalised; `total` samples have the store's labels in proportion, ascending."""
-        labels = np.sort(self.dataset.store.labels()[self.dataset.store.ok_rows])
+    def groups(self, numbers: Sequence[int], total: int) -> Iterator[tuple[tuple[int, int, int], list[int], Tensor]]:
+        """Yield the shape, the numbers and the labels of the samples of each batch, one bucket after another.
+
+        `total` samples have the labels and shapes of the store in proportion, by label and then by shape.
+        """
+        labels = self.dataset.labels
+        in_order = labels.argsort(stable=True)
+        rows = {number: int(in_order[number * len(labels) // total]) for number in numbers}
         share = self.settings.batch_size // distributed.world_size()
-        for start in range(0, len(numbers), share):
-            batch = numbers[start : start + share]
-            # NumPy's generator, not torch's, so that no sample starts from noise that a step was trained with.
-            generators = [np.random.default_rng((self.settings.seed, number)) for number in batch]
-            drawn = np.stack([each.standard_normal(self.dataset.sample_shape, np.float32) for each in generators])
-            chosen = torch.from_numpy(labels[[number * len(labels) // total for number in batch]])
-            yield self.denoise(torch.from_numpy(drawn).to(self.device), chosen.to(self.device))
+        for part, bucket in zip(self.dataset.parts, self.dataset.buckets, strict=True):
+            of_shape = [number for number in numbers if rows[number] in bucket.samples]
+            for start in range(0, len(of_shape), share):
+                batch = of_shape[start : start + share]
+                yield part.shape, batch, labels[[rows[number] for number in batch]]
+
+    def draw(self, shape: tuple[int, int, int], numbers: Sequence[int], labels: Tensor) -> Tensor:
+        """Return the latents of samples of one shape, [b, c, h, w], normalised."""
+        # NumPy's generator, not torch's, so that no sample starts from noise that a step was trained with.
+        generators = [np.random.default_rng((self.settings.seed, number)) for number in numbers]
+        drawn = np.stack([each.standard_normal(shape, np.float32) for each in generators])
+        return self.denoise(torch.from_numpy(drawn).to(self.device), labels.to(self.device))
+
+    def latents(self, numbers: Sequence[int], total: int) -> Iterator[Tensor]:
+        """Yield the latents of the samples of each batch, [b, c, h, w], normalised."""
+        return (self.draw(*group) for group in self.groups(numbers, total))
 
     def denoise(self, latents: Tensor, labels: Tensor) -> Tensor:
         """Integrate from noise to data by Heun's method in equal steps, the last by Euler's (EDM, algorithm 1)."""
@@ -389,16 +441,18 @@ class Samples:
             without = self.model(latents, times, torch.full_like(labels, -1)).float()
         return without + self.settings.guidance * (velocity - without)
 
-    def images(self, numbers: Sequence[int], total: int) -> Iterator[np.ndarray]:
-        """Yield images [h, w, 3], uint8."""
-        for latents in self.latents(numbers, total):
-            for few in self.dataset.denormalise(latents).split(DECODED_TOGETHER):
-                yield from self.decoder.decode(few).permute(0, 2, 3, 1).cpu().numpy()
+    def images(self, numbers: Sequence[int], total: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield the number and the image, [h, w, 3], uint8, of each sample, those of one shape after another."""
+        for shape, batch, labels in self.groups(numbers, total):
+            latents = self.dataset.denormalise(self.draw(shape, batch, labels))
+            parts = latents.split(DECODED_TOGETHER)
+            decoded = (self.decoder.decode(few).permute(0, 2, 3, 1).cpu().numpy() for few in parts)
+            yield from zip(batch, chain.from_iterable(decoded), strict=True)
 
     def draw_grid(self, path: Path) -> None:
         """Write a picture of samples in the order of their classes."""
-        images = list(self.images(range(IN_A_GRID), IN_A_GRID))
-        rows = [images[start : start + COLUMNS] for start in range(0, IN_A_GRID, COLUMNS)]
+        images = dict(self.images(range(IN_A_GRID), IN_A_GRID))
+        rows = [[images[start + column] for column in range(COLUMNS)] for start in range(0, IN_A_GRID, COLUMNS)]
         make_folder(path.parent)
         write_atomic(path, encode_image(draw_grid(rows), "png"))
 
@@ -411,8 +465,9 @@ class Samples:
         total = min(MEASURED, len(self.dataset))
         numbers = range(distributed.rank(), total, distributed.world_size())
         rows = [number * len(self.dataset) // total for number in numbers]
-        drawn, stored = self.pooled(self.latents(numbers, total)), self.pooled([self.dataset[rows]["latents"]])
-        return frechet_distance(drawn, stored)
+        of_shapes = [[row for row in rows if row in bucket.samples] for bucket in self.dataset.buckets]
+        stored = self.pooled(self.dataset[of_shape]["latents"] for of_shape in of_shapes)
+        return frechet_distance(self.pooled(self.latents(numbers, total)), stored)
 
     def pooled(self, batches: Iterable[Tensor]) -> Gaussian:
         """Return the Gaussian of the features of every rank's latents, [b, c, h, w] each."""

@@ -34,9 +34,15 @@ def train_dit():
 
 @pytest.fixture(scope="module")
 def make_store(small_checkpoint):
-    def make_store(path, photos, dtype="float16"):
+    def make_store(path, photos, dtype="float16", **options):
         request = EncodeRequest(
-            source=str(photos), store=str(path), model=str(small_checkpoint), device="cpu", num_workers=0, dtype=dtype
+            source=str(photos),
+            store=str(path),
+            model=str(small_checkpoint),
+            device="cpu",
+            num_workers=0,
+            dtype=dtype,
+            **options,
         )
         encode_dataset(request, Silent())
         return path
@@ -48,6 +54,13 @@ def make_store(small_checkpoint):
 def store(photos, make_store, tmp_path_factory) -> Path:
     """Latents of 24 photographs of three classes, [8, 2, 2]."""
     return make_store(tmp_path_factory.mktemp("store") / "latents.zarr", photos)
+
+
+@pytest.fixture(scope="module")
+def buckets(shaped_photos, make_store, tmp_path_factory) -> Path:
+    """Latents of 48 photographs of three classes, 16 of each shape: [8, 3, 5], [8, 4, 4] and [8, 5, 3]."""
+    path = tmp_path_factory.mktemp("buckets") / "latents.zarr"
+    return make_store(path, shaped_photos, sizes=(128,), buckets=True, bucket_step=32)
 
 
 @pytest.fixture(scope="module")
@@ -281,3 +294,69 @@ def test_out_has_to_be_a_folder_of_its_own(run, store, finished, tmp_path):
     for out, sentence in sentences.items():
         done = run(store, out)
         assert done.exit_code == 1 and sentence in done.output
+
+
+def test_a_store_of_buckets_is_trained_on_and_samples_have_its_shapes(run, buckets, tmp_path):
+    options = ["--steps", "30", "--save-every", "15", "--num-samples", "9"]
+    whole = run(buckets, tmp_path / "whole", *options)
+    begun = run(buckets, tmp_path / "run", "--steps", "15")
+    resumed = run(buckets, tmp_path / "run", *options, "--resume")
+
+    assert whole.exit_code == begun.exit_code == resumed.exit_code == 0, resumed.output
+    assert losses(tmp_path / "whole")[30] < losses(tmp_path / "whole")[10]
+    assert distances(tmp_path / "whole")[30] < distances(tmp_path / "whole")[0]
+    shapes = set()
+    for path in sorted((tmp_path / "whole" / "samples").glob("*.png")):
+        assert (tmp_path / "run" / "samples" / path.name).read_bytes() == path.read_bytes()
+        with Image.open(path) as sample:
+            shapes.add(sample.size)
+    assert shapes == {(160, 96), (128, 128), (96, 160)}
+    with Image.open(tmp_path / "run" / "grids" / "step-0000030.png") as grid:
+        assert grid.width == 8 * 164 + 4  # a row is as high as its highest image
+
+
+def test_ranks_share_each_batch_of_a_bucket_and_an_epoch_continues_in_its_middle(
+    train_dit, buckets, monkeypatch, capsys
+):
+    dataset, settings = LatentDataset(buckets), train_dit.Settings(batch_size=6)
+    shares = []
+    monkeypatch.setattr(train_dit.distributed, "world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr(train_dit.distributed, "rank", lambda rank=rank: rank)
+        shares.append([next(train_dit.batch_indices(dataset, settings, done)) for done in range(12)])
+
+    batches = [sorted(one + other) for one, other in zip(*shares, strict=True)]
+    assert {len(share) for share in chain(*shares)} == {3}
+    assert all(any(set(batch) <= set(bucket.samples) for bucket in dataset.buckets) for batch in batches)
+    for epoch in (batches[:6], batches[6:]):
+        assert len(set(chain(*epoch))) == 36
+    assert batches[:6] != batches[6:]
+    whole = train_dit.batch_indices(dataset, settings, 0)
+    assert [next(whole) for _ in range(12)] == shares[1]
+    assert "each epoch leaves out 12 of 48 latents, which fill no batch" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--patch-size", "2"], "--patch-size 2 does not divide 3 latent positions; use 1"),
+        (["--batch-size", "17"], "has at most 16 latents of one shape, fewer than --batch-size 17; encode more images"),
+    ],
+)
+def test_what_the_shapes_of_a_store_do_not_allow_is_said(run, buckets, tmp_path, options, sentence):
+    done = run(buckets, tmp_path / "run", *options)
+
+    assert done.exit_code == 1 and sentence in done.output
+    assert len(done.output.splitlines()) == 1
+
+
+def test_a_run_does_not_go_on_with_other_buckets(run, buckets, make_store, shaped_photos, tmp_path):
+    begun = run(buckets, tmp_path / "run", "--steps", "1")
+    source = Path(shutil.copytree(shaped_photos, tmp_path / "more"))
+    shutil.copy(source / "animal" / "0-0.jpg", source / "animal" / "new.jpg")
+    other = make_store(tmp_path / "more.zarr", source, sizes=(128,), buckets=True, bucket_step=32)
+    done = run(other, tmp_path / "run", "--steps", "2", "--resume")
+
+    sentence = "was begun otherwise: buckets.96x160 was 16, is 17; resume it as it was"
+    assert begun.exit_code == 0, begun.output
+    assert done.exit_code == 1 and sentence in done.output
