@@ -56,6 +56,14 @@ def test_help_and_recipe_errors_import_neither_torch_nor_zarr(tmp_path):
         assert done.stdout.splitlines()[-1] == "set()"
 
 
+def test_jobs_on_stores_and_evaluations_import_no_library_that_would_double_their_start():
+    jobs = ("encode", "decode", "verify", "info", "export", "update_metadata", "evaluate")
+    slow = {"timm", "torchvision", "torchmetrics", "transformers", "scipy", "torch._dynamo"}
+    script = f"import sys; {'; '.join(f'import tcae_cli.jobs.{job}' for job in jobs)}; print({slow} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 TRAIN = "train r.yaml --set model.preset=S"
 
 

@@ -4,7 +4,6 @@ Axes: b batch, h w pixels.
 """
 
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 _BORDER = 5  # half of SSIM's 11-pixel window: positions whose window leaves the image
 
@@ -35,6 +34,9 @@ def ssim(original: Tensor, decoded: Tensor) -> Tensor:
     original, decoded: [b, 3, h, w], float, in [0, 1], h and w over 10. The result is [b], float32.
     Raises ValueError if the shapes differ. Source: Wang et al. 2004; equals scikit-image with Gaussian weights.
     """
+    # Importing torchmetrics takes seconds, which commands that only need the PSNR are spared.
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     _check_shapes(original, decoded)
     # torchmetrics averages over a padded border too; the full map lets us keep the valid region alone.
     _mean, similarity = structural_similarity_index_measure(

@@ -41,7 +41,10 @@ SECTIONS = {  # seconds that each may take, several times what it should take on
 }
 _SMALL_LIMIT_S = 300  # of each at toy size, on machines that do other things too
 _MINUTES = 8.0  # all sections together
-_IMPORTED_LATE = ("tcae_cli.jobs.quantisation", "tcae_cli.metrics.image")  # by the commands, which start faster so
+_IMPORTED_LATE = (
+    "tcae_cli.jobs.quantisation",
+    "torchmetrics.functional.image",
+)  # by the commands, which start faster so
 
 Line = dict[str, Any]
 Section = Callable[[Setting, Findings], None]
