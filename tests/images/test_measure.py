@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tcae_cli.images import measure
+from tcae_cli.images import measure, watchdog
 from tcae_cli.images.image_file import decode_image, image_size
 from tcae_cli.images.measure import add_image_sizes, measure_images
 from tcae_cli.reports.progress import Silent
@@ -91,20 +92,43 @@ def test_every_kind_of_source_gives_the_same_sizes(form, write_source, tmp_path)
 class DeadlySource(Source):
     """Reading row 5 kills the process that does."""
 
+    signal = signal.SIGKILL
+
     def __reduce__(self) -> tuple[type["DeadlySource"], tuple[Path]]:
         return type(self), (self.index_dir,)
 
     def read_start(self, row: int, num_bytes: int) -> bytes:
         if row == 5:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), self.signal)
         return super().read_start(row, num_bytes)
 
 
-def test_workers_measure_too_and_one_that_dies_costs_the_image_it_was_on(source_of, monkeypatch, soon):
+class StandingSource(DeadlySource):
+    """Reading row 5 stops the process that does: it hangs."""
+
+    signal = signal.SIGSTOP
+
+
+@pytest.fixture
+def few(source_of, monkeypatch) -> Source:
+    """14 images, which workers measure."""
     monkeypatch.setattr(measure, "_FEW", 0)
     monkeypatch.setattr(measure, "_ROWS_TOGETHER", 4)
-    source = source_of({f"{row:02}.jpg": encoded(20 + row, 30) for row in range(14)})
+    return source_of({f"{row:02}.jpg": encoded(20 + row, 30) for row in range(14)})
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("kind", [DeadlySource, StandingSource])
+def test_workers_measure_too_and_one_that_dies_or_hangs_costs_the_image_it_was_on(few, monkeypatch, soon, kind):
     wanted = np.array([[30, 20 + row] for row in range(14)])
-    assert np.array_equal(measure_images(source, range(14), 2, Silent()), wanted)
+    assert np.array_equal(measure_images(few, range(14), 2, Silent()), wanted)
     wanted[5] = 0
-    assert np.array_equal(measure_images(DeadlySource(source.index_dir), range(14), 2, Silent()), wanted)
+    monkeypatch.setattr(watchdog, "HUNG_AFTER_S", 1.2)
+    assert np.array_equal(measure_images(kind(few.index_dir), range(14), 2, Silent()), wanted)
+
+
+@pytest.mark.alone
+def test_ctrl_c_is_heard_while_images_are_measured(few):
+    threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        measure_images(StandingSource(few.index_dir), range(14), 2, Silent())
