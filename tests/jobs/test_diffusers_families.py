@@ -32,15 +32,20 @@ OF_ONE_FRAME = {"qwen-image", "wan2.1", "wan2.2", "hunyuan-video", "hunyuan-vide
     "mochi",
     "cogvideox",
 }
+WITHOUT_POSTERIOR = {"dc", "tiny", "vq", "rae", "cosmos"}
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def made(request, photos, encode, tmp_path_factory):
-    """A family, its model, its name, and a store of 24 photographs that a second command has resumed."""
+    """A family, its model, its name, and a store of 24 photographs that a second command has resumed.
+
+    It holds deviations where the family has a posterior.
+    """
     folder = tmp_path_factory.mktemp(request.param)
     model = save_family(request.param, folder / "model")
     name = f"diffusers:{folder / 'model'}"
     options = {"model": name, "sizes": (SIZE,), "dtype": "float32"}
+    options["posterior"] = request.param not in WITHOUT_POSTERIOR
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(encode_source, "index_source_apart", index_source)  # in this process, which saves a second
         assert encode(photos, folder / "store.zarr", num_parts=2, **options).num_encoded_now == 16
@@ -49,8 +54,8 @@ def made(request, photos, encode, tmp_path_factory):
 
 
 @torch.no_grad()
-def encoded_by(family: str, model, pixels: torch.Tensor) -> torch.Tensor:
-    """Return what the model itself makes of images, [b, 3, h, w], uint8."""
+def encoded_by(family: str, model, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return what the model itself makes of images, [b, 3, h, w], uint8, and with a posterior its deviations."""
     images = to_float(pixels)
     if family in OF_ONE_FRAME:
         images = images[:, :, None]
@@ -58,7 +63,8 @@ def encoded_by(family: str, model, pixels: torch.Tensor) -> torch.Tensor:
         model.enable_slicing()
     found = model.encode((images + 1) / 2 if family == "rae" else images)
     latents = found.latent_dist.mode() if "latent_dist" in found else found[0]
-    return latents[:, :, 0] if family in OF_ONE_FRAME else latents
+    std = None if family in WITHOUT_POSTERIOR else found.latent_dist.std
+    return (latents[:, :, 0], std if std is None else std[:, :, 0]) if family in OF_ONE_FRAME else (latents, std)
 
 
 @torch.no_grad()
@@ -80,7 +86,7 @@ def test_a_store_holds_the_latents_that_the_model_itself_makes(made):
     store, card = LatentStore(path), read_card(name)
     latents = store.latents(range(len(store)))
 
-    expected = encoded_by(family, model, pixels_of(store)).numpy()
+    expected = encoded_by(family, model, pixels_of(store))[0].numpy()
     assert latents.shape == (24, card.latent_channels, SIZE // card.downsampling, SIZE // card.downsampling)
     assert latents.std() > 0
     np.testing.assert_allclose(latents, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
@@ -108,6 +114,29 @@ def test_a_dataset_gives_what_the_models_pipeline_gives_its_transformer_and_the_
     assert given.shape == (24, *dataset.sample_shape)
     torch.testing.assert_close(given, PIPELINES[family](model, raw), rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(dataset.denormalise(given), raw, rtol=1e-5, atol=1e-5)
+
+
+def test_a_dataset_draws_from_the_posterior_as_the_models_pipeline_scales_it(made):
+    family, model, name, path = made
+    store, card = LatentStore(path), read_card(name)
+    assert card.has_posterior == store.spec.latent.posterior == (family not in WITHOUT_POSTERIOR)
+    if family in WITHOUT_POSTERIOR:
+        with pytest.raises(UsageError, match=r"gives latents without any; omit --posterior, or name a model with"):
+            card.refuse_without_posterior()
+        with pytest.raises(UsageError, match="holds no deviations of its latents; encode into another store with"):
+            LatentDataset(path, sample_posterior=True)
+        return
+    mean, std = (torch.from_numpy(each.latents(range(24))) for each in (store, store.deviations()))
+    expected = encoded_by(family, model, pixels_of(store))[1]
+    torch.testing.assert_close(std, expected, rtol=1e-3, atol=1e-4 * expected.max().item())
+
+    dataset = LatentDataset(path, normalise="none" if family == "kvae" else "model", sample_posterior=True)
+    torch.manual_seed(0)
+    drawn = torch.stack([dataset[range(24)]["latents"] for _ in range(40)])
+    noise = (dataset.denormalise(drawn) - mean) / std
+    errors = 5 / noise.numel() ** 0.5
+    assert abs(noise.mean()) < errors and abs(noise.var() - 1) < 2**0.5 * errors
+    assert (noise.mean(0).abs() < 7 / 40**0.5).all()
 
 
 def test_an_export_at_the_models_scale_holds_the_same(made, tmp_path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import s3fs
+import torch
 import yaml
 
 from tcae_cli.autoencoders.by_name import load_autoencoder, read_card
@@ -22,9 +23,11 @@ from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.push import PushReport, PushRequest
 from tcae_cli.runtime.hub import fetch
 from tcae_cli.runtime.hub_upload import commit
+from tcae_cli.store.dataset import LatentDataset
 from tcae_cli.store.reader import LatentStore
 
 from ..hub_server import TOKEN, HubServer
+from ..small_diffusers import save_kl
 from ..store_contents import assert_same_arrays, change_metadata, files_of
 
 TARGET = "hf://datasets/org/latents"
@@ -81,6 +84,18 @@ def test_a_pushed_store_equals_the_original_in_every_array(store, hub, tmp_path)
     assert_same_arrays(fetched_store(tmp_path / "fetched.zarr"), store)
     there, here = LatentStore(report.address), LatentStore(store)
     assert np.array_equal(there.latents(range(24)), here.latents(range(24)))
+
+
+def test_a_pushed_posterior_is_drawn_from_at_its_address(photos, hub, encode, tmp_path):
+    save_kl(tmp_path / "model")
+    encode(photos, tmp_path / "out.zarr", model=f"diffusers:{tmp_path / 'model'}", sizes=(32,), posterior=True)
+    push(tmp_path / "out.zarr")
+    assert_same_arrays(fetched_store(tmp_path / "again.zarr"), tmp_path / "out.zarr")
+    drawn = []
+    for path in (tmp_path / "out.zarr", f"{TARGET}/out.zarr"):
+        torch.manual_seed(0)
+        drawn.append(LatentDataset(path, sample_posterior=True)[[0, 5]]["latents"])
+    assert torch.equal(*drawn)
 
 
 def test_a_store_in_a_bucket_is_pushed_and_one_on_a_web_server_is_not(store, hub, bucket):
