@@ -42,8 +42,8 @@ class BucketBatchSampler(Sampler[list[int]]):
 
     Use it as DataLoader(dataset, batch_sampler=sampler) or dataset.batches(sampler), and call set_epoch before each
     epoch, as with DistributedSampler. Every rank yields the same number of batches, and no sample comes twice in an
-    epoch. With same_bucket the ranks' batches of a step are of one bucket, but for what is left of the buckets at the
-    end, where fewer samples than ranks, or fewer full batches than ranks, are left of each.
+    epoch. With same_bucket the ranks' batches of a step are of one bucket, but for the few steps of what is left of
+    the buckets, where fewer samples than ranks, or fewer full batches than ranks, are left of each.
 
     A batch has `batch_size` samples or, with max_pixels, fewer where their images would have more pixels than that
     together, but at least one. With drop_last all batches of a bucket have that size, and the samples that are left of
@@ -170,6 +170,9 @@ class BucketBatchSampler(Sampler[list[int]]):
             own, rest = self._cut(samples, self._size_of_batch(bucket))
             steps += own
             left += rest
+        if self.drop_last and steps and len(left) % self.world_size:
+            # Of the batches that are left, some must be dropped: with a step among them, not always the same buckets'.
+            left += steps.pop(random.integers(len(steps)))
         left = [left[number] for number in random.permutation(len(left))]
         steps += self._steps_of_rest(left, steps)
         return [steps[number] for number in random.permutation(len(steps))]

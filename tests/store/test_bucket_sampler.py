@@ -98,6 +98,17 @@ def test_batches_of_one_sample_that_cannot_be_shared_evenly_are_fewer_than_the_r
     assert {len(rank) for rank in ranks} == {25_000} and ranks[0].num_dropped == 2
 
 
+def test_a_bucket_of_fewer_batches_than_ranks_is_not_dropped_in_every_epoch():
+    dataset = dataset_of([67, 98, 22])
+    ranks = samplers(dataset, 4, batch_size=8)
+    given = np.zeros(187, int)
+    for epoch in range(50):
+        for rank in ranks:
+            rank.set_epoch(epoch)
+            given += np.bincount(np.concatenate(list(rank)), minlength=187)
+    assert {len(rank) for rank in ranks} == {5} and given.min() > 0 and given.max() <= 50
+
+
 def test_a_state_between_epochs_begins_the_next_one():
     (sampler,) = samplers(dataset_of([100]), 1)
     list(sampler)
