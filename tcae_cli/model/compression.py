@@ -4,9 +4,8 @@ Axes: b batch, h w grid rows and columns, d width, c latent channels, r grid cel
 """
 
 import torch.nn.functional as F
+from timm.layers import Mlp
 from torch import Tensor, nn
-
-from tcae_cli.model.layers import Mlp
 
 
 class TokenCompression(nn.Module):

@@ -4,10 +4,11 @@ Axes: b batch, H W pixels, h w cells of the last grid, p pixels a patch has alon
 """
 
 import torch
+from timm.layers import PatchEmbed
 from torch import Tensor, nn
 
 from tcae_cli.model.compression import TokenCompression
-from tcae_cli.model.layers import Blocks, LayerNorm, PatchEmbedding, PositionEmbedding
+from tcae_cli.model.layers import Blocks, LayerNorm, PositionEmbedding
 from tcae_cli.recipe.schema import ModelSpec
 
 
@@ -17,7 +18,7 @@ class Encoder(nn.Module):
     def __init__(self, spec: ModelSpec) -> None:
         super().__init__()
         width, (fine_depth, coarse_depth) = spec.width, spec.depths
-        self.patch_embed = PatchEmbedding(spec.patch_size, width)
+        self.patch_embed = PatchEmbed(None, spec.patch_size, 3, width, flatten=False, output_fmt="NHWC")
         self.positions = PositionEmbedding(spec.fine_grid, width)
         self.class_token = nn.Parameter(torch.empty(1, 1, width))
         nn.init.trunc_normal_(self.class_token, std=0.02)

@@ -1,49 +1,17 @@
-"""The patch embedding, transformer block and learnt position embedding, with the names and values of timm's layers.
+"""The transformer block and the learnt position embedding that encoder and decoder share.
 
-Importing timm would import every one of its models, torchvision and torch's compiler, which takes half of the time that
-a command needs to start. Axes: b batch, H W pixels, h w grid rows and columns, n tokens, d width.
+Axes: b batch, h w grid rows and columns, n tokens, d width.
 """
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from timm.layers import LayerNorm, Mlp, resample_abs_pos_embed_nhwc
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 _MOST_GRAPHS = 64  # of one compiled block; torch's limit is 8, beyond which it would compute eagerly
-
-
-class LayerNorm(nn.LayerNorm):
-    """Layer norm with the epsilon of vision transformers, 1e-6."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__(width, eps=1e-6)
-
-
-class Mlp(nn.Module):
-    """Two linear layers with a GELU in between; [..., width_in] to [..., width_out]."""
-
-    def __init__(self, width_in: int, hidden_width: int, width_out: int) -> None:
-        super().__init__()
-        self.fc1 = nn.Linear(width_in, hidden_width)
-        self.fc2 = nn.Linear(hidden_width, width_out)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        computed: Tensor = self.fc2(F.gelu(self.fc1(tokens)))
-        return computed
-
-
-class PatchEmbedding(nn.Module):
-    """Maps each patch of pixels to a token; [b, 3, H, W] to [b, h, w, d]."""
-
-    def __init__(self, patch_size: int, width: int) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(3, width, patch_size, stride=patch_size)
-
-    def forward(self, images: Tensor) -> Tensor:
-        tokens: Tensor = self.proj(images)
-        return tokens.permute(0, 2, 3, 1)
 
 
 class Attention(nn.Module):
@@ -77,7 +45,7 @@ class Block(nn.Module):
         self.norm1 = LayerNorm(width)
         self.attn = Attention(width, num_heads)
         self.norm2 = LayerNorm(width)
-        self.mlp = Mlp(width, 4 * width, width)
+        self.mlp = Mlp(width, 4 * width)
 
     def forward(self, tokens: Tensor, keep: Tensor | None = None) -> Tensor:
         """Transform tokens [b, n, d]; keep: [b, 2], drop path's factors of each image's two branches, or None for 1."""
@@ -111,12 +79,7 @@ class PositionEmbedding(nn.Module):
 
     def forward(self, grid: Tensor) -> Tensor:
         """Add positions to grid [b, h, w, d]."""
-        positions, (height, width) = self.weight, grid.shape[1:3]
-        if positions.shape[1:3] != (height, width):
-            there = positions.float().permute(0, 3, 1, 2)
-            resized = F.interpolate(there, (height, width), mode="bicubic", antialias=True)
-            positions = resized.permute(0, 2, 3, 1).to(positions.dtype)
-        return grid + positions
+        return grid + resample_abs_pos_embed_nhwc(self.weight, list(grid.shape[1:3]))
 
 
 class Blocks(nn.ModuleList):
