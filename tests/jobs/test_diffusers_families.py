@@ -177,7 +177,8 @@ def test_the_cost_of_the_encoder_is_counted_without_computing(made):
 
 
 def test_a_store_is_sound(made):
-    report = verify_store(VerifyRequest(store=str(made[3]), num_rows=2, device="cpu"), Silent())
+    picture = made[3].with_name("picture.png")
+    report = verify_store(VerifyRequest(store=str(made[3]), num_rows=2, device="cpu", picture=picture), Silent())
     assert (report.num_problems, report.not_checked, len(report.sample)) == (0, [], 2)
 
 

@@ -72,7 +72,9 @@ def whole(photos, encode_kl, tmp_path_factory) -> Path:
 
 
 def verify(path: Path, num_rows: int = 0, **options) -> VerifyReport:
-    return verify_store(VerifyRequest(store=str(path), num_rows=num_rows, device="cpu", **options), Silent())
+    picture = path.with_name("picture.png")
+    request = VerifyRequest(store=str(path), num_rows=num_rows, device="cpu", picture=picture, **options)
+    return verify_store(request, Silent())
 
 
 @pytest.mark.parametrize("view", ["latents", "latents_flip"])
