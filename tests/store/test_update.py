@@ -11,11 +11,12 @@ import zarr
 
 from tcae_cli.errors import StoreError
 from tcae_cli.runtime.local_folder import LocalFolder
+from tcae_cli.store.buckets import update_metadata
 from tcae_cli.store.check_shard import ShardChecker
 from tcae_cli.store.commit import finalise, reopen_failed, reopen_unless_whole
 from tcae_cli.store.handle import fit_arrays
 from tcae_cli.store.reader import LatentStore
-from tcae_cli.store.update import find_outdated, update_metadata, updated_spec
+from tcae_cli.store.update import find_outdated, updated_spec
 
 from .conftest import known_latents, write_shards
 from .test_commit import Kill, die_at, files_of, opened, record_of
@@ -47,7 +48,7 @@ def update(path: Path, source: Source, *class_names: str) -> None:
     store = opened(path)
     fit_arrays(store)
     identity = store.spec.source.model_copy(update={"class_names": list(class_names) or ["a", "b"]})
-    update_metadata(store, updated_spec(store, identity, source, False), source, lambda: None)
+    update_metadata(store, updated_spec(store, identity, source, False), {"": source}, lambda: None)
 
 
 def described(path: Path) -> tuple[list[int], list[str], list[str]]:
@@ -92,11 +93,9 @@ def test_what_differs_is_counted_without_writing(make_store):
     path = make_store(has_captions=True)
     update(path, CAPTIONED)
     before = files_of(path)
-    assert find_outdated(opened(path), CAPTIONED).num_labels == 0
-    outdated = find_outdated(opened(path), Source(101, "a photograph of", has_captions=True))
-    assert (outdated.num_labels, outdated.num_captions) == (40, 0)
-    outdated = find_outdated(opened(path), Source(100))
-    assert (outdated.num_labels, outdated.num_captions) == (0, 40)
+    assert find_outdated(opened(path), CAPTIONED) == (0, 0)
+    assert find_outdated(opened(path), Source(101, "a photograph of", has_captions=True)) == (40, 0)
+    assert find_outdated(opened(path), Source(100)) == (0, 40)
     assert files_of(path) == before
 
 
@@ -196,7 +195,7 @@ def test_a_process_that_must_not_write_any_more_leaves_all_the_old(make_store):
 
     store = opened(path)
     with pytest.raises(StoreError, match="claim is gone"):
-        update_metadata(store, updated_spec(store, store.spec.source, PLAIN, False), PLAIN, refuse)
+        update_metadata(store, updated_spec(store, store.spec.source, PLAIN, False), {"": PLAIN}, refuse)
     assert described(path) == old
 
 
