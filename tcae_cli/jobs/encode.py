@@ -35,8 +35,8 @@ from tcae_cli.store.commit import (
 from tcae_cli.store.handle import StoreHandle, create_store, find_store, fit_arrays
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.lease import Lease, Place, join_store
+from tcae_cli.store.settings import StoreSettings
 from tcae_cli.store.shares import Shares
-from tcae_cli.store.spec import StoreSettings
 from tcae_cli.store.work import AllWork, PlannedWork, SharedWork, Work
 from tcae_cli.store.writer import StoreWriter
 

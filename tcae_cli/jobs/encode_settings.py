@@ -20,6 +20,7 @@ from tcae_cli.sources.source import Source
 from tcae_cli.store.buckets import existing_stores
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.record import RECORDS_FOLDER
+from tcae_cli.store.settings import StoreSettings, make_views
 from tcae_cli.store.spec import (
     Buckets,
     CompiledOn,
@@ -27,10 +28,8 @@ from tcae_cli.store.spec import (
     EncoderIdentity,
     LatentShape,
     SourceIdentity,
-    StoreSettings,
     StoreSpec,
     TransformSpec,
-    make_views,
 )
 
 _BUCKET_STEP = 64  # pixels, at least, where none is given

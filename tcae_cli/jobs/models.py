@@ -31,5 +31,6 @@ def show_card(request: CardRequest, _: Progress) -> CardReport:
         generators_take=card.generator.words if card.generator else None,
         generator=card.generator.model_dump(mode="json") if card.generator else None,
         overflows_in_half=card.overflows_in_half,
+        has_posterior=card.has_posterior,
         spec=card.spec,
     )

@@ -55,4 +55,5 @@ class CardReport(Report):
     generators_take: str | None  # in place of raw latents; None where that is not known
     generator: dict[str, Any] | None  # its shift, scale and patch
     overflows_in_half: bool
+    has_posterior: bool  # latents have deviations, which --posterior stores
     spec: dict[str, Any]

@@ -31,6 +31,8 @@ def show_card(console: Console, report: CardReport) -> None:
         "images": f"{report.image_size} px{alone}",
         "generators": f"take {takes}",
     }
+    if report.has_posterior:
+        lines["posterior"] = "latents are means of a distribution, whose deviations --posterior stores"
     if report.num_parameters is not None:
         lines["parameters"] = f"{report.num_parameters / 1e6:,.1f} M"
     if report.overflows_in_half:

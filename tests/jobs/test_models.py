@@ -109,6 +109,7 @@ def test_a_card_says_what_is_known_of_a_model(tcae, tmp_path):
         "latents": "4 channels, a position for 4 x 4 pixels",
         "images": "64 px",
         "generators": "take (latents - 0.1159) x 0.3611",
+        "posterior": "latents are means of a distribution, whose deviations --posterior stores",
         "parameters": "0.1 M",
         "precision": "overflows in float16; encoded in bf16 or float32",
         "class": "AutoencoderKL of diffusers",
@@ -118,6 +119,7 @@ def test_a_card_says_what_is_known_of_a_model(tcae, tmp_path):
 def test_a_card_is_json(tcae):
     card = json.loads(tcae("models", "tcae-tiny", "--json")[1])
     assert (card["channels"], card["downsampling"], card["image_size"]) == (128, 32, 256)
+    assert not card["has_posterior"]
     assert len(card["generator"]["shift"]) == 128 and card["spec"]["latent_channels"] == 128
 
 

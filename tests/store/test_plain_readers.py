@@ -8,7 +8,7 @@ import xarray
 import zarr
 
 from tcae_cli import LatentStore
-from tcae_cli.store.spec import make_views
+from tcae_cli.store.settings import make_views
 
 from .conftest import known_latents
 
