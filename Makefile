@@ -26,12 +26,12 @@ demo: install ## encode real photographs with the built-in model, decode them, s
 	@echo "  tcae decode latents.zarr reconstructions --grid 16"
 	@echo "  tcae eval --data YOUR_IMAGES --metric psnr --metric ssim"
 
-# Threads that wait would otherwise take the processor from the other file's tests.
+# Threads that wait, or a second one of each process, would otherwise take the processor from the other file's tests.
 test: export OMP_WAIT_POLICY = passive
 test: install ## lint, build the documentation, then every test: two files at once, then those that need the machine
 	@$(MAKE) --jobs 2 --output-sync=target lint docs
 	@# By default files with few tests come last, among which are the longest: one process would wait for the other.
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not alone"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not alone"
 	$(BIN)/python -m pytest -m alone
 
 lint: install ## format, lint, types and layers
