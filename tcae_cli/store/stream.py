@@ -22,10 +22,11 @@ class LatentStream(IterableDataset[dict[str, Any]]):
 
     Use it with DataLoader(stream, batch_size=None), and call set_epoch before each epoch, as with DistributedSampler.
 
-    Shards are read whole, in an order drawn from seed and epoch. Rows are shuffled among `shards_together` shards, so a
-    process holds that many compressed shard files, and twice as many with random_flip. The ranks, and the workers of
-    each, divide the shards of an epoch among them. Every rank yields the same number of full batches; the remainder,
-    fewer than world_size * batch_size samples and different ones in each epoch, is dropped.
+    Shards are read whole, in an order drawn from seed and epoch, as is the noise of sample_posterior. Rows are shuffled
+    among `shards_together` shards, so a process holds that many compressed shard files, twice as many with random_flip,
+    and twice as many again with sample_posterior. The ranks, and the workers of each, divide the shards of an epoch
+    among them. Every rank yields the same number of full batches; the remainder, fewer than world_size * batch_size
+    samples and different ones in each epoch, is dropped.
 
     In a store of buckets every batch is of one bucket, and a process holds `shards_together` shards of each. The
     batches of a step are of the same bucket on all ranks, except for what is left of the buckets, where fewer full
