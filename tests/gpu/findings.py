@@ -13,6 +13,9 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
+from tcae_cli.jobs import encode_source
+from tcae_cli.sources.index_update import index_source
+
 Choice = TypeVar("Choice")
 
 
@@ -31,11 +34,12 @@ class Setting:
     def prepare(self) -> None:
         """Prepare this process to run a section.
 
-        At toy size one thread computes, since others would mostly wait, and graphs are captured but not compiled, since
-        Inductor takes minutes on a CPU.
+        At toy size one thread computes, since others would mostly wait; images are listed in this process, as another
+        would import torch first; and graphs are captured but not compiled, since Inductor takes minutes on a CPU.
         """
         if self.small:
             torch.set_num_threads(1)
+            encode_source.index_source_apart = index_source
             nn.Module.compile = partialmethod(_capture, nn.Module.compile)
 
     def machine(self) -> str:

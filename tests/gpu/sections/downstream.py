@@ -9,7 +9,7 @@ from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Silent
 from tests.gpu.findings import Findings, Setting
-from tests.gpu.inputs import RECIPES, images
+from tests.gpu.inputs import RECIPES, image_size, images
 from tests.gpu.sections.train import log_of
 
 
@@ -19,6 +19,7 @@ def run(setting: Setting, findings: Findings) -> None:
     request = EncodeRequest(
         source=str(images(setting)),
         store=str(store),
+        sizes=(image_size(setting),),
         device=setting.device,
         num_workers=setting.choose(None, 0),
         compile=False,

@@ -12,7 +12,7 @@ from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.store.reader import LatentStore
 from tests.gpu.findings import Findings, Setting, relative_error
-from tests.gpu.inputs import few_images, random_model
+from tests.gpu.inputs import few_images, image_size, random_model
 
 
 def run(setting: Setting, findings: Findings) -> None:
@@ -44,6 +44,7 @@ def _encode(setting: Setting, model: str, device: str, dtype: LatentDtype) -> La
         source=str(few_images(setting)),
         store=str(store),
         model=model,
+        sizes=(image_size(setting),),
         device=device,
         precision="fp32",
         dtype=dtype,
