@@ -8,7 +8,7 @@ from typing import Any
 
 import timm
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from tcae_cli.features.normalised import NormalisedNetwork
 from tcae_cli.features.weights import load_pretrained
@@ -38,6 +38,12 @@ class DinoFeatures(NormalisedNetwork):
         self.requires_grad_(False).eval()
         for block in transformer.blocks:
             block.attn.qkv.bias[DINO_WIDTH : 2 * DINO_WIDTH] = 0  # the keys'
+
+    @property
+    def blocks(self) -> nn.Sequential:
+        """Return the transformer's blocks, which are alike."""
+        blocks: nn.Sequential = self.transformer.blocks
+        return blocks
 
     def forward(self, images: Tensor) -> list[Tensor]:
         resized = F.interpolate(images, size=(_IMAGE_SIZE, _IMAGE_SIZE), mode="bilinear")

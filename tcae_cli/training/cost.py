@@ -40,19 +40,16 @@ def training_flops(recipe: Recipe) -> float:
 @lru_cache
 def autoencoder_flops(spec: ModelSpec) -> tuple[float, float]:
     """Return the operations of encoding an image, and of decoding one."""
-    with torch.device("meta"):
-        model = TCAE(spec)
-        latents = torch.empty(1, spec.latent_channels, *(spec.image_size // spec.downsampling,) * 2)
-    depths = _keep_one_block_of_each_stack(model)
+    model, depths = _model_of_one_block_a_stack(spec)
+    latents = torch.empty(1, spec.latent_channels, *(spec.image_size // spec.downsampling,) * 2, device="meta")
     encode_flops = forward_flops(model.encode, image_of(spec.image_size), depths)
     return encode_flops, forward_flops(model.decode, latents, depths)
 
 
 def _distillation_flops(model_spec: ModelSpec, spec: SelfDistillationSpec) -> float:
+    model, depths = _model_of_one_block_a_stack(model_spec)
     with torch.device("meta"):
-        model = TCAE(model_spec)
         head = ProjectionHead(model_spec.width, spec)
-    depths = _keep_one_block_of_each_stack(model)
     token = forward_flops(head, torch.empty(1, model_spec.width, device="meta"))
     global_crops = 2 * forward_flops(model.encoder, image_of(spec.global_size), depths)
     local_crops = spec.num_local_crops * forward_flops(model.encoder, image_of(spec.local_size), depths)
@@ -75,20 +72,20 @@ def forward_flops(
 ) -> float:
     """Return the operations of a network on the meta device, where nothing is computed; attention as matrix products.
 
-    depths: of stacks that were cut to one block, how many blocks there are; that block counts so many times.
+    depths: how many times a part counts, such as a stack that was cut to one of so many blocks.
     """
     repeated = 0
 
-    def count(stack: nn.Module, sign: int) -> None:
+    def count(part: nn.Module, sign: int) -> None:
         nonlocal repeated
-        repeated += sign * (depths[stack] - 1) * counter.get_total_flops()
+        repeated += sign * (depths[part] - 1) * counter.get_total_flops()
 
     hooks = [
         hook
-        for stack in depths
+        for part in depths
         for hook in (
-            stack.register_forward_pre_hook(lambda stack, _: count(stack, -1)),
-            stack.register_forward_hook(lambda stack, *_: count(stack, 1)),
+            part.register_forward_pre_hook(lambda part, _: count(part, -1)),
+            part.register_forward_hook(lambda part, *_: count(part, 1)),
         )
     ]
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH), torch.no_grad():
@@ -98,10 +95,16 @@ def forward_flops(
     return counter.get_total_flops() + repeated
 
 
-def _keep_one_block_of_each_stack(model: nn.Module) -> dict[nn.Module, int]:
-    """Return how many blocks each stack had: they are alike, and counting all of them would take as many times."""
+@lru_cache
+def _model_of_one_block_a_stack(spec: ModelSpec) -> tuple[TCAE, dict[nn.Module, int]]:
+    """Return the model on the meta device, and how many blocks each of its stacks has, of which one is left.
+
+    Blocks of a stack are alike, and counting all of them would take as many times as long.
+    """
+    with torch.device("meta"):
+        model = TCAE(spec)
     stacks = [module for module in model.modules() if isinstance(module, Blocks)]
     depths: dict[nn.Module, int] = {stack: len(stack) for stack in stacks}
     for stack in stacks:
         del stack[1:]
-    return depths
+    return model, depths

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tcae_cli.features.dino import DinoFeatures
 from tcae_cli.model.layers import Blocks
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.runtime.memory import CountedRun, counting
@@ -76,6 +77,7 @@ def footprint(
         kept += sum(
             _compute_one_block_of_each_stack(module, counted) for module in (state.model, state.teacher) if module
         )
+        kept += sum(_compute_one_block_of(stack, counted) for stack in _stacks_of_judges(run))
         batch = blank_batch(recipe, num_images)
         run.allocate()
         if recipe.train.accumulate > 1:  # gradients of earlier micro-batches
@@ -119,10 +121,41 @@ class _OneOfMany(nn.Module):
         computed: Tensor = self.stack(tokens, keep)
         if not computed.requires_grad:
             return computed
-        of_others = (self._depth - 1) * (self._counted.live_bytes - before)
-        held = torch.empty(of_others, dtype=torch.uint8, device=computed.device)
-        result: Tensor = _Holding.apply(computed, held)
-        return result
+        return _hold(computed, (self._depth - 1) * (self._counted.live_bytes - before))
+
+
+class _First(nn.Module):
+    """The first block of a stack, and how many bytes it keeps for the backward pass."""
+
+    def __init__(self, block: nn.Module, counted: CountedRun) -> None:
+        super().__init__()
+        self._counted = counted
+        self.block = block
+        self.kept_bytes = 0
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        before = self._counted.live_bytes
+        computed: Tensor = self.block(tokens)
+        self.kept_bytes = self._counted.live_bytes - before
+        return computed
+
+
+class _AnotherOne(nn.Module):
+    """Memory in the place of what a block keeps that is like the first of its stack."""
+
+    def __init__(self, first: _First) -> None:
+        super().__init__()
+        self._first = (first,)  # a tuple, so that it does not become a submodule
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return _hold(tokens, self._first[0].kept_bytes) if tokens.requires_grad else tokens.clone()
+
+
+def _hold(tokens: Tensor, num_bytes: int) -> Tensor:
+    """Return tokens whose backward pass frees so many bytes, which are held until then."""
+    held = torch.empty(num_bytes, dtype=torch.uint8, device=tokens.device)
+    result: Tensor = _Holding.apply(tokens, held)
+    return result
 
 
 class _Holding(torch.autograd.Function):
@@ -149,14 +182,33 @@ def _compute_one_block_of_each_stack(module: nn.Module, counted: CountedRun) -> 
     return omitted
 
 
+def _compute_one_block_of(stack: nn.Sequential, counted: CountedRun) -> int:
+    """Let a stack whose other blocks are never computed take their memory; return the bytes of their weights."""
+    first = _First(stack[0], counted)
+    stack[0] = first
+    for number in range(1, len(stack)):
+        stack[number] = _AnotherOne(first)
+    return (len(stack) - 1) * bytes_of(first.parameters())
+
+
+def _stacks_of_judges(run: BlankRun) -> list[nn.Sequential]:
+    """Return the blocks of the networks that a discriminator judges by, where they are alike."""
+    return [network.blocks for network in run.judged if isinstance(network, DinoFeatures)]
+
+
 def _game_flops(run: BlankRun, encode_flops: float, decode_flops: float) -> tuple[float, float]:
     """Return the operations an image of the discriminator's judgement with its gradient, and of its own update."""
     discriminator, adversarial = run.state.discriminator, run.recipe.loss.adversarial
     if discriminator is None or adversarial is None:
         return 0.0, 0.0
     image = image_of(run.recipe.model.image_size)
-    judgement = forward_flops(discriminator, image)
-    learnt = judgement - sum(forward_flops(network, image) for network in run.judged)
+    stacks = _stacks_of_judges(run)
+    depths: dict[nn.Module, int] = {stack[0]: len(stack) for stack in stacks}
+    for stack in stacks:
+        for number in range(1, len(stack)):
+            stack[number] = nn.Identity()
+    judgement = forward_flops(discriminator, image, depths)
+    learnt = judgement - sum(forward_flops(network, image, depths) for network in run.judged)
     # The gradient at the images takes one product of each that the judgement makes. The update judges an original and
     # a reconstruction, and its gradient ends at the layers that learn.
     again = FORWARD_AND_BACKWARD * decode_flops if adversarial.scope == "decoder" else 0.0
