@@ -125,7 +125,7 @@ def pack_rows(encoded: Encoded, encoder: LatentEncoder) -> EncodedRows:
 
     stored, moments, clipped = {}, {}, {}
     for name in spec.latent_arrays:
-        stored[name], as_read, num_clipped = _round(values[name], spec, name)
+        stored[name], as_read, num_clipped = round_values(values[name], spec, name)
         moments[name] = Moments.of(as_read[ok]) if ok else None
         clipped[name] = int(num_clipped[ok].sum())
     return EncodedRows(
@@ -169,7 +169,7 @@ def _encode_again(
     return again
 
 
-def _round(values: np.ndarray, spec: StoreSpec, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def round_values(values: np.ndarray, spec: StoreSpec, name: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return latents as stored, as a reader gets them in float32, and the number of clipped values of each row, [k]."""
     not_clipped = np.zeros(len(values), np.int64)
     scale = scale_of(spec, name)

@@ -49,7 +49,8 @@ def update_store(request: EncodeRequest, progress: Progress) -> UpdateReport:
     with join_store(folder, Place(distributed.launch_id())) as lease, TemporaryDirectory() as scratch:
         store = StoreHandle(folder)
         complete_update(store)
-        for each in (store, *existing_stores(store).values()):
+        stores = existing_stores(store)
+        for each in (store, *stores.values()):
             clear_leftovers(each.folder, lease.live_owners)
             fit_arrays(each)
         source, changes = _index(request, store, Path(scratch), progress)
@@ -59,7 +60,7 @@ def update_store(request: EncodeRequest, progress: Progress) -> UpdateReport:
         identity = SourceIdentity(
             uri=source.uri, count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
         )
-        outdated = [find_outdated(each, described[name]) for name, each in existing_stores(store).items()]
+        outdated = [find_outdated(each, described[name]) for name, each in stores.items()]
         num_labels, num_captions = (sum(counts) for counts in zip(*outdated, strict=True))
         is_outdated = bool(
             num_labels

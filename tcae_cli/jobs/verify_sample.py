@@ -16,12 +16,12 @@ from tcae_cli.autoencoders.runner import Runner
 from tcae_cli.images.loader import load_rows
 from tcae_cli.images.pictures import to_pixels, write_pairs
 from tcae_cli.images.transform import Transform
-from tcae_cli.jobs.encoder import encode_view
+from tcae_cli.jobs.encoder import encode_view, round_values
 from tcae_cli.jobs.verification import Verification
 from tcae_cli.metrics.image import psnr
 from tcae_cli.sources.source import Source
 from tcae_cli.store.handle import StoreHandle
-from tcae_cli.store.quantise import as_float, quantise, scale_of
+from tcae_cli.store.quantise import as_float
 from tcae_cli.store.shard_reader import ShardReader
 from tcae_cli.store.spec import MAIN_VIEW
 
@@ -148,16 +148,11 @@ class _SampledView:
     def encoded(self, images: Tensor) -> dict[str, np.ndarray]:
         """Return the values that encoding these images, [k, 3, h, w], uint8, would store now, alike."""
         fresh = encode_view(self._runner, self._spec, self._view, images)
-        return {array: self._rounded(array, values.cpu().numpy()) for array, values in fresh.items()}
+        return {array: round_values(values.cpu().numpy(), self._spec, array)[1] for array, values in fresh.items()}
 
     def decode(self, latents: np.ndarray) -> Tensor:
         """Return images [k, 3, h, w], uint8, on the host."""
         return self._runner.at("fp32").decode(torch.from_numpy(latents)).cpu()
-
-    def _rounded(self, array: str, values: np.ndarray) -> np.ndarray:
-        scale = scale_of(self._spec, array)
-        stored = values.astype(self._spec.dtype) if scale is None else quantise(values, scale)[0]
-        return as_float(stored, self._spec, array)
 
 
 def _unchanged_images(source: Source, rows: list[int], drawn: SampledRows) -> tuple[list[int], dict[int, Tensor]]:

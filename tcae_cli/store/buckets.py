@@ -31,6 +31,7 @@ from tcae_cli.store.record import RECORDS_FOLDER
 from tcae_cli.store.spec import SourceIdentity, StoreSpec, bucket_spec
 from tcae_cli.store.totals import Totals
 from tcae_cli.store.update import (
+    CHANGED,
     Described,
     changes_of,
     copied_nodes,
@@ -85,24 +86,22 @@ def make_buckets(root: StoreHandle, counts: Mapping[str, int]) -> None:
         reopen(root, buckets=buckets.model_dump(mode="json"))
     if not root.is_complete:
         forget_finish(root)
-    complete_update(root)
     for name, count in counts.items():
         _make_bucket(root, name, bucket_identity(root.spec, name, count))
-    totals = _totals(root) if root.is_complete else None
-    if totals and not can_read_tables(root, statistics_files(root.spec, totals)):
+    tables = [f"{node}/{ROOT}" for node in root.consolidated if node.partition("/")[0] == "statistics"]
+    if root.is_complete and not (tables and can_read_tables(root, tables)):
         reopen(root)
 
 
 def restore_buckets(root: StoreHandle) -> None:
     """Give the buckets of a store whose zarr.json is gone or damaged the copy that the root has, where it has one."""
-    for name in root.spec.buckets.names if root.spec.buckets else ():
+    names = root.spec.buckets.names if root.spec.buckets else []
+    existing = existing_stores(root)
+    for name in (name for name in names if name not in existing):
         folder, copy = _folder(root, name), root.consolidated.get(bucket_folder(name))
-        try:
-            StoreHandle(folder)
-        except StoreError:
-            if copy and folder.sizes():
-                attributes = copy["attributes"] | {"complete": False, "statistics": None}
-                folder.write({ROOT: group_file(attributes, sealed_names(copy))})
+        if copy and folder.sizes():
+            attributes = copy["attributes"] | {"complete": False, "statistics": None}
+            folder.write({ROOT: group_file(attributes, sealed_names(copy))})
 
 
 def _make_bucket(root: StoreHandle, name: str, identity: SourceIdentity) -> None:
@@ -118,6 +117,7 @@ def _make_bucket(root: StoreHandle, name: str, identity: SourceIdentity) -> None
         folder.make()
         create_store(folder, spec)
         return
+    _follow(root.spec, name, bucket)
     if root.is_complete and not (is_whole(bucket) and bucket.spec.source == identity):
         reopen(root)
     batch_size = min(root.spec.compute.batch_size, bucket.spec.rows_per_shard)
@@ -136,27 +136,17 @@ def finish(store: StoreHandle) -> bool:
     if store.spec.buckets is None:
         return finalise(store)
     store.refresh()
-    generation = store.generation
-    for bucket in stores_of(store).values():
-        finalise(bucket)
-    totals = _totals(store)
-    if totals is None:
-        return False
+    generation, totals = store.generation, Totals()
     below: dict[str, bytes] = {f"{BUCKETS}/{ROOT}": group_file({}, ())}
     for name, bucket in stores_of(store).items():
-        below |= {f"{bucket_folder(name)}/{file}": data for file, data in _nodes_and_root(bucket).items()}
-    return complete(store, generation, totals, statistics_files(store.spec, totals), below)
-
-
-def _totals(root: StoreHandle) -> Totals | None:
-    """Return the sums over the records of all buckets; None unless they are complete."""
-    totals = Totals()
-    for bucket in stores_of(root).values():
+        finalise(bucket)
+        bucket.refresh()
         of_bucket = totals_of(bucket) if bucket.is_complete else None
         if of_bucket is None:
-            return None
+            return False
         totals.merge(of_bucket)
-    return totals
+        below |= {f"{bucket_folder(name)}/{file}": data for file, data in _nodes_and_root(bucket).items()}
+    return complete(store, generation, totals, statistics_files(store.spec, totals), below)
 
 
 def update_metadata(
@@ -174,10 +164,10 @@ def update_metadata(
     check()
     if root.spec.buckets:
         copies = copied_nodes(root)
-        for name, store in stores.items() if copies else ():
-            folder = bucket_folder(name)
-            copies[f"{folder}/{ROOT}"] = store.root_file({}, **changes_of(specs[name]))
-            copies |= {f"{folder}/{file}": data for file, data in updated_arrays(store, specs[name]).items()}
+        if copies:
+            for name, store in stores.items():
+                below = {ROOT: store.root_file({}, **changes_of(specs[name])), **updated_arrays(store, specs[name])}
+                copies |= {f"{bucket_folder(name)}/{file}": data for file, data in below.items()}
         root.write_root(copies, **changes_of(new))
     for name, store in stores.items():
         make_current(store, specs[name])
@@ -186,17 +176,20 @@ def update_metadata(
 def complete_update(root: StoreHandle) -> None:
     """Let the buckets follow the root, whose labels and captions were updated by a process that was killed."""
     for name, store in existing_stores(root).items():
-        if store.spec.metadata_updates != root.spec.metadata_updates:
-            make_current(store, _updated(root.spec, name, store))
+        _follow(root.spec, name, store)
+
+
+def _follow(root: StoreSpec, name: str, store: StoreHandle) -> None:
+    if store.spec.metadata_updates != root.metadata_updates:
+        make_current(store, _updated(root, name, store))
 
 
 def _updated(root: StoreSpec, name: str, store: StoreHandle) -> StoreSpec:
     """Return the spec of a bucket after an update of the root, whose own spec by the name "" is all of it."""
     if root.buckets is None:
         return root
-    changes = {key: getattr(root, key) for key in ("has_captions", "classes_given", "metadata_updates")}
-    changes["source"] = bucket_identity(root, name, store.spec.num_rows)
-    return store.spec.model_copy(update=changes)
+    changes = {key: getattr(root, key) for key in CHANGED}
+    return store.spec.model_copy(update=changes | {"source": bucket_identity(root, name, store.spec.num_rows)})
 
 
 def _nodes_and_root(bucket: StoreHandle) -> dict[str, bytes]:

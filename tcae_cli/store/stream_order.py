@@ -26,9 +26,8 @@ class StreamOrder:
         numbers = np.arange(len(batches))
         own = np.repeat(numbers, whole)[:, None].repeat(world_size, axis=1)
         mixed = random.permutation(np.repeat(numbers, rest)).reshape(-1, world_size)
-        self._steps = random.permutation(
-            np.concatenate([own, mixed])
-        )  # the bucket of each rank's batch, [steps, ranks]
+        # The bucket of each rank's batch, [steps, ranks].
+        self._steps = random.permutation(np.concatenate([own, mixed]))
 
     def buckets(self, rank: int, part: int, num_parts: int) -> np.ndarray:
         """Return the number of the bucket of each batch that a worker, part of num_parts, yields, [batches], int64."""

@@ -37,19 +37,20 @@ class Totals:
 
     def add(self, record: ShardRecord) -> None:
         """Add the record of a shard. Shards must be added in order, so that every process gets the same bits."""
-        self.num_shards += 1
-        self.num_ok += record.num_ok
-        self.num_failed += record.num_failed
-        self.num_again += record.num_again
-        self.failures += record.failures
-        for view, count in record.num_clipped.items():
-            self.num_clipped[view] = self.num_clipped.get(view, 0) + count
-        for view, moments in _moments_of(record).items():
-            before = self.moments.get(view)
-            self.moments[view] = before.merge(moments) if before else moments
+        self.merge(
+            Totals(
+                num_shards=1,
+                num_ok=record.num_ok,
+                num_failed=record.num_failed,
+                num_again=record.num_again,
+                num_clipped=record.num_clipped,
+                failures=record.failures,
+                moments=_moments_of(record),
+            )
+        )
 
     def merge(self, other: "Totals") -> None:
-        """Add the sums over the records of another store: the next bucket."""
+        """Add the sums over other records: those of the next bucket, for one."""
         self.num_shards += other.num_shards
         self.failures += other.failures
         self.num_ok += other.num_ok

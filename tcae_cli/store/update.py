@@ -19,7 +19,7 @@ from tcae_cli.store.side_chunks import SideChunks
 from tcae_cli.store.spec import SourceIdentity, StoreSpec
 
 _SHARDS_TOGETHER = 64
-_CHANGES = ("source", "has_captions", "classes_given", "metadata_updates")
+CHANGED = ("source", "has_captions", "classes_given", "metadata_updates")  # attributes of a root, by an update
 
 
 class Described(Protocol):
@@ -101,7 +101,7 @@ def make_current(store: StoreHandle, new: StoreSpec) -> None:
 
 def changes_of(new: StoreSpec) -> dict[str, Any]:
     """Return the attributes of a root that an update changes."""
-    return new.model_dump(mode="json", include=set(_CHANGES))
+    return new.model_dump(mode="json", include=set(CHANGED))
 
 
 def copied_nodes(store: StoreHandle) -> dict[str, bytes]:
