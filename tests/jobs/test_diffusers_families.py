@@ -11,7 +11,6 @@ from tcae_cli.autoencoders.by_name import load_autoencoder, read_card
 from tcae_cli.errors import NotFoundError, StoreError, UsageError
 from tcae_cli.evaluation.metrics.cost import counted_cost
 from tcae_cli.images.transform import to_float, to_uint8
-from tcae_cli.jobs import encode_source
 from tcae_cli.jobs.decode import decode_store, read_originals
 from tcae_cli.jobs.export import export_store
 from tcae_cli.jobs.verify import verify_store
@@ -19,7 +18,6 @@ from tcae_cli.reports.decode import DecodeRequest
 from tcae_cli.reports.export import ExportRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.store import VerifyRequest
-from tcae_cli.sources.index_update import index_source
 from tcae_cli.store.dataset import LatentDataset
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.stream import LatentStream
@@ -46,10 +44,8 @@ def made(request, photos, encode, tmp_path_factory):
     name = f"diffusers:{folder / 'model'}"
     options = {"model": name, "sizes": (SIZE,), "dtype": "float32"}
     options["posterior"] = request.param not in WITHOUT_POSTERIOR
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode_source, "index_source_apart", index_source)  # in this process, which saves a second
-        assert encode(photos, folder / "store.zarr", num_parts=2, **options).num_encoded_now == 16
-        assert encode(photos, folder / "store.zarr", **options).num_encoded_now == 8
+    assert encode(photos, folder / "store.zarr", num_parts=2, **options).num_encoded_now == 16
+    assert encode(photos, folder / "store.zarr", **options).num_encoded_now == 8
     return request.param, model, name, folder / "store.zarr"
 
 

@@ -13,7 +13,6 @@ from rich.console import Console
 from tcae_cli.autoencoders.diffusers_calls import OnImages
 from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.images.transform import to_float
-from tcae_cli.jobs import encode_source
 from tcae_cli.jobs.cards import store_card
 from tcae_cli.jobs.decode import decode_store, read_originals
 from tcae_cli.jobs.info import describe_store
@@ -26,7 +25,6 @@ from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.store import InfoRequest, VerifyReport, VerifyRequest
 from tcae_cli.runtime.hub_name import parse_name
 from tcae_cli.runtime.local_folder import LocalFolder
-from tcae_cli.sources.index_update import index_source
 from tcae_cli.store.buckets import stores_of
 from tcae_cli.store.dataset import LatentDataset
 from tcae_cli.store.handle import StoreHandle
@@ -38,14 +36,6 @@ from ..store_contents import arrays_of, assert_same_arrays, assert_same_store, r
 
 SIZES = (64,)
 ARRAYS = {"latents", "latents_std", "latents_flip", "latents_flip_std"}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def index_in_this_process():
-    """This saves a second for each store."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(encode_source, "index_source_apart", index_source)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ from tcae_cli.jobs.verify import verify_store
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.store import VerifyRequest
-from tcae_cli.runtime.remote_folder import RemoteFolder
 from tcae_cli.store.bucket_sampler import BucketBatchSampler
 from tcae_cli.store.dataset import LatentDataset
 
 from ..store_contents import assert_same_arrays, assert_same_store
+from .conftest import Killed
 
 SETTING = {"sizes": (128,), "buckets": True, "bucket_step": 32, "batch_size": 4}
 
@@ -43,25 +43,15 @@ def test_it_equals_a_local_store_and_is_read_in_batches(shaped_photos, local_sto
         assert torch.equal(found["latents"], wanted["latents"]) and torch.equal(found["label"], wanted["label"])
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
-@pytest.mark.parametrize("num_writes", [12])
 def test_a_run_that_is_killed_is_resumed_and_equals_one_that_was_not(
-    shaped_photos, local_store, bucket, encode, monkeypatch, num_writes
+    shaped_photos, local_store, bucket, encode, die_after
 ):
-    store, left, write = f"{bucket}/{num_writes}.zarr", iter(range(num_writes)), RemoteFolder.write
-
-    def write_or_die(self, *steps, **options) -> None:
-        if not any("/leases/" in name for step in steps for name in step) and next(left, None) is None:
-            raise Killed
-        write(self, *steps, **options)
-
-    with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(RemoteFolder, "write", write_or_die)
+    store = f"{bucket}/store.zarr"
+    die_after(54)  # objects: amid the shards
+    with pytest.raises(Killed):
         encode(shaped_photos, store, **SETTING)
-    encode(shaped_photos, store, **SETTING)
+    die_after(None)
+    assert 0 < encode(shaped_photos, store, **SETTING).num_encoded_now < 48
     assert_same_store(store, local_store)
 
 

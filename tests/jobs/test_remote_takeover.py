@@ -5,7 +5,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tcae_cli.store.lease import Place, join_store
 from tcae_cli.store.reader import LatentStore
 
 from ..store_contents import assert_same_arrays, assert_same_store
+from .conftest import Killed
 from .test_remote_store import objects, wait_for
 
 
@@ -126,47 +126,6 @@ def test_an_update_makes_the_store_that_would_have_been_encoded(described, tmp_p
     assert verify_store(VerifyRequest(store=there, source=str(source), num_rows=0), Silent()).problems == []
     assert not update(source, there).updated
     assert encode(source, there).num_encoded_now == 0
-
-
-class Killed(BaseException):
-    """The process ends here."""
-
-
-@pytest.fixture
-def die_after(monkeypatch) -> Iterator:
-    """Makes this process end before it writes or removes one object more than so many in a bucket."""
-    honest_write, honest_put, honest_remove = RemoteFolder.write, RemoteFolder.put, RemoteFolder.remove
-
-    def limit(count: int) -> None:
-        left = iter(range(count))
-
-        def step() -> None:
-            if next(left, None) is None:
-                raise Killed
-
-        def write(self, *steps, check=lambda: None) -> None:
-            for files in filter(None, steps):
-                check()
-                for name, data in files.items():
-                    if "/leases/" not in name:
-                        step()
-                    honest_write(self, {name: data})
-
-        def put(self, path: Path, name: str) -> None:
-            step()
-            honest_put(self, path, name)
-
-        def remove(self, names) -> None:
-            for name in names:
-                if not name.startswith((".tcae/leases", ".tcae/parts")):
-                    step()
-                honest_remove(self, [name])
-
-        monkeypatch.setattr(RemoteFolder, "write", write)
-        monkeypatch.setattr(RemoteFolder, "put", put)
-        monkeypatch.setattr(RemoteFolder, "remove", remove)
-
-    return limit
 
 
 def test_an_update_that_is_cut_short_anywhere_changes_all_or_nothing(described, die_after, monkeypatch):

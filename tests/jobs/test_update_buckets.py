@@ -1,25 +1,22 @@
 """`--update-metadata` on a store of buckets: the labels and captions of all of them change, or none."""
 
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tcae_cli.errors import StoreError
 from tcae_cli.jobs import encode_shards
-from tcae_cli.jobs import update_metadata as update_job
 from tcae_cli.jobs.update_metadata import update_store
 from tcae_cli.jobs.verify import verify_store
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.store import VerifyRequest
-from tcae_cli.runtime.local_folder import LocalFile, LocalFolder
-from tcae_cli.sources.index_update import index_source
 from tcae_cli.store.dataset import LatentDataset
 
 from ..store_contents import arrays_of, assert_same_arrays, attributes_of, files_of, open_plainly
 from ..tables import table
+from .conftest import Killed
 
 SETTING = {"sizes": (128,), "buckets": True, "bucket_step": 32, "batch_size": 16}
 NEW_CLASS = 5  # rows between those that get a class of their own
@@ -100,42 +97,8 @@ def test_what_is_appended_later_and_updated_again_is_right(listed, encode, shape
     }
 
 
-class Killed(BaseException):
-    """The process ends here."""
-
-
-@pytest.fixture
-def die_after(monkeypatch) -> Callable[[int], None]:
-    """Let this process die after it has given names to, or removed, so many files of stores."""
-    rename, remove = LocalFile.rename, LocalFolder.remove
-    left = iter(())
-
-    def step(name: str) -> None:
-        if "/leases/" not in name and next(left, None) is None:
-            raise Killed
-
-    def limit(count: int) -> None:
-        nonlocal left
-        left = iter(range(count))
-
-    def rename_one(self) -> None:
-        step(str(self.final))
-        rename(self)
-
-    def remove_each(self, names) -> None:
-        for name in names:
-            step(name)
-            remove(self, [name])
-
-    limit(10_000)
-    monkeypatch.setattr(LocalFile, "rename", rename_one)
-    monkeypatch.setattr(LocalFolder, "remove", remove_each)
-    return limit
-
-
-def test_an_update_that_is_killed_anywhere_changes_all_buckets_or_none(listed, encode, die_after, monkeypatch):
+def test_an_update_that_is_killed_anywhere_changes_all_buckets_or_none(listed, encode, die_after):
     source, store = listed
-    monkeypatch.setattr(update_job, "index_source_apart", index_source)  # here, which starts sooner
     old = described(store)
     write_list(source.parent, corrected=True)
     new = {}
@@ -147,7 +110,7 @@ def test_an_update_that_is_killed_anywhere_changes_all_buckets_or_none(listed, e
             update(source, cut)
             break
         except Killed:
-            die_after(10_000)
+            die_after(None)
         try:
             found = described(cut)
         except StoreError as error:  # killed between the root and its last bucket
