@@ -37,7 +37,7 @@ from tcae_cli.reports.train import TrainRequest
 from tcae_cli.runtime.checksums import crc32c_of_json
 from tcae_cli.runtime.device import choose_device, float32_products
 from tcae_cli.runtime.files import make_folder, write_atomic
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 from tcae_cli.terminal.progress import ConsoleProgress
 from tcae_cli.training.run import save, start
 from tcae_cli.training.state import STATE_FILE

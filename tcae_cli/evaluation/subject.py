@@ -26,8 +26,9 @@ from tcae_cli.recipe.choices import DEFAULT_MODEL, Resize
 from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime.folder import open_pinned
+from tcae_cli.sources.scan import open_source
 from tcae_cli.sources.shared_fields import open_sharing
-from tcae_cli.sources.source import Source, open_index, open_source
+from tcae_cli.sources.source import Source, open_index
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore

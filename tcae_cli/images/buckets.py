@@ -11,7 +11,8 @@ import numpy as np
 from tcae_cli.errors import ImageError, UsageError
 from tcae_cli.images.transform import Transform
 from tcae_cli.sources.source import Source
-from tcae_cli.store.spec import StoreSpec, bucket_name, bucket_shape
+from tcae_cli.store.bucket_spec import bucket_name, bucket_shape
+from tcae_cli.store.spec import StoreSpec
 
 _TIE = 1e-9  # of log aspects
 

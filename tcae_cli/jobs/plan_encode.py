@@ -35,13 +35,14 @@ from tcae_cli.runtime.folder import open_folder
 from tcae_cli.runtime.memory import peak_bytes, total_bytes
 from tcae_cli.runtime.remote import is_remote
 from tcae_cli.sources.source import Source
+from tcae_cli.store.bucket_spec import bucket_spec
 from tcae_cli.store.buckets import bucket_identity, existing_stores, refuse_a_bucket
 from tcae_cli.store.commit import failed_rows, finalise
 from tcae_cli.store.handle import StoreHandle, create_store, find_store
 from tcae_cli.store.layout import ROOT
 from tcae_cli.store.quantise import channel_scales
 from tcae_cli.store.record import RECORDS_FOLDER
-from tcae_cli.store.spec import Quantisation, StoreSpec, bucket_spec
+from tcae_cli.store.spec import Quantisation, StoreSpec
 from tcae_cli.store.work import AllWork, PlannedWork
 from tcae_cli.store.writer import StoreWriter, plan_shards
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from tcae_cli.errors import FieldError, SourceError
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.reports.progress import Progress
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.scan import open_source
+from tcae_cli.sources.source import Source
 
 
 def open_sharing(named: Sequence[tuple[str, Path]], fields: SampleFields, progress: Progress) -> list[Source]:

@@ -8,83 +8,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tcae_cli.errors import ImageError, NotFoundError, SourceError
-from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
+from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.reports.failure import REPAIRED, REPAIRED_STAGE
-from tcae_cli.reports.progress import SILENT, Progress
 from tcae_cli.runtime.folder import Folder, open_to_read
 from tcae_cli.runtime.remote import is_remote
-from tcae_cli.sources.announce import found_so_far, say_found
-from tcae_cli.sources.class_numbers import with_class_numbers
 from tcae_cli.sources.files import FileReader
-from tcae_cli.sources.index import IMAGE_SIZES, fetch_index, read_summary, write_index
+from tcae_cli.sources.index import IMAGE_SIZES, fetch_index, read_summary
 from tcae_cli.sources.index_column import SUMMARY_FILE, IndexColumn, damaged
-from tcae_cli.sources.listing import Container, Entry, Listing, count_suffixes, ignore
-from tcae_cli.sources.patterns import glob_matches
-from tcae_cli.sources.registry import KINDS, Access, Place, Reader, SourceKind, refuse_other_fields, source_words
-
-
-def open_source(uri: str, index_dir: Path, fields: SampleFields = NO_FIELDS, progress: Progress = SILENT) -> "Source":
-    """Scan the source at `uri`, write its index into `index_dir`, and open it. For arguments and errors, see scan."""
-    write_index(index_dir, scan(uri, fields, found_so_far(uri, progress)))
-    source = Source(index_dir)
-    say_found(source, progress)
-    for sentence in source.disagreements:
-        progress.say(sentence)
-    return source
-
-
-def open_index(folder: Folder, name: str, scratch: Path) -> "Source":
-    """Open the source whose index a store keeps in a folder of this name, copied below `scratch` if it is remote.
-
-    Raises SourceError if the index is missing or damaged.
-    """
-    if (index := fetch_index(folder, name, scratch)) is None:
-        raise SourceError(f"{folder.uri}/{name} holds no index of a source; tcae verify {folder.uri} says what else")
-    return Source(index)
-
-
-def scan(uri: str, fields: SampleFields = NO_FIELDS, on_progress: Callable[[int], None] = ignore) -> Listing:
-    """List every sample at `uri`, in the order of a new index.
-
-    uri: a local path or s3://, gs://, hf:// or http(s)://, of a kind that docs/sources.md describes; over http folders
-    cannot be listed.
-    fields: which column or member is image, label and caption, where the source leaves a choice; and the numbers of
-    classes.
-    on_progress: called now and then with the number of images, or of files in a folder, found so far.
-    Raises NotFoundError if nothing is at `uri`, SourceError if it cannot be used, FieldError for a field that a source
-    of this kind does not have.
-    """
-    kind = find_kind(uri)
-    refuse_other_fields(uri, kind.words, fields, kind.fields)
-    try:
-        listing = kind.scan(uri, fields, on_progress)
-    except NotFoundError:  # an OSError too, with its own sentence
-        raise
-    except OSError as error:
-        found = f"{error.filename or uri} cannot be read ({error.strerror or error})"
-        if not is_remote(str(error.filename or uri)):
-            raise SourceError(f"{found}; check its permissions, or move it away") from error
-        if isinstance(error, FileNotFoundError):
-            raise NotFoundError(f"{error.filename or uri} does not exist; correct {uri}") from error
-        raise SourceError(f"{found}; check the name, your credentials and the network") from error
-    return with_class_numbers(listing, fields.classes) if fields.classes else listing
-
-
-def find_kind(uri: str) -> SourceKind:
-    """Return the kind of source that a name is of. Raises NotFoundError or SourceError if it is of none."""
-    if uri.startswith("pipe:"):
-        raise SourceError(f"{uri} is a command, and images are read by position; give its tars as paths or URLs")
-    for make in KINDS.values():
-        kind = make()
-        if kind.recognises(uri):
-            return kind
-    if found := glob_matches(uri):
-        suffixes = ", ".join(f"{count:,} with {suffix}" for suffix, count in count_suffixes(found).items())
-        raise SourceError(f"{uri} matches {suffixes}, which are not of one kind of source; give {source_words()}")
-    if not os.path.exists(uri):
-        raise NotFoundError(f"{uri} does not exist; give {source_words()}")
-    raise SourceError(f"{uri} is not a source of images; give {source_words()}")
+from tcae_cli.sources.listing import Container, Entry
+from tcae_cli.sources.registry import KINDS, Access, Place, Reader
 
 
 class Source:
@@ -274,6 +206,16 @@ class Source:
         column = IndexColumn(self.index_dir / f"{name}.npy", dtype, self._checksums.get(name))
         self._maps.append(column)
         return column
+
+
+def open_index(folder: Folder, name: str, scratch: Path) -> "Source":
+    """Open the source whose index a store keeps in a folder of this name, copied below `scratch` if it is remote.
+
+    Raises SourceError if the index is missing or damaged.
+    """
+    if (index := fetch_index(folder, name, scratch)) is None:
+        raise SourceError(f"{folder.uri}/{name} holds no index of a source; tcae verify {folder.uri} says what else")
+    return Source(index)
 
 
 class _Strings:

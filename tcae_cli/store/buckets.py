@@ -11,6 +11,7 @@ from hashlib import blake2b
 from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.runtime.folder import Folder, open_folder
 from tcae_cli.runtime.remote import is_remote
+from tcae_cli.store.bucket_spec import bucket_spec
 from tcae_cli.store.commit import (
     append_rows,
     can_read_tables,
@@ -28,7 +29,7 @@ from tcae_cli.store.handle import StoreHandle, create_store, find_store, fit_arr
 from tcae_cli.store.layout import BUCKETS, ROOT, bucket_folder
 from tcae_cli.store.metadata import group_file, parse_metadata, sealed_names
 from tcae_cli.store.record import RECORDS_FOLDER
-from tcae_cli.store.spec import SourceIdentity, StoreSpec, bucket_spec
+from tcae_cli.store.spec import SourceIdentity, StoreSpec
 from tcae_cli.store.totals import Totals
 from tcae_cli.store.update import (
     CHANGED,

@@ -9,7 +9,7 @@ from tcae_cli.images.loader import load_rows
 from tcae_cli.images.samples import write_sample_windows
 from tcae_cli.images.transform import Transform, to_float
 from tcae_cli.metrics.image import psnr
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 
 
 @pytest.fixture(scope="module")

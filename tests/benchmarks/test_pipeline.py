@@ -19,7 +19,8 @@ from tcae_cli.model.tcae import TCAE
 from tcae_cli.reports.encode import EncodeReport, EncodeRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.runtime.local_folder import LocalFolder
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.scan import open_source
+from tcae_cli.sources.source import Source
 from tcae_cli.store.handle import create_store
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.spec import StoreSpec

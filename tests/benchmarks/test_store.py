@@ -23,7 +23,8 @@ from numcodecs.zstd import Zstd
 from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.reports.encode import EncodeReport, EncodeRequest
 from tcae_cli.reports.progress import Progress, Silent
-from tcae_cli.runtime.local_folder import LocalFile, LocalFolder
+from tcae_cli.runtime.local_file import LocalFile
+from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store import shard_file, writer
 from tcae_cli.store import spec as parts
 from tcae_cli.store.handle import create_store

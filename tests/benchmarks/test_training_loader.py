@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 from tcae_cli.training.views.batches import TrainingViews, load_training_batches
 
 STEPS, STEPS_ALONE = 40, 10

@@ -9,7 +9,7 @@ from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.jobs.export import export_store
 from tcae_cli.reports.export import ExportRequest
 from tcae_cli.reports.progress import Silent
-from tcae_cli.runtime.local_folder import LocalFile
+from tcae_cli.runtime.local_file import LocalFile
 from tcae_cli.store.reader import LatentStore
 
 from .conftest import files_of

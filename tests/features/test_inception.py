@@ -21,7 +21,7 @@ from tcae_cli.features.published import FILES
 from tcae_cli.images.loader import load_rows
 from tcae_cli.images.transform import Transform
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 
 PUBLISHED = "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/pt_inception-2015-12-05-6726825d.pth"
 

@@ -22,7 +22,7 @@ from tcae_cli.images.loader import BatchRows, ImageBatch, Reading, load_batches,
 from tcae_cli.images.transform import Transform, resize_and_crop
 from tcae_cli.images.watchdog import RowNotes
 from tcae_cli.reports.failure import Failure
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 
 BATCHES = [BatchRows(range(0, 3)), BatchRows(range(3, 5)), BatchRows(range(5, 8), (5, 7))]
 BAD_ROW, GONE_ROW = 3, 4

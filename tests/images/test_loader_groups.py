@@ -13,7 +13,8 @@ from tcae_cli.images import watchdog
 from tcae_cli.images.loader import BatchRows, ImageBatch, Reading, load_batches
 from tcae_cli.images.transform import Transform
 from tcae_cli.sources.parquet_reader import GroupReader
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.scan import open_source
+from tcae_cli.sources.source import Source
 
 pytestmark = pytest.mark.alone
 

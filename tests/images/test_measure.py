@@ -15,7 +15,8 @@ from tcae_cli.images import measure, watchdog
 from tcae_cli.images.image_file import decode_image, image_size
 from tcae_cli.images.measure import add_image_sizes, measure_images
 from tcae_cli.reports.progress import Silent
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.scan import open_source
+from tcae_cli.sources.source import Source
 
 from ..forms import FORMS, Sample
 

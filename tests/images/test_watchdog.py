@@ -19,7 +19,8 @@ from tcae_cli.images import watchdog
 from tcae_cli.images.loader import BatchRows, ImageBatch, Reading, load_batches
 from tcae_cli.images.transform import Transform
 from tcae_cli.reports.failure import Failure
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.scan import open_source
+from tcae_cli.sources.source import Source
 
 from ..troubles import TroubledSource, die, die_at_once, die_once, no_room, stop
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from tcae_cli.runtime.local_folder import LocalFile, LocalFolder
+from tcae_cli.runtime.local_file import LocalFile
+from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.runtime.remote_folder import RemoteFolder
 
 

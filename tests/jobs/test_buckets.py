@@ -18,8 +18,9 @@ from tcae_cli.images.image_file import decode_image
 from tcae_cli.images.transform import resize_and_crop
 from tcae_cli.jobs.encode_shares import of_part, of_ranks
 from tcae_cli.runtime.local_folder import LocalFolder
+from tcae_cli.store.bucket_spec import bucket_spec
 from tcae_cli.store.handle import StoreHandle
-from tcae_cli.store.spec import SourceIdentity, bucket_spec
+from tcae_cli.store.spec import SourceIdentity
 
 from ..store_contents import arrays_of, assert_same_store, attributes_of, change_metadata, files_of, refused
 

@@ -4,7 +4,7 @@ import pytest
 
 from tcae_cli.sources import announce
 from tcae_cli.sources.announce import found_so_far, say_found
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 
 from ..heard import Heard
 

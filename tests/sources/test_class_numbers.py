@@ -5,7 +5,7 @@ import pytest
 from tcae_cli.errors import NotFoundError, SourceError
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.sources.class_numbers import read_class_names
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 
 
 @pytest.fixture

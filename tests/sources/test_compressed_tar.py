@@ -13,7 +13,8 @@ import pytest
 
 from tcae_cli.errors import ImageError, SourceError
 from tcae_cli.runtime.local_folder import LocalFolder
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.scan import open_source
+from tcae_cli.sources.source import Source
 
 from ..pictures import COMPRESSED, write_tar, zstd
 

@@ -11,7 +11,7 @@ from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.runtime import hub_folder
 from tcae_cli.runtime.hub import fetch, get
 from tcae_cli.sources.hub import find_files
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 
 from ..hub_server import TOKEN, Cut, HubServer
 from ..store_contents import assert_same_arrays, attributes_of

@@ -10,7 +10,8 @@ import pytest
 from tcae_cli.errors import SourceError
 from tcae_cli.sources import index_column
 from tcae_cli.sources.index_column import IndexColumn, checksums_of
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.scan import open_source
+from tcae_cli.sources.source import Source
 
 
 @pytest.fixture

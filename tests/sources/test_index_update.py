@@ -13,7 +13,8 @@ from tcae_cli.sources import index_update
 from tcae_cli.sources.index_update import PreviousIndex, index_source
 from tcae_cli.sources.listing import Entry, Listing
 from tcae_cli.sources.merged_rows import SourceChanges
-from tcae_cli.sources.source import Source, scan
+from tcae_cli.sources.scan import scan
+from tcae_cli.sources.source import Source
 
 from ..tables import save_arrow, with_paths, write_parquet
 

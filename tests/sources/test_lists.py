@@ -4,7 +4,7 @@ import pytest
 
 from tcae_cli.errors import ImageError, SourceError, TcaeError, UsageError
 from tcae_cli.recipe.choices import SampleFields
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 
 from ..tables import table
 

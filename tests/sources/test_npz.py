@@ -8,7 +8,8 @@ import pytest
 from tcae_cli.errors import ImageError, SourceError, TcaeError, UsageError
 from tcae_cli.images.image_file import decode_image
 from tcae_cli.recipe.choices import SampleFields
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.scan import open_source
+from tcae_cli.sources.source import Source
 
 SAMPLES = np.random.default_rng(0).integers(0, 256, (11, 6, 8, 3), np.uint8)
 

@@ -21,7 +21,8 @@ from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.runtime.remote_folder import RemoteFolder
 from tcae_cli.sources.parquet_file import OpenParquet
-from tcae_cli.sources.source import Source, open_source, scan
+from tcae_cli.sources.scan import open_source, scan
+from tcae_cli.sources.source import Source
 
 from ..tables import with_paths, write_parquet
 

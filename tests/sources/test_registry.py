@@ -9,7 +9,7 @@ from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.sources.files import FileReader
 from tcae_cli.sources.listing import Entry, Listing
 from tcae_cli.sources.registry import KINDS
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 
 
 class Gallery:

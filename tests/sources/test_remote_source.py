@@ -16,7 +16,8 @@ import s3fs
 from tcae_cli.errors import ImageError, NotFoundError, SourceError
 from tcae_cli.recipe.choices import SampleFields
 from tcae_cli.runtime import remote_folder
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.scan import open_source
+from tcae_cli.sources.source import Source
 
 from ..hub_server import HubServer
 from ..pictures import write_zip

@@ -11,7 +11,8 @@ import pytest
 
 from tcae_cli.errors import ImageError, NotFoundError, SourceError, UsageError
 from tcae_cli.sources.index_update import PreviousIndex, index_source
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.scan import open_source
+from tcae_cli.sources.source import Source
 
 from ..forms import DATASET, FILES, FORMS, TABLES, TARS, Sample
 

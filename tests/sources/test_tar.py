@@ -8,7 +8,8 @@ import pytest
 
 from tcae_cli.errors import ImageError, NotFoundError, SourceError, UsageError
 from tcae_cli.recipe.choices import SampleFields
-from tcae_cli.sources.source import Source, open_source, scan
+from tcae_cli.sources.scan import open_source, scan
+from tcae_cli.sources.source import Source
 
 
 def opened(tmp_path: Path, uri: str, image: str | None = None, allow_missing: int | None = None) -> Source:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.scan import open_source
+from tcae_cli.sources.source import Source
 
 BLOCK = 512
 

@@ -13,7 +13,8 @@ import pytest
 
 from tcae_cli.errors import ImageError, SourceError, TcaeError
 from tcae_cli.recipe.choices import SampleFields
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.scan import open_source
+from tcae_cli.sources.source import Source
 
 from ..pictures import write_zip
 

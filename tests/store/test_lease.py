@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from tcae_cli.errors import StoreError
-from tcae_cli.runtime.local_folder import LocalFile, LocalFolder
+from tcae_cli.runtime.local_file import LocalFile
+from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store import lease as lease_module
 from tcae_cli.store.lease import Place, join_store
 

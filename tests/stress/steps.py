@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from tcae_cli.runtime import local_folder
+from tcae_cli.runtime import local_file, local_folder
 from tcae_cli.store.shard_file import ShardFileWriter
 
 FRESH, APPEND, RETRY = "fresh", "append", "retry"
@@ -80,9 +80,9 @@ def set_trap(kill: Kill, store: Path, is_first: Callable[[], bool]) -> None:
     def name_of(file: Any) -> str:
         return file.final.relative_to(store).as_posix()
 
-    _wrap(local_folder.LocalFile, "rename", trap, lambda file: _naming(name_of(file), file.final, file._temporary))
-    _wrap(local_folder.LocalFile, "link", trap, lambda file: _creation(name_of(file)))
-    _wrap(local_folder.LocalFile, "seal", trap, lambda file: _sealing(name_of(file)))
+    _wrap(local_file.LocalFile, "rename", trap, lambda file: _naming(name_of(file), file.final, file._temporary))
+    _wrap(local_file.LocalFile, "link", trap, lambda file: _creation(name_of(file)))
+    _wrap(local_file.LocalFile, "seal", trap, lambda file: _sealing(name_of(file)))
     num_appended: WeakKeyDictionary[ShardFileWriter, int] = WeakKeyDictionary()
 
     def appending(writer: ShardFileWriter, chunk: bytes | None) -> str | None:

@@ -19,7 +19,7 @@ from tcae_cli.autoencoders.checkpoint import write_tensors
 from tcae_cli.errors import CheckpointError, DiskError, ImageError, RecipeError
 from tcae_cli.images.image_file import decode_image
 from tcae_cli.recipe.load import load_recipe
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 from tcae_cli.store.dataset import LatentDataset
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.stream import LatentStream

@@ -12,7 +12,7 @@ from tcae_cli.errors import SourceError
 from tcae_cli.jobs.evaluate import evaluate
 from tcae_cli.reports.evaluation import EvalRequest
 from tcae_cli.reports.progress import Silent
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 from tcae_cli.training.validation import Validation
 
 from ..small_recipes import recipe

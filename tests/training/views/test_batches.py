@@ -16,7 +16,7 @@ from tcae_cli.errors import SourceError
 from tcae_cli.images import watchdog
 from tcae_cli.images.watchdog import RowNotes
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 from tcae_cli.training.views.batches import TrainingViews, load_training_batches
 from tcae_cli.training.views.crops import TrainingBatch
 

@@ -12,7 +12,8 @@ from torch import Tensor
 from tcae_cli.errors import SourceError
 from tcae_cli.images.image_file import decode_image
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.sources.source import Source, open_source
+from tcae_cli.sources.scan import open_source
+from tcae_cli.sources.source import Source
 from tcae_cli.training.views import batches
 from tcae_cli.training.views.batches import TrainingViews
 from tcae_cli.training.views.crops import SampleViews, TrainingBatch, sample_views, stack_views

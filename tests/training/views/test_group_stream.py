@@ -14,7 +14,7 @@ import pytest
 from tcae_cli.errors import SourceError
 from tcae_cli.images.image_file import encode_image
 from tcae_cli.recipe.schema import DataSpec, LossSpec, ModelSpec, Recipe, TrainSpec
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 from tcae_cli.training.views.crops import TrainingBatch
 from tcae_cli.training.views.group_stream import RowGroups
 from tcae_cli.training.views.stream import TrainingStream, stream_training_batches

@@ -10,7 +10,7 @@ import torch
 
 from tcae_cli.images.image_file import decode_image
 from tcae_cli.recipe.schema import Recipe
-from tcae_cli.sources.source import open_source
+from tcae_cli.sources.scan import open_source
 from tcae_cli.training.views.augmentation import draw_box
 from tcae_cli.training.views.batches import TrainingViews
 from tcae_cli.training.views.crops import SampleViews, decode_for_views, least_side_of_views, sample_views
