@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from tcae_cli.autoencoders.by_name import load_autoencoder, read_card
 from tcae_cli.errors import NotFoundError, StoreError
 from tcae_cli.evaluation.metrics.cost import counted_cost
-from tcae_cli.jobs import plan_encode
+from tcae_cli.jobs import plan_encode, rehearsal
 from tcae_cli.jobs.plan_encode import plan_encoding
 from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.encode_plan import EncodePlan, EncodePlanRequest
@@ -56,7 +57,7 @@ def test_the_model_and_the_pace_are_told(plan, photos, small_checkpoint, tmp_pat
     measured = found.rehearsal
     assert 0 < measured.images_per_s.lowest <= measured.images_per_s.median <= measured.images_per_s.highest
     assert 0 < measured.batch_size <= 4  # smaller where a batch takes long
-    assert measured.num_images == min(24, 3 * measured.batch_size * plan_encode.torch.get_num_threads())
+    assert measured.num_images == min(24, 3 * measured.batch_size * torch.get_num_threads())
     assert set(measured.stage_seconds) == {"read", "encode", "pack", "write"} and found.slowest_stage
     assert found.seconds.median == pytest.approx(24 / measured.images_per_s.median)
 
@@ -75,7 +76,7 @@ def test_rows_that_are_committed_are_not_counted_again_and_a_store_stays_as_it_i
 
 
 def test_a_slow_model_is_measured_on_smaller_batches(plan, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(plan_encode, "_ENOUGH_S", 0.0)
+    monkeypatch.setattr(rehearsal, "_ENOUGH_S", 0.0)
 
     assert plan(photos, tmp_path / "out.zarr").rehearsal.batch_size == 1
 
