@@ -4,9 +4,6 @@ A claim is stale if its process has ended (same machine) or if it was not rewrit
 Times are compared between files of the store, so the clocks of machines do not matter.
 """
 
-import json
-import os
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,11 +15,19 @@ from uuid import uuid4
 from tcae_cli.errors import DiskError, StoreError
 from tcae_cli.runtime.folder import Folder
 from tcae_cli.runtime.local_folder import PARTS
-from tcae_cli.runtime.processes import is_alive, process_space
-from tcae_cli.store.layout import PRIVATE_FOLDER
+from tcae_cli.runtime.processes import is_alive
+from tcae_cli.store.lease_claim import (
+    DONE,
+    JOINED,
+    READY,
+    SETTLED,
+    LeaseClaim,
+    claim_files,
+    claim_name,
+    launch_of,
+    read_claim,
+)
 
-_FOLDER = f"{PRIVATE_FOLDER}/leases"
-_JOINED, _SETTLED, _READY, _DONE = "joined", "settled", "ready", "done"  # states of a claim
 _STALE_S = 60.0  # a claim of another machine that is silent for longer is stale
 _HEARTBEAT_S = 10.0
 _PATIENCE_S = 600.0  # how long a rank waits for its leader to begin
@@ -69,7 +74,7 @@ class Lease:
     """Holds the claim of one process on a store."""
 
     def __init__(self, folder: Folder, place: Place) -> None:
-        self.name = _claim_name(place.launch, place.member)
+        self.name = claim_name(place.launch, place.member)
         self._folder, self._place = folder, place
         self._state: str | None = None  # nothing written yet
         self._is_lost = False
@@ -83,29 +88,29 @@ class Lease:
         """
         if claim := self._live_claim(self.name):
             raise self._taken(claim)
-        self._write(_JOINED)
-        for name in self._claims():
-            launch = name.rpartition("/")[2].removesuffix(".json").rpartition(".")[0]
+        self._write(JOINED)
+        for name in claim_files(self._folder):
+            launch = launch_of(name)
             if launch == self._place.launch:
                 continue
             while claim := self._live_claim(name):
-                if claim["state"] != _JOINED or launch < self._place.launch:
+                if claim.state != JOINED or launch < self._place.launch:
                     raise self._taken(claim)
                 time.sleep(_POLL_S)
             self._folder.remove([name])
-        self._write(_SETTLED)
+        self._write(SETTLED)
 
     def announce_ready(self) -> None:
         """Announce to the followers of this process that the store exists and is ready for them."""
-        self._write(_READY)
+        self._write(READY)
 
     def wait_for_leader(self) -> None:
         """Wait until the leader announces the store. Raises StoreError if it stops or does not begin within 600 s."""
-        leader, seen = _claim_name(self._place.launch, self._place.leader), False
+        leader, seen = claim_name(self._place.launch, self._place.leader), False
         patience_ends_at = time.monotonic() + _PATIENCE_S
         while time.monotonic() < patience_ends_at:
             state = self._state_of(leader)
-            if state in (_READY, _DONE):
+            if state in (READY, DONE):
                 return
             if state:
                 patience_ends_at = time.monotonic() + _PATIENCE_S  # a live leader may take as long as it needs
@@ -117,8 +122,8 @@ class Lease:
 
     def refresh(self) -> None:
         """Rewrite the claim, which shows that this process is alive; a claim that was removed is not restored."""
-        if self._read(self.name).get("owner") == self._folder.owner:
-            self._write(self._state or _JOINED)
+        if (claim := read_claim(self._folder, self.name)) and claim.owner == self._folder.owner:
+            self._write(self._state or JOINED)
         else:
             self._is_lost = True
 
@@ -133,8 +138,8 @@ class Lease:
     def leave(self, is_done: bool) -> None:
         """Remove the claim; a leader that is done keeps it, marked so, for followers that start late."""
         if is_done and self._place.is_leader and self._place.has_followers:
-            self._write(_DONE)
-        elif self._state and self._state != _DONE and not self._is_lost:
+            self._write(DONE)
+        elif self._state and self._state != DONE and not self._is_lost:
             with suppress(OSError):  # the store may be gone
                 self._folder.remove([self.name])
 
@@ -148,36 +153,35 @@ class Lease:
 
         Ages are measured against this process's own claim, which is at most 10 s old.
         """
-        name = _claim_name(self._place.launch, member)
-        claim = self._read(name)
-        if claim.get("owner") != owner or claim["state"] == _DONE or self._is_gone(claim):
+        name = claim_name(self._place.launch, member)
+        claim = read_claim(self._folder, name)
+        if claim is None or claim.owner != owner or claim.state == DONE or claim.is_gone(self._folder.owner):
             return True
         try:
             return self._age_s(name, self.name) > _STALE_S
         except FileNotFoundError:  # either was removed meanwhile
-            return not self._read(name)
+            return not read_claim(self._folder, name)
 
     def live_owners(self) -> set[str]:
         """Return the owners that mark temporary files, of all processes that are working on the store."""
-        return {str(claim["owner"]) for name in self._claims() if (claim := self._live_claim(name))}
+        return {claim.owner for name in claim_files(self._folder) if (claim := self._live_claim(name))}
 
     def _state_of(self, name: str) -> str | None:
         """Return the state of a claim of this launch; None if there is no claim or its process has ended."""
-        claim = self._read(name)
-        if claim and claim["state"] != _DONE and self._is_gone(claim):
-            claim = self._read(name)  # it may have ended in order in between
-            if claim.get("state") != _DONE:
+        claim = read_claim(self._folder, name)
+        if claim and claim.state != DONE and claim.is_gone(self._folder.owner):
+            claim = read_claim(self._folder, name)  # it may have ended in order in between
+            if claim is None or claim.state != DONE:
                 return None
         with suppress(FileNotFoundError):  # removed meanwhile
             # Files that an earlier launch of the same name left are older than that.
             if claim and self._age_s(name, self.name) <= _STALE_S:
-                return str(claim["state"])
+                return claim.state
         return None
 
     def _write(self, state: str) -> None:
         self._state = state
-        holder = {"state": state, "host": socket.gethostname(), "pid": os.getpid(), "processes": process_space()}
-        self._put(self.name, json.dumps(holder | {"owner": self._folder.owner}).encode())
+        self._put(self.name, LeaseClaim.of_this_process(state, self._folder.owner).as_json())
 
     def _put(self, name: str, data: bytes) -> None:
         """Write a file, again if a leader removed its temporary file: without a claim this process seems dead."""
@@ -189,46 +193,28 @@ class Lease:
                     raise
         return self._folder.write({name: data})
 
-    def _claims(self) -> list[str]:
-        return [name for name in self._folder.sizes(_FOLDER) if name.endswith(".json")]
-
-    def _read(self, name: str) -> dict[str, Any]:
-        """Return a claim; an empty dict if there is none."""
-        try:
-            return _parse_claim(self._folder, name)
-        except FileNotFoundError:
-            return {}
-
-    def _live_claim(self, name: str) -> dict[str, Any] | None:
+    def _live_claim(self, name: str) -> LeaseClaim | None:
         """Return a claim if its process is alive, None otherwise."""
-        claim = self._read(name)
-        if not claim or claim["state"] == _DONE or self._is_gone(claim):
+        claim = read_claim(self._folder, name)
+        if not claim or claim.state == DONE or claim.is_gone(self._folder.owner):
             return None
         probe = f"{PARTS}/{self._folder.owner}.{uuid4().hex}"  # a folder that clear_leftovers empties after a kill
         self._put(probe, b"")
         try:
             is_stale = self._age_s(name, probe) > _STALE_S
         except FileNotFoundError:  # the claim or the probe was removed
-            is_stale = not self._read(name)
+            is_stale = not read_claim(self._folder, name)
         finally:
             self._folder.remove([probe])
         return None if is_stale else claim
-
-    def _is_gone(self, claim: dict[str, Any]) -> bool:
-        """Return whether the process of a claim ran on this machine and has ended."""
-        if not _is_here(claim):
-            return False
-        # Containers reuse process numbers: the one in the claim may now be that of this process.
-        is_reused = claim["pid"] == os.getpid() and claim["owner"] != self._folder.owner
-        return bool(is_reused or not is_alive(claim["pid"]))
 
     def _age_s(self, name: str, newer: str) -> float:
         """Return by how many seconds a file is older than another, by the store's own clock."""
         return self._folder.modified(newer) - self._folder.modified(name)
 
-    def _taken(self, claim: dict[str, Any]) -> StoreError:
+    def _taken(self, claim: LeaseClaim) -> StoreError:
         return StoreError(
-            f"{self._folder.uri} is being written by process {claim['pid']} on {claim['host']}; wait for it "
+            f"{self._folder.uri} is being written by process {claim.pid} on {claim.host}; wait for it "
             f"to end, or stop it (a machine that died counts as gone after {_STALE_S:.0f} s)"
         )
 
@@ -239,13 +225,14 @@ def live_claims(folder: Folder) -> list[dict[str, Any]]:
     This writes nothing to the store, so this machine's clock measures the silence, in seconds.
     """
     found = []
-    for name in folder.sizes(_FOLDER) if folder.can_list else ():  # nobody writes over HTTP
+    for name in claim_files(folder) if folder.can_list else ():  # nobody writes over HTTP
+        claim = read_claim(folder, name)
         with suppress(FileNotFoundError):  # removed meanwhile
-            claim = _parse_claim(folder, name)
             silence_s = max(0.0, time.time() - folder.modified(name))
-            is_live = is_alive(claim["pid"]) if claim and _is_here(claim) else silence_s <= _STALE_S
-            if claim.get("state", _DONE) != _DONE and is_live:
-                found.append({"host": claim["host"], "pid": claim["pid"], "silence_s": silence_s})
+            if claim is None or claim.state == DONE:
+                continue
+            if is_alive(claim.pid) if claim.runs_here else silence_s <= _STALE_S:
+                found.append({"host": claim.host, "pid": claim.pid, "silence_s": silence_s})
     return found
 
 
@@ -266,26 +253,3 @@ def _kept_fresh(lease: Lease) -> Iterator[None]:
     finally:
         ended.set()
         thread.join()
-
-
-def _parse_claim(folder: Folder, name: str) -> dict[str, Any]:
-    """Return the claim in a file. Raises FileNotFoundError if there is none, StoreError if it is damaged."""
-    try:
-        claim: dict[str, Any] = json.loads(folder.read(name))
-        kinds = {"state": str, "host": str, "pid": int, "processes": str, "owner": str}
-        if not all(isinstance(claim[key], kind) for key, kind in kinds.items()):
-            raise ValueError("a value is of another kind")
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise StoreError(
-            f"{folder.uri}/{name} is damaged ({error!r:.80}); remove it once no process is writing the store"
-        ) from error
-    return claim
-
-
-def _claim_name(launch: str, member: str) -> str:
-    return f"{_FOLDER}/{launch}.{member}.json"
-
-
-def _is_here(claim: dict[str, Any]) -> bool:
-    """Return whether the process of a claim runs, or ran, on this machine."""
-    return (claim.get("host"), claim.get("processes")) == (socket.gethostname(), process_space())
