@@ -18,7 +18,7 @@ from tcae_cli.sources.index import SUMMARY_FILE
 from tcae_cli.store.buckets import existing_stores
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder, read_array
-from tcae_cli.store.lease import live_claims
+from tcae_cli.store.lease import live_leases
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.record import file_sizes, read_records, record_name
 from tcae_cli.store.spec import StoreSpec, deviations_of
@@ -59,7 +59,7 @@ def describe_store(request: InfoRequest, _: Progress) -> InfoReport:
         num_shards_committed=sum(part.num_committed for part in parts.values()),
         num_shards_damaged=sum(part.num_damaged for part in parts.values()),
         rows_per_shard=spec.rows_per_shard,
-        writers=live_claims(store.folder),
+        writers=live_leases(store.folder),
         views={
             name: {"size": view.size, "flip": view.flip, "shape": list(spec.sample_shape(name))}
             for name, view in spec.views.items()

@@ -26,7 +26,7 @@ from tcae_cli.sources.source import Source, open_index
 from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder, read_side_array
-from tcae_cli.store.lease import live_claims
+from tcae_cli.store.lease import live_leases
 from tcae_cli.store.record import record_name
 from tcae_cli.store.spec import StoreSpec
 from tcae_cli.store.totals import Totals
@@ -56,9 +56,9 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
     checked = check_stores(verification)
     now = StoreHandle(store.folder)
     try:
-        for claim in live_claims(store.folder):
-            verification.not_checked.append(f"the shard that process {claim['pid']} on {claim['host']} is writing now")
-    except StoreError as error:  # a claim is damaged
+        for lease in live_leases(store.folder):
+            verification.not_checked.append(f"the shard that process {lease['pid']} on {lease['host']} is writing now")
+    except StoreError as error:  # a lease is damaged
         verification.add_problem(str(error))
 
     num_compared = 0

@@ -219,7 +219,7 @@ def test_permission_that_is_lost(many_photos, tmp_path, encode, goes_on, where):
         (100, f"cannot be written: it was removed while in use; {ADVICE}$"),
         (
             240,
-            r"claim on the store is gone \(.*, or the store was removed\); repeat the command$",
+            r"lease on the store is gone \(.*, or the store was removed\); repeat the command$",
         ),  # all rows are written
     ],
 )

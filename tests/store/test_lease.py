@@ -24,7 +24,7 @@ def join(path: Path, launch: str, rank: int = 0, world_size: int = 1):
     return join_store(LocalFolder(path), Place(launch, str(rank), "0", world_size > 1))
 
 
-def claim_of(path, pid: int, host: str, state: str = "ready") -> None:
+def lease_of(path, pid: int, host: str, state: str = "ready") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     processes = os.readlink("/proc/self/ns/pid")
     path.write_text(json.dumps({"state": state, "host": host, "pid": pid, "processes": processes, "owner": "other"}))
@@ -38,7 +38,7 @@ def dead_process() -> int:
 
 def test_a_second_launch_is_refused_while_the_first_is_alive(tmp_path):
     with join(tmp_path, "first", 0, 1):
-        claim_of(tmp_path / ".tcae/leases/first.0.json", os.getppid(), socket.gethostname())
+        lease_of(tmp_path / ".tcae/leases/first.0.json", os.getppid(), socket.gethostname())
         with (
             pytest.raises(StoreError, match=rf"being written by process {os.getppid()} on .*wait for it to end"),
             join(tmp_path, "second", 0, 1),
@@ -55,23 +55,23 @@ def test_a_launch_that_has_ended_is_no_hindrance(tmp_path):
 
 
 def test_a_killed_process_of_this_machine_is_no_hindrance(tmp_path):
-    claim_of(tmp_path / ".tcae/leases/killed.0.json", dead_process(), socket.gethostname())
+    lease_of(tmp_path / ".tcae/leases/killed.0.json", dead_process(), socket.gethostname())
     with join(tmp_path, "next", 0, 1):
         assert not (tmp_path / ".tcae/leases/killed.0.json").exists()
 
 
 def test_another_machine_counts_until_it_has_been_silent_for_a_minute(tmp_path):
-    claim = tmp_path / ".tcae/leases/there.0.json"
-    claim_of(claim, 1, "another-machine")
+    lease = tmp_path / ".tcae/leases/there.0.json"
+    lease_of(lease, 1, "another-machine")
     with pytest.raises(StoreError, match="on another-machine"), join(tmp_path, "here", 0, 1):
         pass
-    os.utime(claim, (MINUTES_AGO, MINUTES_AGO))
+    os.utime(lease, (MINUTES_AGO, MINUTES_AGO))
     with join(tmp_path, "here", 0, 1):
-        assert not claim.exists()
+        assert not lease.exists()
 
 
 def test_the_same_rank_twice_is_refused(tmp_path):
-    claim_of(tmp_path / ".tcae/leases/launch.1.json", os.getppid(), socket.gethostname())
+    lease_of(tmp_path / ".tcae/leases/launch.1.json", os.getppid(), socket.gethostname())
     with pytest.raises(StoreError, match="is being written by"), join(tmp_path, "launch", 1, 2):
         pass
 
@@ -128,7 +128,7 @@ def test_other_ranks_stop_when_rank_zero_stops(tmp_path):
 
 def test_other_ranks_stop_when_rank_zero_is_killed(tmp_path):
     rank_zero = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
-    claim_of(tmp_path / ".tcae/leases/launch.0.json", rank_zero.pid, socket.gethostname(), state="settled")
+    lease_of(tmp_path / ".tcae/leases/launch.0.json", rank_zero.pid, socket.gethostname(), state="settled")
     killing = threading.Timer(0.2, rank_zero.kill)  # nobody waits for it, so its number stays taken
     killing.start()
     with pytest.raises(StoreError, match="rank 0 has stopped"), join(tmp_path, "launch", 1, 2) as lease:
@@ -137,7 +137,7 @@ def test_other_ranks_stop_when_rank_zero_is_killed(tmp_path):
     rank_zero.communicate()
 
 
-def test_a_claim_that_a_leader_took_for_a_leftover_is_written_again(tmp_path, monkeypatch):
+def test_a_lease_that_a_leader_took_for_a_leftover_is_written_again(tmp_path, monkeypatch):
     rename, cleared = LocalFile.rename, []
 
     def clear_and_rename(file: LocalFile) -> None:
@@ -180,8 +180,8 @@ def test_parts_work_on_one_store_together_and_no_other_launch_beside_them(tmp_pa
         join_store(LocalFolder(tmp_path), Place("parts-2", "1-0", "1-0")) as lease,
     ):
         assert len(list((tmp_path / ".tcae/leases").iterdir())) == 2
-        claim = tmp_path / ".tcae/leases/parts-2.0-0.json"
-        claim_of(claim, os.getppid(), socket.gethostname())
+        other = tmp_path / ".tcae/leases/parts-2.0-0.json"
+        lease_of(other, os.getppid(), socket.gethostname())
         with pytest.raises(StoreError, match="is being written by process"), join(tmp_path, "other"):
             pass
         with (
@@ -192,24 +192,24 @@ def test_parts_work_on_one_store_together_and_no_other_launch_beside_them(tmp_pa
         assert len(lease.live_owners()) == 2
 
 
-def test_a_process_whose_claim_was_taken_away_stops(tmp_path, monkeypatch):
+def test_a_process_whose_lease_was_taken_away_stops(tmp_path, monkeypatch):
     monkeypatch.setattr(lease_module, "_HEARTBEAT_S", 0.05)
     with join(tmp_path, "slow") as lease:
         lease.check()
         (tmp_path / ".tcae/leases/slow.0.json").unlink()
         patience_ends_at = time.monotonic() + 5
-        with pytest.raises(StoreError, match=r"claim on the store is gone .*; repeat the command"):
+        with pytest.raises(StoreError, match=r"lease on the store is gone .*; repeat the command"):
             while time.monotonic() < patience_ends_at:
                 lease.check()
                 time.sleep(0.01)
 
 
-def test_a_live_claim_is_kept_fresh(tmp_path, monkeypatch):
+def test_a_live_lease_is_kept_fresh(tmp_path, monkeypatch):
     monkeypatch.setattr(lease_module, "_HEARTBEAT_S", 0.05)
     with join(tmp_path, "alive"):
-        claim = tmp_path / ".tcae/leases/alive.0.json"
-        os.utime(claim, (MINUTES_AGO, MINUTES_AGO))
+        lease = tmp_path / ".tcae/leases/alive.0.json"
+        os.utime(lease, (MINUTES_AGO, MINUTES_AGO))
         patience_ends_at = time.monotonic() + 5
-        while claim.stat().st_mtime == MINUTES_AGO and time.monotonic() < patience_ends_at:
+        while lease.stat().st_mtime == MINUTES_AGO and time.monotonic() < patience_ends_at:
             time.sleep(0.01)
-        assert claim.stat().st_mtime > MINUTES_AGO
+        assert lease.stat().st_mtime > MINUTES_AGO

@@ -191,10 +191,10 @@ def test_a_process_that_must_not_write_any_more_leaves_all_the_old(make_store):
     old = described(path)
 
     def refuse() -> None:
-        raise StoreError("this process's claim is gone")
+        raise StoreError("this process's lease is gone")
 
     store = opened(path)
-    with pytest.raises(StoreError, match="claim is gone"):
+    with pytest.raises(StoreError, match="lease is gone"):
         update_metadata(store, updated_spec(store, store.spec.source, PLAIN, False), {"": PLAIN}, refuse)
     assert described(path) == old
 

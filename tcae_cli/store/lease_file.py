@@ -1,4 +1,4 @@
-"""The claim of a process on a store, a file in it: which process it is, where it runs, and how far it is."""
+"""The lease of a process on a store, a file in it: which process it is, where it runs, and how far it is."""
 
 import json
 import os
@@ -10,15 +10,15 @@ from tcae_cli.runtime.folder import Folder
 from tcae_cli.runtime.processes import is_alive, process_space
 from tcae_cli.store.layout import PRIVATE_FOLDER
 
-JOINED, SETTLED, READY, DONE = "joined", "settled", "ready", "done"  # states of a claim
+JOINED, SETTLED, READY, DONE = "joined", "settled", "ready", "done"  # states of a lease
 
 _FOLDER = f"{PRIVATE_FOLDER}/leases"
 _KINDS = {"state": str, "host": str, "pid": int, "processes": str, "owner": str}  # of the values in a file
 
 
 @dataclass(frozen=True)
-class LeaseClaim:
-    """The claim of one process on a store."""
+class LeaseFile:
+    """The lease of one process on a store."""
 
     state: str
     host: str
@@ -27,8 +27,8 @@ class LeaseClaim:
     owner: str  # marks its temporary files
 
     @classmethod
-    def of_this_process(cls, state: str, owner: str) -> "LeaseClaim":
-        """Return the claim of this process, in a state."""
+    def of_this_process(cls, state: str, owner: str) -> "LeaseFile":
+        """Return the lease of this process, in a state."""
         return cls(state, socket.gethostname(), os.getpid(), process_space(), owner)
 
     @property
@@ -38,7 +38,7 @@ class LeaseClaim:
 
     def is_gone(self, owner: str) -> bool:
         """Return whether its process ran on this machine and has ended; `owner` is this process's own."""
-        # Containers reuse process numbers: the one in the claim may now be that of this process.
+        # Containers reuse process numbers: the one in the lease may now be that of this process.
         is_reused = self.pid == os.getpid() and self.owner != owner
         return self.runs_here and (is_reused or not is_alive(self.pid))
 
@@ -47,28 +47,28 @@ class LeaseClaim:
         return json.dumps(asdict(self)).encode()
 
 
-def claim_name(launch: str, member: str) -> str:
-    """Return the file of the claim of a process, by the name of its launch and that of its place in it."""
+def lease_name(launch: str, member: str) -> str:
+    """Return the file of the lease of a process, by the name of its launch and that of its place in it."""
     return f"{_FOLDER}/{launch}.{member}.json"
 
 
 def launch_of(name: str) -> str:
-    """Return the name of the launch of a claim, by its file."""
+    """Return the name of the launch of a lease, by its file."""
     return name.removeprefix(f"{_FOLDER}/").removesuffix(".json").rpartition(".")[0]
 
 
-def claim_files(folder: Folder) -> list[str]:
-    """Return the files of the claims on a store."""
+def lease_files(folder: Folder) -> list[str]:
+    """Return the files of the leases on a store."""
     return [name for name in folder.sizes(_FOLDER) if name.endswith(".json")]
 
 
-def read_claim(folder: Folder, name: str) -> LeaseClaim | None:
-    """Return the claim in a file, None if there is none. Raises StoreError if it is damaged."""
+def read_lease(folder: Folder, name: str) -> LeaseFile | None:
+    """Return the lease in a file, None if there is none. Raises StoreError if it is damaged."""
     try:
         values = json.loads(folder.read(name))
         if not all(isinstance(values[key], kind) for key, kind in _KINDS.items()):
             raise ValueError("a value is of another kind")
-        return LeaseClaim(**{key: values[key] for key in _KINDS})
+        return LeaseFile(**{key: values[key] for key in _KINDS})
     except FileNotFoundError:
         return None
     except (ValueError, KeyError, TypeError, RecursionError) as error:
