@@ -8,7 +8,7 @@ from tcae_cli.recipe.choices import Float32Products, FrozenFeatures, PerceptualN
 from tcae_cli.recipe.presets import PRESETS
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=2**31 - 1)]
 Positive = Annotated[float, Field(gt=0)]
 BelowOne = Annotated[float, Field(ge=0, lt=1)]
 
@@ -175,6 +175,15 @@ class OptimizerSpec(Section):
     clip_norm: Positive = 3.0  # largest norm of the gradient of encoder and heads
     decoder_clip_norm: Positive = 1.0  # largest norm of the decoder's gradient
 
+    @model_validator(mode="after")
+    def _check_rates(self) -> Self:
+        if self.min_lr > self.lr:
+            raise ValueError(
+                f"min_lr {self.min_lr:g} is more than lr {self.lr:g}, so the rate would rise instead of falling; "
+                f"set both, such as min_lr to a tenth of lr"
+            )
+        return self
+
 
 class TrainSpec(Section):
     """The length of training, its batches, and how often it writes."""
@@ -189,7 +198,7 @@ class TrainSpec(Section):
     compile: bool = False  # transformer blocks through torch.compile: faster on a GPU after a slow start
     checkpointing: bool | None = None  # blocks recomputed in the backward pass, for less memory; default: from L on
     sharded: bool | None = None  # parameters sharded over ranks (FSDP2) instead of copied (DDP); default: from L on
-    seed: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0, le=2**63 - 1)] = 0  # torch takes no larger one
     log_every: Count = 50  # steps
     checkpoint_every: Count = 1000  # steps
     sample_every: Count = 1000  # steps, between evaluations and pictures of reconstructions
@@ -209,6 +218,16 @@ class Recipe(Section):
     loss: LossSpec = LossSpec()
     optimizer: OptimizerSpec = OptimizerSpec()
     train: TrainSpec
+
+    @model_validator(mode="after")
+    def _check_views(self) -> Self:
+        size = self.model.image_size  # no view is smaller
+        if max(size, self.data.resize_min) > max(size, self.data.resize_max):
+            raise ValueError(
+                f"data.resize_min {self.data.resize_min} is more than data.resize_max {self.data.resize_max}; "
+                f"set both, such as to {size} and {size * 3 // 2} for images of {size} pixels"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_crops(self) -> Self:

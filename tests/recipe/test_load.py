@@ -169,6 +169,22 @@ def test_what_stays_float32_is_tf32_beside_bf16_unless_the_recipe_says_otherwise
             "loss: {self_distillation: {mask_ratio: [0.5, 0.1]}}\ntrain: {steps: 1}",
             "loss.self_distillation.mask_ratio: 0.5 is more than 0.1; put the smaller one first",
         ),
+        (
+            "data: {resize_max: 80}\nmodel: {image_size: 64}\ntrain: {steps: 1}",
+            "data.resize_min 256 is more than data.resize_max 80; set both, such as to 64 and 96 for images of 64 pix",
+        ),
+        (
+            "optimizer: {lr: 1e-5}\ntrain: {steps: 1}",
+            "optimizer: min_lr 2e-05 is more than lr 1e-05, so the rate would rise instead of falling; set both",
+        ),
+        (
+            "train: {steps: 1, batch_size: 99999999999999999999}",
+            "train.batch_size: input should be less than or equal to 2147483647",
+        ),
+        (
+            "train: {steps: 1, seed: 9223372036854775808}",
+            "train.seed: input should be less than or equal to 9223372036854775807",
+        ),
         ("train: [", "line 1"),
         ("- a", "should be a mapping of sections"),
     ],
