@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 import pytest
@@ -139,6 +140,15 @@ def test_help_explains_each_option_in_a_group_and_shows_examples_that_parse(tcae
         assert f"  {sentence}:\n    {line}\n" in shown
         program, called, *arguments = shlex.split(line)
         assert (program, called) == ("tcae", name) and command.make_context(name, arguments).params
+
+
+def test_the_examples_of_finetuning_are_of_recipes_that_fit_their_models(tcae, photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parents[1])  # where the recipes are
+    command = click_commands.get_command(click.Context(click_commands), "finetune")
+    for number, (_, line) in enumerate(command.examples):
+        arguments = [photos if word == "photos" else word for word in shlex.split(line)[1:]]
+        code, _, stderr = tcae(*arguments, "--out", tmp_path / str(number), "--device", "cpu", "--dry-run")
+        assert code == 0, stderr
 
 
 def test_help_is_plain_text_where_there_is_no_terminal(tcae):

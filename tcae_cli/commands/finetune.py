@@ -15,12 +15,11 @@ from tcae_cli.commands._training import run_training, training_options
     examples=[
         (
             "Train the built-in model further on your images",
-            "tcae finetune recipes/imagenet256.yaml --from tcae-tiny --data photos --out runs/mine",
+            "tcae finetune recipes/tiny.yaml --from tcae-tiny --data photos --out runs/mine",
         ),
         (
             "Train only its decoder, so that cached latents stay valid",
-            "tcae finetune recipes/imagenet256.yaml --from tcae-tiny --freeze encoder --data photos "
-            "--set loss.self_distillation=none",
+            "tcae finetune recipes/tiny.yaml --from tcae-tiny --freeze encoder --data photos --out runs/decoder",
         ),
     ],
 )
