@@ -12,7 +12,12 @@ from tcae_cli.autoencoders.tcae import parent_of, read_header
 from tcae_cli.errors import TcaeError
 from tcae_cli.features.published import FILES
 from tcae_cli.features.weights import find_cached
-from tcae_cli.jobs.train_sources import check_batch_size, index_sources, refuse_other_runs
+from tcae_cli.jobs.train_sources import (
+    check_batch_size,
+    index_sources,
+    refuse_other_runs,
+    settings_for_less_memory,
+)
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.reports.progress import Progress
 from tcae_cli.reports.report import Span
@@ -92,7 +97,7 @@ def plan_training(plan: TrainPlanRequest, progress: Progress) -> TrainPlan:
         num_files=2 + _OTHER_FILES + math.ceil(left / recipe.train.sample_every),
         missing=[*missing, *_missing_weights(request)],
     )
-    return replace(result, missing=[*result.missing, *_too_small(result)])
+    return replace(result, missing=[*result.missing, *_too_small(result, recipe)])
 
 
 def _find_images(plan: TrainPlanRequest, scratch: Path, progress: Progress) -> tuple[Source | None, list[str]]:
@@ -153,13 +158,13 @@ def _missing_weights(request: TrainRequest) -> list[str]:
     ]
 
 
-def _too_small(plan: TrainPlan) -> list[str]:
+def _too_small(plan: TrainPlan, recipe: Recipe) -> list[str]:
     found = []
     if plan.memory_bytes > plan.device_bytes:
-        found.append(
-            f"the memory of the device is too small; use more GPUs, --set train.accumulate={2 * plan.accumulate} "
-            f"or more, or --set train.checkpointing=true"
-        )
+        ways = [f"--set {setting}" for setting in settings_for_less_memory(recipe, plan.num_ranks)]
+        ways += ["more GPUs"] if plan.micro_batch > 1 else []
+        advice = " or ".join(ways) or "a device with more memory, or a smaller model"
+        found.append(f"the memory of the device is too small; use {advice}")
     if plan.disk_bytes > plan.free_bytes:
         found.append(f"the disk of {plan.run} is too small; free some space, or give another --out")
     return found

@@ -11,7 +11,12 @@ import torch
 
 from tcae_cli.autoencoders.checkpoint import MODEL_FILE
 from tcae_cli.errors import DeviceMemoryError, TcaeError
-from tcae_cli.jobs.train_sources import check_batch_size, index_sources, refuse_other_runs
+from tcae_cli.jobs.train_sources import (
+    check_batch_size,
+    index_sources,
+    refuse_other_runs,
+    settings_for_less_memory,
+)
 from tcae_cli.recipe.schema import Recipe, TrainSpec
 from tcae_cli.reports.progress import Progress, Silent
 from tcae_cli.reports.train import TrainReport, TrainRequest
@@ -26,7 +31,7 @@ from tcae_cli.training.cost import peak_images_per_s
 from tcae_cli.training.interval import Interval, note
 from tcae_cli.training.journal import Journal
 from tcae_cli.training.run import Run, save, start
-from tcae_cli.training.sharding import checkpoints_blocks, is_sharded
+from tcae_cli.training.sharding import is_sharded
 from tcae_cli.training.state import STATE_FILE
 from tcae_cli.training.step import training_step
 from tcae_cli.training.views.batches import TrainingViews, load_training_batches
@@ -187,12 +192,7 @@ def _naming_the_micro_batches(request: TrainRequest) -> Iterator[None]:
         with memory_errors(micro_batch):
             yield
     except DeviceMemoryError as error:
-        settings = []
-        if micro_batch > 1:
-            parts = next(parts for parts in range(2, micro_batch + 1) if micro_batch % parts == 0)
-            settings.append(f"train.accumulate={parts * train.accumulate}")
-        if not checkpoints_blocks(request.recipe):
-            settings.append("train.checkpointing=true")
+        settings = settings_for_less_memory(request.recipe, distributed.world_size())
         if not settings:
             raise
         found, _, _ = str(error).partition(";")

@@ -15,6 +15,7 @@ from tcae_cli.sources.registry import fields_not_taken
 from tcae_cli.sources.shared_fields import open_with_usable, refuse_unused
 from tcae_cli.sources.source import Source
 from tcae_cli.tracking.log import CURVES_FILE, METRICS_FILE, TENSORBOARD_FOLDER
+from tcae_cli.training.sharding import checkpoints_blocks
 from tcae_cli.training.state import STATE_FILE
 from tcae_cli.training.views.stream import DEFAULT_BUFFER
 from tcae_cli.training.views.tar_stream import is_stream
@@ -33,6 +34,22 @@ def check_batch_size(recipe: Recipe, num_ranks: int) -> None:
             + (f" in {accumulate} micro-batches each" if accumulate > 1 else "")
             + f"; use a multiple of {num_ranks * accumulate}"
         )
+
+
+def settings_for_less_memory(recipe: Recipe, num_ranks: int) -> list[str]:
+    """Return the settings, as `--set` takes them, that take less memory and train the same model; [] if none is left.
+
+    They are of train.accumulate and train.checkpointing, which a resumed run may change.
+    """
+    accumulate = recipe.train.accumulate
+    micro_batch = recipe.train.batch_size // (accumulate * num_ranks)
+    settings = []
+    if micro_batch > 1:
+        parts = next(parts for parts in range(2, micro_batch + 1) if micro_batch % parts == 0)
+        settings.append(f"train.accumulate={parts * accumulate}")
+    if not checkpoints_blocks(recipe):
+        settings.append("train.checkpointing=true")
+    return settings
 
 
 def refuse_other_runs(request: TrainRequest) -> None:

@@ -152,6 +152,22 @@ def test_a_disk_that_is_too_small_is_named_and_makes_the_exit_code_1(quick, tmp_
     assert f"the disk of {tmp_path / 'run'} is too small; free some space, or give another --out" in found.missing
 
 
+@pytest.mark.parametrize(
+    ("train", "advice"),
+    [
+        ({}, "use --set train.accumulate=2 or --set train.checkpointing=true or more GPUs"),
+        ({"batch_size": 9}, "use --set train.accumulate=3 or --set train.checkpointing=true or more GPUs"),
+        ({"batch_size": 1, "checkpointing": True}, "use a device with more memory, or a smaller model"),
+    ],
+)
+def test_a_device_that_is_too_small_is_told_what_the_recipe_can_take(quick, tmp_path, monkeypatch, train, advice):
+    monkeypatch.setattr(plan_train, "total_bytes", lambda device: 1000)
+
+    found = plan(tmp_path / "run", recipe(train=train))
+
+    assert f"the memory of the device is too small; {advice}" in found.missing
+
+
 def test_a_small_model_is_timed_on_whole_steps(tmp_path):
     found = plan(tmp_path / "run")
 
