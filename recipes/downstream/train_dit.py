@@ -193,7 +193,7 @@ def train(
 def check(settings: Settings, dataset: LatentDataset) -> None:
     """Raise a TcaeError if the settings do not fit each other, the ranks or the store."""
     world_size = distributed.world_size()
-    for name, limit in {"lr": math.inf, "guidance": math.inf, "class_dropout": 1, "ema": 1}.items():
+    for name, limit in {"lr": math.inf, "guidance": math.inf, "class_dropout": 1, "ema": 1, "seed": 2**43}.items():
         if not 0 <= (value := getattr(settings, name)) < limit:  # false for NaN too
             raise UsageError(f"--{name.replace('_', '-')} is {value}; give a number from 0 to below {limit}")
     if settings.guidance != 1 and not settings.class_dropout:

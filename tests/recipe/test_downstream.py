@@ -260,6 +260,10 @@ def test_no_sample_begins_from_noise_that_was_trained_with(train_dit, store):
     [
         (["--class-dropout", "3"], "--class-dropout is 3.0; give a number from 0 to below 1"),
         (["--ema", "1"], "--ema is 1.0; give a number from 0 to below 1"),
+        (
+            ["--seed", "9223372036854775808"],
+            "--seed is 9223372036854775808; give a number from 0 to below 8796093022208",
+        ),
         (["--guidance", "nan"], "--guidance is nan; give a number from 0 to below inf"),
         (["--lr", "nan"], "--lr is nan; give a number from 0 to below inf"),
         (["--guidance", "4", "--class-dropout", "0"], "--guidance 4 needs training with --class-dropout above 0"),
