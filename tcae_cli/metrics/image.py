@@ -6,6 +6,7 @@ Axes: b batch, h w pixels.
 from torch import Tensor
 
 _BORDER = 5  # half of SSIM's 11-pixel window: positions whose window leaves the image
+SSIM_LEAST_SIDE = 2 * _BORDER + 1  # pixels; a smaller image has no position whose window lies in it
 
 
 def psnr(original: Tensor, decoded: Tensor) -> Tensor:
@@ -32,12 +33,15 @@ def ssim(original: Tensor, decoded: Tensor) -> Tensor:
     """Return the structural similarity of each image: 11-pixel Gaussian of sigma 1.5, valid region, mean of RGB.
 
     original, decoded: [b, 3, h, w], float, in [0, 1], h and w over 10. The result is [b], float32.
-    Raises ValueError if the shapes differ. Source: Wang et al. 2004; equals scikit-image with Gaussian weights.
+    Raises ValueError if the shapes differ or images are smaller.
+    Source: Wang et al. 2004; equals scikit-image with Gaussian weights.
     """
     # Importing torchmetrics takes seconds, which commands that only need the PSNR are spared.
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     _check_shapes(original, decoded)
+    if min(original.shape[2:]) < SSIM_LEAST_SIDE:
+        raise ValueError(f"SSIM needs images of {SSIM_LEAST_SIDE} pixels a side, found {list(original.shape[2:])}")
     # torchmetrics averages over a padded border too; the full map lets us keep the valid region alone.
     _mean, similarity = structural_similarity_index_measure(
         decoded.float(), original.float(), sigma=1.5, data_range=1.0, reduction="none", return_full_image=True

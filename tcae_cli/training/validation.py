@@ -14,7 +14,7 @@ from tcae_cli.images.loader import load_readable
 from tcae_cli.images.pictures import to_pixels, write_pairs
 from tcae_cli.images.transform import Transform, to_float, to_uint8
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
-from tcae_cli.metrics.image import METRICS, mean_without_infinite
+from tcae_cli.metrics.image import METRICS, SSIM_LEAST_SIDE, mean_without_infinite
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.runtime.device import autocast
@@ -42,6 +42,8 @@ class Validation:
         self._inception = inception
         self._name = name
         self._rows = _spread(len(source)) if source.access == "row" else sorted(_spread(len(source)))
+        too_small = recipe.model.image_size < SSIM_LEAST_SIDE
+        self._metrics = {name: metric for name, metric in METRICS.items() if not (too_small and name == "ssim")}
         image_bytes = 3 * recipe.model.image_size**2
         self._kept = list(self._read()) if len(self._rows) * image_bytes <= _KEPT_BYTES else None
         self._original_features: list[Tensor] = []  # they do not change
@@ -50,16 +52,17 @@ class Validation:
     def figures(self, model: TCAE) -> dict[str, float]:
         """Return mean PSNR in dB and SSIM after a uint8 round trip, and rFID, as {name}_psnr, _ssim and _rfid.
 
-        The PSNR is the mean over images that differ from their reconstruction. rFID compares these very images, at
+        The PSNR is the mean over images that differ from their reconstruction. Images smaller than SSIM's window have
+        none. rFID compares these very images, at
         least two, with their reconstructions. With so few images it shows how a run progresses, and is not comparable
         with published values.
         """
-        of_images: dict[str, list[Tensor]] = {name: [] for name in METRICS}
+        of_images: dict[str, list[Tensor]] = {name: [] for name in self._metrics}
         decoded_features: list[Tensor] = []
         for number, originals in enumerate(self._batches()):
             originals = originals.to(self._device)
             decoded = self._round_trip(model, originals)
-            for name, metric in METRICS.items():
+            for name, metric in self._metrics.items():
                 of_images[name].append(metric(originals / 255, decoded / 255).cpu())
             if self._inception is not None:
                 decoded_features.append(self._inception(decoded))

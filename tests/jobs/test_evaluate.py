@@ -343,6 +343,18 @@ def test_reconstructions_of_other_images_are_refused(imgs, photos, tmp_path):
         measured("psnr", reconstructions=str(tmp_path / "recon"), data=imgs)
 
 
+def test_images_smaller_than_the_window_have_a_psnr_and_no_ssim(tmp_path):
+    for name, value in (("data", 0), ("recon", 255)):
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.new("RGB", (4, 4), (value, number, 0)).save(tmp_path / name / f"{number}.png")
+    images = {"reconstructions": str(tmp_path / "recon"), "data": str(tmp_path / "data")}
+
+    with pytest.raises(UsageError, match="ssim needs images of at least 11 px, its window, and these have 4; omit it"):
+        measured("ssim", **images)
+    assert measured("psnr", **images).evaluations[0].values["psnr"] > 0
+
+
 # References
 
 

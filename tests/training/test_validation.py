@@ -110,6 +110,13 @@ def test_figures_bear_the_name_of_what_they_are_measured_on(source):
     assert validation(source, name="train").figures(Inverting()).keys() == {"train_psnr", "train_ssim"}
 
 
+@pytest.mark.parametrize("size", [4, 8])
+def test_images_smaller_than_the_window_of_ssim_have_a_psnr_alone(source, size):
+    model = {"image_size": size, "patch_size": 2, "downsampling": 4}
+    figures = validation(source, settings=recipe(model=model)).figures(Inverting())
+    assert figures.keys() == {"val_psnr"}
+
+
 def test_256_images_spread_evenly_are_seen_and_the_eight_drawn_are_spread_too(numbered, tmp_path):
     model, drawn = Copying(), Copying()
     measured = validation(numbered)
