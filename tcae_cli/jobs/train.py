@@ -23,7 +23,7 @@ from tcae_cli.reports.train import TrainReport, TrainRequest
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import choose_device, float32_products, memory_errors
 from tcae_cli.runtime.files import make_folder
-from tcae_cli.runtime.process_group import process_group, wait_for_all_ranks
+from tcae_cli.runtime.process_group import process_group, sum_over_ranks, wait_for_all_ranks
 from tcae_cli.sources.source import Source
 from tcae_cli.sources.tar import TarShards
 from tcae_cli.training.collapse import CollapseWatch
@@ -94,6 +94,11 @@ def _train(request: TrainRequest, device: torch.device, progress: Progress) -> T
             if due.evaluate:
                 journal.draw_curves()
             progress.advance(note=note(figures))
+
+    # A run that was cut off between its only state and its model has no step left that would write one.
+    no_model = distributed.rank() == 0 and not (request.out / MODEL_FILE).exists()
+    if sum_over_ranks(int(no_model)):
+        save(run)
 
     return TrainReport(
         rank=distributed.rank(),

@@ -27,7 +27,7 @@ from tcae_cli.training.ema import averaged_copy
 from tcae_cli.training.optim import build_discriminator_optimizer, build_optimizers
 from tcae_cli.training.sharding import copied, is_sharded, prepare_blocks, shard, whole
 from tcae_cli.training.shortcut import fit_block_pca, start_from_pca
-from tcae_cli.training.state import Centers, TrainingState, restore_state, save_state
+from tcae_cli.training.state import STATE_FILE, Centers, TrainingState, restore_state, save_state
 from tcae_cli.training.step import Trainer
 from tcae_cli.training.views.tar_stream import is_stream
 
@@ -170,25 +170,36 @@ def averaged(run: Run) -> TCAE:
 
 @torch.no_grad()
 def save(run: Run) -> None:
-    """Write the averaged model with its latents' statistics, then the state to resume from; each atomically.
+    """Write the averaged model with its latents' statistics and the state to resume from; each atomically.
 
     Every rank must call this, and the first one writes. Raises DiskError if there is no room; the earlier files remain.
     """
     model = averaged(run)
-    dtype = getattr(torch, run.recipe.train.weights_dtype)
-    if distributed.rank() == 0:
-        tensors = {name: value.to(dtype) for name, value in model.state_dict().items()} | run.kept
-        description = ModelDescription(
-            spec=run.recipe.model,
-            statistics=_measure_latents(run, model),
-            recipe=run.recipe.model_dump(mode="json"),
-            step=run.state.step,
-            parent=run.parent,
-        )
-        save_checkpoint(run.request.out / MODEL_FILE, tensors, description)
+    # The state is the last of a checkpoint, so that no model is older than it. The first state comes before the model:
+    # a model alone could be neither resumed nor replaced.
+    is_first = not (run.request.out / STATE_FILE).exists()
+    if not is_first:
+        _save_model(run, model)
     if run.state.first_unit is not None:
         run.state.first_unit = least_of_ranks(run.state.first_unit)
     save_state(run.request.out, run.state, run.identity)
+    if is_first:
+        _save_model(run, model)
+
+
+def _save_model(run: Run, model: TCAE) -> None:
+    if distributed.rank() != 0:
+        return
+    dtype = getattr(torch, run.recipe.train.weights_dtype)
+    tensors = {name: value.to(dtype) for name, value in model.state_dict().items()} | run.kept
+    description = ModelDescription(
+        spec=run.recipe.model,
+        statistics=_measure_latents(run, model),
+        recipe=run.recipe.model_dump(mode="json"),
+        step=run.state.step,
+        parent=run.parent,
+    )
+    save_checkpoint(run.request.out / MODEL_FILE, tensors, description)
 
 
 def _measure_latents(run: Run, model: TCAE) -> LatentStatistics:

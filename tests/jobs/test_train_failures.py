@@ -96,7 +96,7 @@ cli.main()
 
 @pytest.mark.parametrize(("file", "when", "model_step"), [(3, "before", 3), (4, "before", 6)])
 def test_kill_9_while_a_checkpoint_is_written_leaves_one_to_go_on_from(photos, tmp_path, file, when, model_step):
-    """The model and the state are files 1 and 2 of the first checkpoint, 3 and 4 of the second."""
+    """Of the first checkpoint the state is file 1, the model file 2; of the second the model is file 3, the state 4."""
     (tmp_path / "killed.py").write_text(KILLED)
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe(steps=9)))
     run = tmp_path / "run"
@@ -107,6 +107,23 @@ def test_kill_9_while_a_checkpoint_is_written_leaves_one_to_go_on_from(photos, t
     assert read_header(str(run)).step == model_step
     assert torch.isfinite(load_autoencoder(str(run)).encode(torch.zeros(1, 3, 64, 64))).all()
     assert train(request(photos, run, recipe(steps=9), resume=True), Silent()).steps == 9
+
+
+@pytest.mark.parametrize("file", [1, 2])
+@pytest.mark.parametrize("steps", [3, 6])
+def test_kill_9_while_the_first_checkpoint_is_written_leaves_a_run_to_repeat_or_to_resume(
+    photos, tmp_path, file, steps
+):
+    (tmp_path / "killed.py").write_text(KILLED)
+    (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe(steps=steps)))
+    run = tmp_path / "run"
+    arguments = ["train", tmp_path / "recipe.yaml", "--data", photos, "--out", run, "--device", "cpu", "--workers", "0"]
+    killed = subprocess.run([sys.executable, tmp_path / "killed.py", str(file), "before", *arguments])
+    assert killed.returncode == -signal.SIGKILL
+
+    has_state = (run / "state.safetensors").exists()
+    assert train(request(photos, run, recipe(steps=steps), resume=has_state), Silent()).steps == steps
+    assert read_header(str(run)).step == steps
 
 
 @pytest.fixture
