@@ -42,6 +42,7 @@ from tcae_cli.sources.index_update import index_source
 from tcae_cli.sources.source import Source
 from tcae_cli.store.work import PlannedWork
 
+from .forked import COMMAND, Forks, Run
 from .forms import Sample, write_form
 from .hub_server import HubServer, serve_hub
 from .pictures import picture, write_tar
@@ -372,22 +373,42 @@ def encode_as_ranks(encode, monkeypatch):
 
 
 @pytest.fixture(scope="session")
-def start_tcae(small_checkpoint):
-    """Starts a real process: `tcae encode-dataset` on the CPU with the small model."""
-    started: list[subprocess.Popen[str]] = []
+def forks(tmp_path_factory) -> Iterator[Forks]:
+    """The process that has everything imported, whose forks are real processes that start at once."""
+    forks = Forks(tmp_path_factory.mktemp("forks"))
+    yield forks
+    forks.close()
+
+
+@pytest.fixture(scope="session")
+def start_tcae(small_checkpoint, forks):
+    """Starts a real process: `tcae encode-dataset` on the CPU with the small model, or a program in the place of tcae.
+
+    It is a fork of one that has imported everything, unless a launcher starts it, or it is to import everything anew.
+    """
+    started: list[subprocess.Popen[str] | Run] = []
 
     def start(
-        source: Path | str, store: Path | str, *options: str, launcher=(), environment: Mapping[str, str] | None = None
-    ) -> subprocess.Popen[str]:
-        command = [sys.executable, *launcher, "-m", "tcae_cli", "encode-dataset", str(source), str(store)]
-        command += ["--model", str(small_checkpoint), "--device", "cpu", "--workers", "1", *options]
+        source: Path | str,
+        store: Path | str,
+        *options: str,
+        launcher=(),
+        anew: bool = False,
+        program: str = COMMAND,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.Popen[str] | Run:
+        arguments = ["encode-dataset", str(source), str(store)]
+        arguments += ["--model", str(small_checkpoint), "--device", "cpu", "--workers", "1", *options]
         variables = os.environ | (environment or {})
-        pipe = subprocess.PIPE
-        started.append(subprocess.Popen(command, env=variables, stdout=pipe, stderr=pipe, text=True))
+        if launcher or anew:
+            command = [sys.executable, *launcher, "-m", "tcae_cli", *arguments]
+            pipe = subprocess.PIPE
+            started.append(subprocess.Popen(command, env=variables, stdout=pipe, stderr=pipe, text=True))
+        else:
+            started.append(forks.start(arguments, variables, program))
         return started[-1]
 
     yield start
-    for process in started:
-        if process.poll() is None or not process.stdout.closed:  # of a test that failed
-            process.kill()
-            process.communicate()
+    for process in started:  # of a test that failed
+        process.kill()
+        process.communicate()

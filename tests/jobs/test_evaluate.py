@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from tcae_cli.reports.evaluation import EvalReport, EvalRequest
 from tcae_cli.reports.progress import Silent
 
 from ..conftest import save_small_model
+from ..forked import free_port
 from ..forms import FORMS, Sample
 from ..heard import Heard
 from ..seeded_networks import SeededInception
@@ -441,8 +443,31 @@ def test_models_of_different_sizes_need_a_size(photos, small_checkpoint):
 # Ranks
 
 
+@pytest.fixture
+def launched(forks) -> Callable[[int, list[str]], str]:
+    """Runs a command as so many ranks, two of them under torchrun, and gives what they print together."""
+
+    def under_torchrun(arguments: list[str]) -> str:
+        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
+        command = [sys.executable, *launcher, "--rdzv-endpoint", "localhost:0", str(SEEDED_TCAE), *arguments]
+        ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+        assert ended.returncode == 0, ended.stderr
+        return ended.stdout
+
+    def as_forks(num_ranks: int, arguments: list[str]) -> str:
+        launch = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        program = f"import runpy; runpy.run_path({str(SEEDED_TCAE)!r}, run_name='__main__')"
+        places = [launch | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
+        ranks = [forks.start(arguments, os.environ | place, program) for place in places]
+        printed, said = zip(*(rank.communicate(timeout=120) for rank in ranks), strict=True)
+        assert [rank.returncode for rank in ranks] == [0] * num_ranks, said
+        return "".join(printed)
+
+    return lambda num_ranks, arguments: under_torchrun(arguments) if num_ranks == 2 else as_forks(num_ranks, arguments)
+
+
 @pytest.mark.parametrize("num_ranks", [2, 3])
-def test_any_number_of_ranks_has_the_figures_of_one(photos, encode, small_checkpoint, inception, tmp_path, num_ranks):
+def test_any_number_of_ranks_has_the_figures_of_one(photos, encode, inception, launched, tmp_path, num_ranks):
     imgs = tmp_path / "imgs"
     shutil.copytree(photos, imgs)
     (imgs / "animal" / "0.jpg").write_bytes(b"no image")
@@ -451,14 +476,8 @@ def test_any_number_of_ranks_has_the_figures_of_one(photos, encode, small_checkp
     alone = measured(*metrics, store=str(tmp_path / "out.zarr"), batch_size=5)
 
     options = [word for metric in metrics for word in ("--metric", metric)]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(num_ranks), "--rdzv-backend", "c10d"]
-    launcher += ["--rdzv-endpoint", "localhost:0"]
-    command = [sys.executable, *launcher, str(SEEDED_TCAE), "eval", "--store", str(tmp_path / "out.zarr"), *options]
-    command += ["--batch-size", "5", "--device", "cpu", "--workers", "0", "--json"]
-    ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-
-    assert ended.returncode == 0, ended.stderr
-    (line,) = ended.stdout.splitlines()
+    options += ["--batch-size", "5", "--device", "cpu", "--workers", "0", "--json"]
+    (line,) = launched(num_ranks, ["eval", "--store", str(tmp_path / "out.zarr"), *options]).splitlines()
     together = json.loads(line)
     assert (together["num_images"], together["num_failed"]) == (alone.num_images, alone.num_failed) == (23, 0)
     assert together["evaluations"][0]["values"] == pytest.approx(values(alone), rel=1e-6)

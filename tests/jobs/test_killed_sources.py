@@ -1,6 +1,5 @@
 """A run from files that hold many images, killed and repeated, equals one that was not stopped."""
 
-import subprocess
 import zipfile
 from collections.abc import Callable
 from itertools import product
@@ -11,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from ..forked import Run
 from ..pictures import write_tar, write_zip
 from ..store_contents import assert_same_store, wait_for_commits
 
@@ -64,7 +64,7 @@ def test_a_killed_run_resumes_and_equals_one_that_was_not_stopped(
     source = write(sorted(many_photos.iterdir()), tmp_path / "source")
     killed = tmp_path / "killed.zarr"
 
-    def launch(name: str) -> list[subprocess.Popen]:
+    def launch(name: str) -> list[Run]:
         environment = {"WORLD_SIZE": str(num_ranks), "TORCHELASTIC_RUN_ID": name}
         return [
             start_tcae(

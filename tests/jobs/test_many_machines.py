@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from tcae_cli.sources.source import Source
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.reader import LatentStore
 
+from ..forked import COMMAND, Run
 from ..store_contents import assert_same_arrays, assert_same_store, files_of, wait_for_commits
 
 
@@ -39,7 +41,7 @@ def one(broken_photos, encode, tmp_path_factory) -> Path:
     return path
 
 
-def finish(processes: list[subprocess.Popen[str]]) -> tuple[list[int], list[str], str]:
+def finish(processes: Sequence[subprocess.Popen[str] | Run]) -> tuple[list[int], list[str], str]:
     """Their exit codes, what each printed, and what all said on stderr."""
     spoken = [process.communicate(timeout=120) for process in processes]
     codes = [process.returncode for process in processes]
@@ -81,15 +83,12 @@ def test_machines_under_torchrun_fill_one_store(broken_photos, one, tmp_path, st
     assert claim.name.startswith("mine_3-")
 
 
-def start_two(start_tcae, source: Path, store: Path) -> list[subprocess.Popen[str]]:
+def start_two(start_tcae, source: Path, store: Path) -> list[Run]:
     """Two ranks whose leases end after two seconds, without a launcher that would end one with the other."""
     short = "from tcae_cli.store import lease; lease._STALE_S, lease._HEARTBEAT_S = 2.0, 0.2"
-    run = "import sys; sys.argv[:3] = ['tcae']; from tcae_cli.cli import main; main()"  # in place of -m tcae_cli
     launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "job-master-0"}
     return [
-        start_tcae(
-            source, store, "--workers", "0", launcher=("-c", f"{short}; {run}"), environment=launch | {"RANK": rank}
-        )
+        start_tcae(source, store, "--workers", "0", program=f"{short}; {COMMAND}", environment=launch | {"RANK": rank})
         for rank in "01"
     ]
 

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
 import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +20,7 @@ from tcae_cli.runtime.remote_folder import RemoteFolder
 from tcae_cli.store.lease import Place, join_store
 from tcae_cli.store.reader import LatentStore
 
+from ..forked import Run
 from ..store_contents import assert_same_arrays, assert_same_store
 from .conftest import Killed
 from .test_remote_store import objects, wait_for
@@ -33,7 +33,7 @@ def contents(uri: str) -> dict[str, bytes]:
     return found
 
 
-def stop_within_a_shard(rank: subprocess.Popen[str], member: str, store: str) -> None:
+def stop_within_a_shard(rank: Run, member: str, store: str) -> None:
     """Let a rank of a launch stand still at a moment when it has claimed a shard that has no record yet."""
     patience_ends_at = time.monotonic() + 60
     while True:

@@ -42,10 +42,19 @@ def test_one_two_and_three_ranks_count_the_same_bits(source, tmp_path, encode, e
 
 
 def test_three_ranks_at_the_same_time_count_the_same_bits(source, tmp_path, encode, start_tcae):
-    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "3", "--standalone")
-    ranks = start_tcae(source, tmp_path / "3.zarr", "--max-failures", "10%", launcher=torchrun)
-    _, said = ranks.communicate(timeout=120)
-    assert ranks.returncode == 0, said
+    launch = {"WORLD_SIZE": "3", "TORCHELASTIC_RUN_ID": "mine"}
+    ranks = [
+        start_tcae(
+            source,
+            tmp_path / "3.zarr",
+            *("--max-failures", "10%", "--workers", "0"),
+            environment=launch | {"RANK": rank, "LOCAL_RANK": rank},
+        )
+        for rank in "012"
+    ]
+    for rank in ranks:
+        _, said = rank.communicate(timeout=120)
+        assert rank.returncode == 0, said
     encode(source, tmp_path / "1.zarr", max_failures="10%")
     assert statistics_files(tmp_path / "3.zarr") == statistics_files(tmp_path / "1.zarr")
     assert_same_store(tmp_path / "3.zarr", tmp_path / "1.zarr")

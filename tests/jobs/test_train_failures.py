@@ -1,10 +1,9 @@
 """A failure ends a training run in one sentence, and the last checkpoint stays valid."""
 
+import os
 import re
 import resource
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -77,7 +76,7 @@ def test_a_disk_that_is_full_at_a_checkpoint(photos, tmp_path):
 
 KILLED = """
 import os, signal, sys
-from tcae_cli import cli
+from tcae_cli.cli import main
 left, when = int(sys.argv.pop(1)), sys.argv.pop(1)
 rename = os.replace
 def killed(source, target):
@@ -90,18 +89,18 @@ def killed(source, target):
     if not left:
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = killed
-cli.main()
+main()
 """
 
 
 @pytest.mark.parametrize(("file", "when", "model_step"), [(3, "before", 3), (4, "before", 6)])
-def test_kill_9_while_a_checkpoint_is_written_leaves_one_to_go_on_from(photos, tmp_path, file, when, model_step):
+def test_kill_9_while_a_checkpoint_is_written_leaves_one_to_go_on_from(photos, forks, tmp_path, file, when, model_step):
     """Of the first checkpoint the state is file 1, the model file 2; of the second the model is file 3, the state 4."""
-    (tmp_path / "killed.py").write_text(KILLED)
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe(steps=9)))
     run = tmp_path / "run"
     arguments = ["train", tmp_path / "recipe.yaml", "--data", photos, "--out", run, "--device", "cpu", "--workers", "0"]
-    killed = subprocess.run([sys.executable, tmp_path / "killed.py", str(file), when, *arguments], capture_output=True)
+    killed = forks.start([str(file), when, *map(str, arguments)], os.environ, KILLED)
+    killed.communicate(timeout=120)
     assert killed.returncode == -signal.SIGKILL
 
     assert read_header(str(run)).step == model_step
@@ -112,13 +111,13 @@ def test_kill_9_while_a_checkpoint_is_written_leaves_one_to_go_on_from(photos, t
 @pytest.mark.parametrize("file", [1, 2])
 @pytest.mark.parametrize("steps", [3, 6])
 def test_kill_9_while_the_first_checkpoint_is_written_leaves_a_run_to_repeat_or_to_resume(
-    photos, tmp_path, file, steps
+    photos, forks, tmp_path, file, steps
 ):
-    (tmp_path / "killed.py").write_text(KILLED)
     (tmp_path / "recipe.yaml").write_text(dump_recipe(recipe(steps=steps)))
     run = tmp_path / "run"
     arguments = ["train", tmp_path / "recipe.yaml", "--data", photos, "--out", run, "--device", "cpu", "--workers", "0"]
-    killed = subprocess.run([sys.executable, tmp_path / "killed.py", str(file), "before", *arguments])
+    killed = forks.start([str(file), "before", *map(str, arguments)], os.environ, KILLED)
+    killed.communicate(timeout=120)
     assert killed.returncode == -signal.SIGKILL
 
     has_state = (run / "state.safetensors").exists()

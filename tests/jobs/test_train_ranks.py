@@ -3,10 +3,10 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,6 +21,7 @@ from tcae_cli.reports.train import TrainRequest
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.launch import run_ranks
 
+from ..forked import Run, free_port
 from ..small_recipes import FULL, recipe
 
 TORCHRUN = (
@@ -43,13 +44,30 @@ def metrics(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def start(photos: Path, run: Path, recipe: Recipe, *, launcher=TORCHRUN, environment=None, **popen) -> subprocess.Popen:
+def arguments(photos: Path, run: Path, recipe: Recipe) -> list[str]:
+    """The command line of a run."""
     path = run.with_suffix(".yaml")
     path.write_text(dump_recipe(recipe))
-    command = [sys.executable, *launcher, "-m", "tcae_cli", "train", str(path), "--data", str(photos)]
-    command += ["--out", str(run), "--device", "cpu", "--workers", "0"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    return subprocess.Popen(command, env=os.environ | (environment or {}), **pipes, **popen)
+    options = ["--out", str(run), "--device", "cpu", "--workers", "0"]
+    return ["train", str(path), "--data", str(photos), *options]
+
+
+@pytest.fixture
+def two_ranks(forks) -> Callable[..., list[Run]]:
+    """Starts two ranks without a launcher that would end one with the other, as under Slurm."""
+
+    def start(*of_the_run) -> list[Run]:
+        launch = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+        return [forks.start(arguments(*of_the_run), launch | {"RANK": rank, "LOCAL_RANK": rank}) for rank in "01"]
+
+    return start
+
+
+def wait_for_a_checkpoint(run: Path, ranks: Sequence[Run]) -> None:
+    deadline = time.monotonic() + 120
+    while not (run / "state.safetensors").exists():
+        assert ranks[0].poll() is None and time.monotonic() < deadline, ranks[0].communicate()[1]
+        time.sleep(0.01)
 
 
 def assert_same_losses(one: Path, other: Path) -> None:
@@ -73,23 +91,24 @@ def on_one_rank(photos, tmp_path_factory) -> Path:
 
 
 def test_two_ranks_make_the_losses_of_one(on_one_rank, photos, tmp_path):
-    out, err = (process := start(photos, tmp_path / "run", recipe(**FULL))).communicate(timeout=120)
+    command = [sys.executable, *TORCHRUN, "-m", "tcae_cli", *arguments(photos, tmp_path / "run", recipe(**FULL))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120)
 
-    assert process.returncode == 0, err
-    assert out.count("step 6 after") == 1  # one rank reports
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("step 6 after") == 1  # one rank reports
     assert_same_losses(on_one_rank, tmp_path / "run")
 
 
-def test_a_sharded_model_makes_the_losses_of_a_whole_one_and_goes_on_on_one_rank(on_one_rank, photos, tmp_path):
+def test_a_sharded_model_makes_the_losses_of_a_whole_one_and_goes_on_on_one_rank(
+    on_one_rank, photos, two_ranks, tmp_path
+):
     """FSDP2 on two ranks is killed after the first checkpoint; one rank, which holds everything, finishes the run."""
     run, sharded = tmp_path / "run", recipe(**FULL, train={"sharded": True})
-    process = start(photos, run, sharded, start_new_session=True)
-    deadline = time.monotonic() + 120
-    while not (run / "state.safetensors").exists():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    ranks = two_ranks(photos, run, sharded)
+    wait_for_a_checkpoint(run, ranks)
+    for rank in ranks:
+        rank.kill()
+        rank.communicate()
     train(request(photos, run, sharded, resume=True), Silent())
 
     assert_same_losses(on_one_rank, run)
@@ -119,18 +138,10 @@ def test_a_rank_that_is_killed_ends_the_launch_in_one_sentence(photos, tmp_path,
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_rank_that_is_left_alone_says_so(photos, tmp_path):
-    """Without a launcher that would end the launch, as under Slurm, one rank is killed in the middle of the run."""
-    endless = recipe(steps=100_000, **FULL)
-    common = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    ranks = [
-        start(photos, tmp_path / "run", endless, launcher=(), environment=common | {"RANK": rank})
-        for rank in ("0", "1")
-    ]
-    deadline = time.monotonic() + 120
-    while not (tmp_path / "run" / "state.safetensors").exists():
-        assert ranks[0].poll() is None and time.monotonic() < deadline, ranks[0].communicate()[1]
-        time.sleep(0.01)
+def test_a_rank_that_is_left_alone_says_so(photos, two_ranks, tmp_path):
+    """One rank is killed in the middle of the run."""
+    ranks = two_ranks(photos, tmp_path / "run", recipe(steps=100_000, **FULL))
+    wait_for_a_checkpoint(tmp_path / "run", ranks)
     ranks[1].kill()
     _, err = ranks[0].communicate(timeout=60)
     ranks[1].communicate()
@@ -139,9 +150,3 @@ def test_a_rank_that_is_left_alone_says_so(photos, tmp_path):
     assert "rank 0 lost another rank of the launch" in err and "resume from the last checkpoint with --resume" in err
     assert "Traceback" not in err
     assert read_header(str(tmp_path / "run")).step >= 3
-
-
-def free_port() -> int:
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        return listening.getsockname()[1]

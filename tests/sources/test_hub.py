@@ -332,7 +332,7 @@ def test_a_command_killed_in_mid_download_resumes_and_equals_one_from_files_here
     store = tmp_path / "hub.zarr"
 
     hub.stalled.add(shards[1])
-    killed = start_tcae(URI, store, "--batch-size", "2")
+    killed = start_tcae(URI, store, "--batch-size", "2", anew=True)
     patience_ends_at = time.monotonic() + 60
     while len(committed := list(store.glob(".tcae/commits/*.json"))) < 5:
         assert time.monotonic() < patience_ends_at
@@ -343,7 +343,7 @@ def test_a_command_killed_in_mid_download_resumes_and_equals_one_from_files_here
 
     hub.stalled.clear()
     hub.cuts[shards[1]] = Cut(after_bytes=1000, times=1)
-    resumed = start_tcae(URI, store, "--batch-size", "2", "--json")
+    resumed = start_tcae(URI, store, "--batch-size", "2", "--json", anew=True)
     output, said = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, said
     assert json.loads(output)["num_encoded_now"] <= 240 - 16 * len(committed)

@@ -3,13 +3,13 @@
 import os
 import random
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
 
+from ..forked import Run
 from ..store_contents import assert_same_store
 
 IN_FULL = bool(os.environ.get("STRESS"))
@@ -28,11 +28,11 @@ def many_shapes(shaped_photos, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("num_ranks", "num_kills"), [(1, 10), (3, 10)] if IN_FULL else [(1, 2), (3, 1)])
 def test_a_store_of_buckets_killed_again_and_again_equals_one_that_was_not(
-    many_shapes, encode, start_tcae: Callable[..., subprocess.Popen], tmp_path, num_ranks, num_kills
+    many_shapes, encode, start_tcae: Callable[..., Run], tmp_path, num_ranks, num_kills
 ):
     draw, store = random.Random(num_ranks), tmp_path / "killed.zarr"
 
-    def launch(name: str) -> list[subprocess.Popen]:
+    def launch(name: str) -> list[Run]:
         environment = {"WORLD_SIZE": str(num_ranks), "TORCHELASTIC_RUN_ID": name}
         ranks = [environment | {"RANK": rank, "LOCAL_RANK": rank} for rank in map(str, range(num_ranks))]
         return [start_tcae(many_shapes, store, *OPTIONS, environment=rank) for rank in ranks]
@@ -52,7 +52,7 @@ def test_a_store_of_buckets_killed_again_and_again_equals_one_that_was_not(
     assert_same_store(store, tmp_path / "whole.zarr")
 
 
-def wait_for_records(store: Path, count: int, ranks: Sequence[subprocess.Popen]) -> None:
+def wait_for_records(store: Path, count: int, ranks: Sequence[Run]) -> None:
     """Wait until so many shards of any bucket are committed, by ranks that run."""
     while len(list(store.glob("buckets/*/.tcae/commits/*.json"))) < count:
         assert all(rank.poll() is None for rank in ranks)
