@@ -32,7 +32,8 @@ test: install ## lint, build the documentation, then every test: two files at on
 	@$(MAKE) --jobs 2 --output-sync=target lint docs
 	@# By default files with few tests come last, among which are the longest: one process would wait for the other.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder -m "not alone"
-	$(BIN)/python -m pytest -m alone
+	@# The other files are not imported.
+	$(BIN)/python -m pytest -m alone $$(grep --recursive --files-with-matches --include='test_*.py' mark.alone tests)
 
 lint: install ## format, lint, types and layers
 	$(BIN)/ruff format --check .

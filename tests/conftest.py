@@ -139,10 +139,10 @@ def small_checkpoint(tmp_path_factory) -> Path:
     return save_small_model(tmp_path_factory.mktemp("model") / "small.safetensors", seed=0)
 
 
-def save_small_model(path: Path, seed: int) -> Path:
+def save_small_model(path: Path, seed: int, **changes: Any) -> Path:
     """A small model with random weights of that seed."""
     torch.manual_seed(seed)
-    spec = ModelSpec(**SMALL_MODEL)
+    spec = ModelSpec(**SMALL_MODEL | changes)
     statistics = LatentStatistics(mean=[0.0] * 8, std=[1.0] * 8, num_images=1)
     description = ModelDescription(spec=spec, statistics=statistics, recipe={}, step=0)
     save_checkpoint(path, TCAE(spec).state_dict(), description)
@@ -384,7 +384,7 @@ def forks(tmp_path_factory) -> Iterator[Forks]:
 def start_tcae(small_checkpoint, forks):
     """Starts a real process: `tcae encode-dataset` on the CPU with the small model, or a program in the place of tcae.
 
-    It is a fork of one that has imported everything, unless a launcher starts it, or it is to import everything anew.
+    It is a fork of one that has imported everything, unless a launcher starts it.
     """
     started: list[subprocess.Popen[str] | Run] = []
 
@@ -393,14 +393,13 @@ def start_tcae(small_checkpoint, forks):
         store: Path | str,
         *options: str,
         launcher=(),
-        anew: bool = False,
         program: str = COMMAND,
         environment: Mapping[str, str] | None = None,
     ) -> subprocess.Popen[str] | Run:
         arguments = ["encode-dataset", str(source), str(store)]
         arguments += ["--model", str(small_checkpoint), "--device", "cpu", "--workers", "1", *options]
         variables = os.environ | (environment or {})
-        if launcher or anew:
+        if launcher:
             command = [sys.executable, *launcher, "-m", "tcae_cli", *arguments]
             pipe = subprocess.PIPE
             started.append(subprocess.Popen(command, env=variables, stdout=pipe, stderr=pipe, text=True))

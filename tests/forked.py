@@ -122,6 +122,7 @@ def _be_the_command(task: dict[str, Any]) -> None:
     os.environ.update(task["environment"])
     sys.argv = ["tcae", *task["arguments"]]
     exec(task["program"], {"__name__": "__main__"})
+    sys.exit()
 
 
 def _tell_how_it_ends(pid: int, address: str) -> NoReturn:

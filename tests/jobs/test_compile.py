@@ -23,6 +23,7 @@ from tcae_cli.reports.store import InfoRequest
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.terminal.store_tables import show_info
 
+from ..conftest import save_small_model
 from ..heard import Heard
 
 H100 = ("NVIDIA H100 80GB HBM3", {"torch": "2.11.0", "cuda": "12.8"})
@@ -62,8 +63,10 @@ def source(photos, tmp_path) -> Path:
 
 
 def test_the_cpu_compiles_when_asked_and_the_latents_are_those_of_the_eager_encoder(photos, tmp_path, encode):
+    # Of one number of tokens: Inductor takes ten seconds for each.
+    model = str(save_small_model(tmp_path / "unstaged.safetensors", seed=0, staged=False))
     for compiled in (False, True):
-        encode(photos, tmp_path / f"{compiled}.zarr", compile=compiled, dtype="float32")
+        encode(photos, tmp_path / f"{compiled}.zarr", compile=compiled, dtype="float32", model=model)
 
     eager, compiled = (LatentStore(tmp_path / f"{each}.zarr").latents(range(24)) for each in (False, True))
     np.testing.assert_allclose(compiled, eager, rtol=1e-3, atol=1e-4)

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -445,25 +443,18 @@ def test_models_of_different_sizes_need_a_size(photos, small_checkpoint):
 
 @pytest.fixture
 def launched(forks) -> Callable[[int, list[str]], str]:
-    """Runs a command as so many ranks, two of them under torchrun, and gives what they print together."""
+    """Runs a command as so many ranks, and gives what they print together."""
+    program = f"import runpy; runpy.run_path({str(SEEDED_TCAE)!r}, run_name='__main__')"
 
-    def under_torchrun(arguments: list[str]) -> str:
-        launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--rdzv-backend", "c10d"]
-        command = [sys.executable, *launcher, "--rdzv-endpoint", "localhost:0", str(SEEDED_TCAE), *arguments]
-        ended = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
-
-    def as_forks(num_ranks: int, arguments: list[str]) -> str:
+    def run(num_ranks: int, arguments: list[str]) -> str:
         launch = {"WORLD_SIZE": str(num_ranks), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        program = f"import runpy; runpy.run_path({str(SEEDED_TCAE)!r}, run_name='__main__')"
         places = [launch | {"RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(num_ranks)]
         ranks = [forks.start(arguments, os.environ | place, program) for place in places]
         printed, said = zip(*(rank.communicate(timeout=120) for rank in ranks), strict=True)
         assert [rank.returncode for rank in ranks] == [0] * num_ranks, said
         return "".join(printed)
 
-    return lambda num_ranks, arguments: under_torchrun(arguments) if num_ranks == 2 else as_forks(num_ranks, arguments)
+    return run
 
 
 @pytest.mark.parametrize("num_ranks", [2, 3])

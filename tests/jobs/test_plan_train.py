@@ -1,7 +1,7 @@
 """A dry run of training: its figures against counts and against a step that is computed; it writes nothing."""
 
 import json
-import subprocess
+import os
 import sys
 from pathlib import Path
 
@@ -90,12 +90,14 @@ def test_the_macs_of_the_small_recipe_are_exact(quick, tmp_path):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the peak is read off Linux's /proc")
-def test_the_memory_of_the_small_recipe_is_that_of_a_real_step(quick, tmp_path):
+def test_the_memory_of_the_small_recipe_is_that_of_a_real_step(quick, forks, tmp_path):
     """At half the size: a step at 256 px takes half a minute on two cores."""
     halved = ["model.image_size=128", "loss.self_distillation.global_size=112", "loss.self_distillation.local_size=48"]
     changes = [*halved, "train.batch_size=2", "train.accumulate=1"]
-    command = [sys.executable, "-c", REAL_STEP, str(SMALL), *changes]
-    real = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    step = forks.start([str(SMALL), *changes], os.environ, REAL_STEP)
+    printed, said = step.communicate(timeout=240)
+    assert step.returncode == 0, said
+    real = int(printed)
 
     assert plan(tmp_path / "run", load_recipe(SMALL, changes)).memory_bytes == pytest.approx(real, rel=0.25)
 

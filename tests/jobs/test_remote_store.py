@@ -61,7 +61,7 @@ def wait_for(uri: str, count: int) -> None:
     patience_ends_at = time.monotonic() + 60
     while len(objects(uri)) < count:
         assert time.monotonic() < patience_ends_at
-        time.sleep(0.02)
+        time.sleep(0.05)  # a look takes the server its time
 
 
 def put_all(folder: Path, uri: str) -> None:

@@ -44,7 +44,7 @@ def stop_within_a_shard(rank: Run, member: str, store: str) -> None:
         if claimed - {name.rpartition("/")[2][:6] for name in objects(f"{store}/.tcae/commits")}:
             return
         rank.send_signal(signal.SIGCONT)
-        time.sleep(0.02)
+        time.sleep(0.05)
 
 
 def test_what_a_killed_rank_had_begun_is_taken_over_by_the_other(many_photos, bucket, tmp_path, encode, start_tcae):

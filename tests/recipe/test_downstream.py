@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from itertools import chain
 from pathlib import Path
 
@@ -18,10 +16,10 @@ from tcae_cli.reports.encode import EncodeRequest
 from tcae_cli.reports.progress import Silent
 from tcae_cli.store.dataset import LatentDataset
 
+from ..forked import free_port
 from .conftest import imported
 
 SCRIPT = Path(__file__).parents[2] / "recipes" / "downstream" / "train_dit.py"
-TORCHRUN = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--rdzv-backend=c10d", "--rdzv-endpoint=localhost:0"]
 SHAPE = ["--width=32", "--depth=1", "--heads=2"]
 TOY = [*SHAPE, "--batch-size=8", "--lr=0.01", "--sampling-steps=5", "--log-every=10", "--device=cpu"]
 
@@ -197,15 +195,16 @@ def test_resuming_what_was_never_begun_leaves_nothing_in_the_way(run, store, tmp
     assert resumed.exit_code == 1 and not (tmp_path / "run").exists()
 
 
-def test_two_ranks_make_the_losses_and_samples_of_one(store, finished, tmp_path):
-    command = [sys.executable, *TORCHRUN, str(SCRIPT), str(store), str(tmp_path / "run"), *TOY]
-    command += ["--steps", "60", "--save-every", "30", "--num-samples", "5"]
-    done = subprocess.run(
-        command, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240
-    )
+def test_two_ranks_make_the_losses_and_samples_of_one(store, finished, forks, tmp_path):
+    arguments = [str(store), str(tmp_path / "run"), *TOY, "--steps", "60", "--save-every", "30", "--num-samples", "5"]
+    program = f"import runpy; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    launch = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
+    places = [launch | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    ranks = [forks.start(arguments, os.environ | place, program) for place in places]
+    printed, said = zip(*(rank.communicate(timeout=240) for rank in ranks), strict=True)
 
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("step 60:") == 1  # one rank tells
+    assert [rank.returncode for rank in ranks] == [0, 0], said
+    assert "".join(printed).count("step 60:") == 1  # one rank tells
     assert losses(tmp_path / "run") == pytest.approx(losses(finished), rel=1e-2)
     assert distances(tmp_path / "run") == pytest.approx(distances(finished), rel=2e-2)
     assert {path.name for path in (tmp_path / "run" / "samples").glob("*.png")} == {f"00000{n}.png" for n in range(5)}

@@ -13,12 +13,14 @@ from tcae_cli.runtime.hub import fetch, get
 from tcae_cli.sources.hub import find_files
 from tcae_cli.sources.scan import open_source
 
+from ..forked import COMMAND
 from ..hub_server import TOKEN, Cut, HubServer
 from ..store_contents import assert_same_arrays, attributes_of
 from ..tables import parquet
 
 DATASET = "org/photos"
 URI = f"hf://datasets/{DATASET}"
+OF_THE_HUB = f"import importlib, huggingface_hub.constants as read; importlib.reload(read); {COMMAND}"
 CONVERTED = "refs/convert/parquet"
 IN_TROUBLE = r"\(the server answers 500 Internal Server Error\)"
 
@@ -332,7 +334,7 @@ def test_a_command_killed_in_mid_download_resumes_and_equals_one_from_files_here
     store = tmp_path / "hub.zarr"
 
     hub.stalled.add(shards[1])
-    killed = start_tcae(URI, store, "--batch-size", "2", anew=True)
+    killed = start_tcae(URI, store, "--batch-size", "2", program=OF_THE_HUB)
     patience_ends_at = time.monotonic() + 60
     while len(committed := list(store.glob(".tcae/commits/*.json"))) < 5:
         assert time.monotonic() < patience_ends_at
@@ -343,7 +345,7 @@ def test_a_command_killed_in_mid_download_resumes_and_equals_one_from_files_here
 
     hub.stalled.clear()
     hub.cuts[shards[1]] = Cut(after_bytes=1000, times=1)
-    resumed = start_tcae(URI, store, "--batch-size", "2", "--json", anew=True)
+    resumed = start_tcae(URI, store, "--batch-size", "2", "--json", program=OF_THE_HUB)
     output, said = resumed.communicate(timeout=120)
     assert resumed.returncode == 0, said
     assert json.loads(output)["num_encoded_now"] <= 240 - 16 * len(committed)
