@@ -3,6 +3,7 @@
 import importlib.util
 import inspect
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ class DiffusersModel:
                 f"upgrade diffusers"
             )
         _refuse_without_transformers(name, class_name)
-        self._skeleton = _build_skeleton(model_class, self._stored_config, path)
-        self._call, self._trial_latents, self._has_posterior = _try_out(name, self._skeleton)
+        tried_out = _build_and_try_out(name, class_name, json.dumps(self._stored_config), path)
+        self._skeleton, self._call, self._trial_latents, self._has_posterior = tried_out
         self._weights = find_weights(name, folder)
 
     def card(self) -> ModelCard:
@@ -111,6 +112,13 @@ def _refuse_without_transformers(name: str, class_name: str) -> None:
             f"{name} is of class {class_name}, whose encoder needs transformers, which is not installed; "
             f"pip install 'tcae[rae]'"
         )
+
+
+@cache
+def _build_and_try_out(name: str, class_name: str, config: str, path: Path) -> tuple[Any, OnImages, Tensor, bool]:
+    """Return the model without values and what _try_out finds, once: a command asks for card and model, each anew."""
+    skeleton = _build_skeleton(getattr(_import_diffusers(name), class_name), json.loads(config), path)
+    return skeleton, *_try_out(name, skeleton)
 
 
 def _build_skeleton(model_class: Any, config: dict[str, Any], path: Path) -> Any:

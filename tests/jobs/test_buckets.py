@@ -41,10 +41,17 @@ def keys_of_buckets(shaped_photos) -> dict[str, list[str]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def made(shaped_photos, encode, tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("made") / "store.zarr"
+    encode(shaped_photos, path, **SETTING)
+    return path
+
+
 @pytest.fixture
-def whole(shaped_photos, encode, tmp_path) -> Path:
-    encode(shaped_photos, tmp_path / "whole.zarr", **SETTING)
-    return tmp_path / "whole.zarr"
+def whole(made, tmp_path) -> Path:
+    """A store of the photographs, to be used in any way."""
+    return shutil.copytree(made, tmp_path / "whole.zarr")
 
 
 def test_each_image_is_in_the_bucket_of_the_nearest_aspect(whole, keys_of_buckets):

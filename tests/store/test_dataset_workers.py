@@ -95,7 +95,7 @@ def run(tmp_path, make_store):
 
 
 # A spawned worker inherits nothing that more of them could share, and takes seconds to start.
-@pytest.mark.parametrize(("method", "num_workers"), [("fork", 8), ("spawn", 2)])
+@pytest.mark.parametrize(("method", "num_workers"), [("fork", 8), ("spawn", 1)])
 def test_workers_read_100_epochs_after_the_parent_has_read(run, method, num_workers):
     assert run(method, num_workers, NUM_EPOCHS) == "every row 100 times\n"
 
