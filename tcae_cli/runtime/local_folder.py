@@ -3,20 +3,21 @@
 Links inside the folder are followed where files are read, and never where they are written or removed.
 """
 
+import errno
 import os
 import re
 import resource
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 from uuid import uuid4
 
-from tcae_cli.runtime.files import disk_errors, path_inside, read_errors, sync
+from tcae_cli.runtime.files import ReadError, disk_errors, path_inside, read_errors, sync
 from tcae_cli.runtime.local_file import BLOCK_BYTES, LocalFile, LocalRanges
 from tcae_cli.runtime.processes import this_process
 from tcae_cli.runtime.remote import NUM_READS
@@ -79,12 +80,12 @@ class LocalFolder:
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         found: dict[str, int] = {}
-        for parent, _, names in os.walk(self.path / prefix):
+        for parent, _, names in os.walk(self.path / prefix, onerror=_refuse_unlisted, followlinks=True):
             relative = os.path.relpath(parent, self.path)
             for name in names:
-                with suppress(FileNotFoundError):  # removed meanwhile
-                    size = os.stat(os.path.join(parent, name)).st_size
-                    found[name if relative == "." else f"{relative}/{name}"] = size
+                path = os.path.join(parent, name)
+                with _unless_missing(path):
+                    found[name if relative == "." else f"{relative}/{name}"] = os.stat(path).st_size
         return found
 
     def modified(self, name: str) -> float:
@@ -93,7 +94,10 @@ class LocalFolder:
     def make(self) -> None:
         self._made = [path for path in (self.path, *self.path.parents) if not path.exists()]
         with disk_errors(self.path):
-            self.path.mkdir(parents=True, exist_ok=True)
+            for path in reversed(self._made):
+                path.mkdir(exist_ok=True)
+                sync(path.parent)
+            self.path.mkdir(exist_ok=True)  # an error if it is a file
 
     def remove_if_empty(self) -> None:
         # Only folders that this process made: elsewhere others may be about to put a file there.
@@ -184,6 +188,25 @@ def owner_of_part(name: str) -> str | None:
     parent, _, file = name.rpartition("/")
     found = _PART_NAME.fullmatch(file) if parent == PARTS else None
     return found and found["owner"]
+
+
+def _refuse_unlisted(error: OSError) -> None:
+    """Raise ReadError for a folder that is there and cannot be listed, which does not mean that it is empty."""
+    with _unless_missing(error.filename):
+        raise error
+
+
+@contextmanager
+def _unless_missing(path: str) -> Iterator[None]:
+    """Turn errors into a ReadError, but for those of a file that was removed meanwhile or a link that leads nowhere."""
+    try:
+        with read_errors(path):
+            yield
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except ReadError as error:
+        if error.errno != errno.ELOOP:
+            raise
 
 
 def _digest(name: str) -> str:

@@ -52,9 +52,9 @@ class Validation:
     def figures(self, model: TCAE) -> dict[str, float]:
         """Return mean PSNR in dB and SSIM after a uint8 round trip, and rFID, as {name}_psnr, _ssim and _rfid.
 
-        The PSNR is the mean over images that differ from their reconstruction. Images smaller than SSIM's window have no
-        SSIM. rFID compares these very images, at least two, with their reconstructions. With so few images it shows how
-        a run progresses, and is not comparable with published values.
+        The PSNR is the mean over images that differ from their reconstruction. Images smaller than SSIM's window have
+        no SSIM. rFID compares these very images, at least two, with their reconstructions. With so few images it shows
+        how a run progresses, and is not comparable with published values.
         """
         of_images: dict[str, list[Tensor]] = {name: [] for name in self._metrics}
         decoded_features: list[Tensor] = []

@@ -1,5 +1,6 @@
 """A folder here and one in an object store keep the same promises."""
 
+import errno
 import os
 import random
 from collections.abc import Callable
@@ -10,6 +11,7 @@ import s3fs
 
 from tcae_cli.errors import DiskError, UsageError
 from tcae_cli.runtime import remote_folder
+from tcae_cli.runtime.files import ReadError
 from tcae_cli.runtime.folder import Folder, open_folder
 from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.runtime.remote_folder import RemoteFolder
@@ -79,6 +81,48 @@ def test_sizes_are_those_of_all_files_under_a_folder(folder):
     assert folder.sizes() == {"a": 1, "sub/b": 2, "sub/below/c": 3, "sub2/d": 4}
     assert folder.sizes("sub") == {"sub/b": 2, "sub/below/c": 3}
     assert folder.sizes("nothing") == {}
+
+
+def test_files_behind_links_count_and_links_that_lead_nowhere_or_round_do_not(tmp_path):
+    folder = open_folder(tmp_path / "store.zarr")
+    folder.make()
+    folder.write({"kept/a": b"x"})
+    (tmp_path / "store.zarr/kept").rename(tmp_path / "elsewhere")
+    for name, target in {"kept": "../elsewhere", "nowhere": "missing", "itself": "itself"}.items():
+        (tmp_path / "store.zarr" / name).symlink_to(target)
+    assert folder.sizes() == {"kept/a": 1}
+    (tmp_path / "store.zarr/round").symlink_to(".")
+    assert {name for name in folder.sizes() if not name.startswith("round/")} == {"kept/a"}
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_an_empty_one(tmp_path, monkeypatch, number):
+    folder = open_folder(tmp_path / "store.zarr")
+    folder.make()
+    folder.write({"labels/c.0": b"x"})
+    honest = os.scandir
+
+    def failing(path):
+        if str(path).endswith("labels"):
+            raise OSError(number, os.strerror(number), str(path))
+        return honest(path)
+
+    monkeypatch.setattr(os, "scandir", failing)
+    with pytest.raises(ReadError, match=r"store.zarr/labels cannot be read: .*; put it right and repeat"):
+        folder.sizes()
+    assert folder.sizes("nothing") == {}
+
+
+def test_a_folder_that_was_made_is_on_the_disk_with_its_parents(tmp_path, monkeypatch):
+    synced, honest = set(), os.fsync
+
+    def fsync(descriptor):
+        synced.add(os.path.realpath(f"/proc/self/fd/{descriptor}"))
+        honest(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    open_folder(tmp_path / "a/b/store.zarr").make()
+    assert synced >= {str(tmp_path), str(tmp_path / "a"), str(tmp_path / "a/b")}
 
 
 def test_times_are_those_of_the_last_writing(folder):
