@@ -17,6 +17,7 @@ from tcae_cli.reports.progress import Progress
 from tcae_cli.runtime import distributed
 from tcae_cli.runtime.device import default_precision
 from tcae_cli.sources.source import Source
+from tcae_cli.sources.spelling import shown
 from tcae_cli.store.buckets import existing_stores
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.record import RECORDS_FOLDER
@@ -101,9 +102,7 @@ def _buckets_of(request: EncodeRequest, sizes: Sequence[int], card: ModelCard) -
 
 def spec_with(request: EncodeRequest, source: Source, store: StoreHandle | None, settings: StoreSettings) -> StoreSpec:
     """Return the spec of the store, or else of a new one, once it holds all of a source; int8 may lack its scales."""
-    identity = SourceIdentity(
-        uri=source.uri, count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
-    )
+    identity = identity_of(source)
     if store:
         compute = settings.compute_of(store.spec, has_rows=has_rows(request, store))
         return store.spec.model_copy(update={"source": identity, "compute": compute})
@@ -112,6 +111,13 @@ def spec_with(request: EncodeRequest, source: Source, store: StoreHandle | None,
         return spec
     names = list(rows_of_stores(source, spec))
     return spec.model_copy(update={"buckets": spec.buckets.model_copy(update={"names": names})})
+
+
+def identity_of(source: Source) -> SourceIdentity:
+    """Return what a store records of its source."""
+    return SourceIdentity(
+        uri=shown(source.uri), count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
+    )
 
 
 def has_rows(request: EncodeRequest, store: StoreHandle) -> bool:

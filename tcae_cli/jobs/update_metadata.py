@@ -11,6 +11,7 @@ from tcae_cli.images.batch import content_hash
 from tcae_cli.images.buckets import rows_of_stores
 from tcae_cli.images.measure import add_image_sizes
 from tcae_cli.jobs.class_list import given_class_names
+from tcae_cli.jobs.encode_settings import identity_of
 from tcae_cli.jobs.encode_source import change_words, publish_index
 from tcae_cli.reports.encode import EncodeRequest, UpdateReport
 from tcae_cli.reports.progress import Progress
@@ -27,7 +28,7 @@ from tcae_cli.store.commit import clear_leftovers, remove_old_indexes
 from tcae_cli.store.handle import StoreHandle, find_store, fit_arrays
 from tcae_cli.store.layout import index_folder, read_side_array
 from tcae_cli.store.lease import Place, join_store
-from tcae_cli.store.spec import OK, SourceIdentity
+from tcae_cli.store.spec import OK
 from tcae_cli.store.update import Described, find_outdated, updated_spec
 
 _BATCH_ROWS = 64
@@ -57,9 +58,7 @@ def update_store(request: EncodeRequest, progress: Progress) -> UpdateReport:
         described = _described(store, source)
         _refuse_other_bytes(store, source, changes.moved, progress)
 
-        identity = SourceIdentity(
-            uri=source.uri, count=len(source), fingerprint=source.fingerprint, class_names=list(source.class_names)
-        )
+        identity = identity_of(source)
         outdated = [find_outdated(each, described[name]) for name, each in stores.items()]
         num_labels, num_captions = (sum(counts) for counts in zip(*outdated, strict=True))
         is_outdated = bool(

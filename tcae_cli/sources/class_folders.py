@@ -9,6 +9,7 @@ from tcae_cli.errors import FieldError
 from tcae_cli.sources.columns import number_labels
 from tcae_cli.sources.listing import Listing
 from tcae_cli.sources.metadata_choice import FOLDERS, NONE, Chosen, Descriptions, Origin, Statements
+from tcae_cli.sources.spelling import shown
 
 _NUMBERED = re.compile(r"[0-9]{5,}")  # as img2dataset and the dataset_tool.py of EDM2 number parts of a dataset
 _PARTS = "numbered parts of a dataset"
@@ -103,10 +104,13 @@ def _of_folders(folders: ClassFolders, remarks: tuple[str, ...] = ()) -> Labels:
 
 
 def _number_folders(names: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
-    """Return the class of each row, and the names of classes: folders by sorted name, even where these are numbers."""
-    class_names = tuple(sorted(set(names) - {""}))
-    numbers = {"": -1} | {name: number for number, name in enumerate(class_names)}
-    return [numbers[name] for name in names], class_names
+    """Return the class of each row, and the names of classes: folders by sorted name, even where these are numbers.
+
+    Names are as they are shown: those of a folder need not be UTF-8, which those in a store are.
+    """
+    distinct = sorted(set(names) - {""})
+    numbers = {"": -1} | {name: number for number, name in enumerate(distinct)}
+    return [numbers[name] for name in names], tuple(map(shown, distinct))
 
 
 def _resembled(names: Sequence[str]) -> str:

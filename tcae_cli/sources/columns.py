@@ -22,7 +22,7 @@ LABEL_NAMES = (
 )
 CAPTION_NAMES = ("caption", "captions", "text", "prompt", "description")
 
-_WHOLE_NUMBER = re.compile(r"-1|[0-9]{1,18}(\.0+)?")  # int64; pandas writes 3.0 where other cells are empty
+_WHOLE_NUMBER = re.compile(r"-?[0-9]{1,18}(\.0+)?")  # int64; pandas writes 3.0 where other cells are empty
 
 
 def usual(columns: Iterable[str], names: Sequence[str]) -> list[str]:
@@ -100,24 +100,33 @@ def label_in(cell: object, where: str) -> str:
             f"{where}: the label should be a number or a name, found {type(cell).__name__}; "
             f"choose another column with --label"
         )
-    return str(cell).strip()
+    return str(cell).strip().encode(errors="replace").decode()  # JSON may escape half a character, as in captions
+
+
+def means_none(label: str) -> bool:
+    """Return whether a label, a number or a name, means that there is none: it is empty or a number below zero."""
+    return not label or (_WHOLE_NUMBER.fullmatch(label) is not None and _whole(label) < 0)
 
 
 def number_labels(cells: Sequence[str]) -> tuple[list[int], tuple[str, ...]]:
     """Return the class number of each label, and the names of classes where the labels are names.
 
-    Whole numbers from -1, which means none, are class numbers. If any label is not one, all are names, numbered by
-    sorted name. "" is no label either way, and gets -1.
+    Whole numbers are class numbers, of which those below zero mean none, as in Parquet. If any label is not one, all
+    are names, numbered by sorted name. "" is no label either way. What is none gets -1.
     """
     distinct = set(cells) - {""}
     if all(_WHOLE_NUMBER.fullmatch(label) for label in distinct):
         names: list[str] = []
-        numbers = {label: int(label.partition(".")[0]) for label in distinct}
+        numbers = {label: max(-1, _whole(label)) for label in distinct}
     else:
         names = sorted(distinct)
         numbers = {name: number for number, name in enumerate(names)}
     numbers[""] = -1
     return [numbers[label] for label in cells], tuple(names)
+
+
+def _whole(number: str) -> int:
+    return int(number.partition(".")[0])
 
 
 def _listed(columns: Sequence[str]) -> str:

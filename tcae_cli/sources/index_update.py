@@ -8,10 +8,11 @@ from tcae_cli.errors import SourceError
 from tcae_cli.recipe.choices import NO_FIELDS, SampleFields
 from tcae_cli.sources.index import write_index
 from tcae_cli.sources.listing import Listing, ignore
-from tcae_cli.sources.merged_rows import MergedRows, SourceChanges, as_first_listed, shown
+from tcae_cli.sources.merged_rows import MergedRows, SourceChanges, as_first_listed
 from tcae_cli.sources.metadata_choice import FOLDERS, Origin
 from tcae_cli.sources.scan import scan
 from tcae_cli.sources.source import Source
+from tcae_cli.sources.spelling import shown
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Walks the rows of a previous index beside a new listing, and keeps account of how they differ."""
 
-import os
 from bisect import bisect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +10,7 @@ from tcae_cli.reports.failure import REPAIRED
 from tcae_cli.sources.listing import Container, Entry, Listing
 from tcae_cli.sources.locations import without_query
 from tcae_cli.sources.source import Source
+from tcae_cli.sources.spelling import shown
 
 _NAMES_SHOWN = 10
 _CHANGED = "has changed or moved in its file since it was first listed"
@@ -118,11 +118,6 @@ def as_first_listed(old: Entry, now: Entry) -> Entry:
     if now.caption.encode(errors="replace") != old.caption.encode():  # as in an index
         now = now._replace(caption=old.caption, caption_from=EARLIER)
     return now
-
-
-def shown(key: str) -> str:
-    """Return a key as it is shown, with bytes that are not UTF-8 escaped."""
-    return os.fsencode(key).decode(errors="backslashreplace")
 
 
 def _stands_for_a_loss(entry: Entry) -> bool:

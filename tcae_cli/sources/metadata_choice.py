@@ -6,7 +6,16 @@ from typing import Any, Literal, NamedTuple
 
 from tcae_cli.errors import FieldError, SourceError
 from tcae_cli.recipe.choices import SampleFields
-from tcae_cli.sources.columns import CAPTION_NAMES, LABEL_NAMES, caption_in, has_several, label_in, several_words, usual
+from tcae_cli.sources.columns import (
+    CAPTION_NAMES,
+    LABEL_NAMES,
+    caption_in,
+    has_several,
+    label_in,
+    means_none,
+    several_words,
+    usual,
+)
 from tcae_cli.sources.dataset_json import DATASET_JSON
 
 FOLDERS = "folders"  # as a choice: the names of folders are the labels
@@ -64,7 +73,7 @@ class Statements:
 
     def state(self, origin: Origin, rows: Sequence[int], text: str) -> bool:
         """Add what a place states for rows; return whether it has stated nothing else for the first of them before."""
-        if not text or (self.kind == "label" and text == "-1"):  # which means none
+        if not text or (self.kind == "label" and means_none(text)):
             return True
         stated = self.by_origin.setdefault(origin, {})
         return all(stated.setdefault(row, text) == text for row in rows)

@@ -1,11 +1,20 @@
-"""Finds names that are the same text, composed otherwise: macOS writes é as two characters, others as one."""
+"""Finds names that are the same text, composed otherwise: macOS writes é as two characters, others as one.
 
+Shows names that are not text.
+"""
+
+import os
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Generic, TypeVar
 from unicodedata import normalize
 
 Item = TypeVar("Item")
+
+
+def shown(key: str) -> str:
+    """Return a key, or another name of a file, as it is shown, with bytes that are not UTF-8 escaped."""
+    return os.fsencode(key).decode(errors="backslashreplace")
 
 
 class BySpelling(Generic[Item]):

@@ -100,6 +100,19 @@ def test_every_good_row_is_decoded_to_a_file_inside_the_folder_whatever_its_name
     assert {"a.jpg.png", "a.png.png", "猫/照片.png.png", "new%0Aline.png.png", "caf%5Cxe9.png.png"} <= names
 
 
+def test_a_source_and_its_classes_may_have_names_that_are_not_utf_8(tmp_path, encode):
+    folder = tmp_path / os.fsdecode(b"\xfcbung")
+    for number, name in enumerate((b"a", b"caf\xe9")):
+        put(folder, f"{os.fsdecode(name)}/0.png", plain(number)[0])
+    encode(folder, tmp_path / "store.zarr")
+    recorded = LatentStore(tmp_path / "store.zarr").spec.source
+    assert recorded.class_names == ["a", r"caf\xe9"] and recorded.uri == rf"{tmp_path}/\xfcbung"
+    assert encode(folder, tmp_path / "store.zarr").num_encoded_now == 0  # it is the same source
+    put(folder, "b/0.png", plain(2)[0])
+    assert encode(folder, tmp_path / "store.zarr", append=True).num_ok == 3
+    assert LatentStore(tmp_path / "store.zarr").spec.source.class_names == ["a", r"caf\xe9", "b"]
+
+
 def test_a_share_or_a_count_decides_between_exit_0_and_3(hostile, tmp_path, encode):
     for name in ("bad/secret.png", "bad/vanished.png"):  # good ones, for a process that may read them
         (hostile / name).unlink()

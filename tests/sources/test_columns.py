@@ -49,6 +49,9 @@ def test_without_images_the_columns_are_listed():
     [
         (["3", "0", "", "-1", "3"], [3, 0, -1, -1, 3], ()),
         (["3.0", "", "12.0"], [3, -1, 12], ()),
+        (["3.0", "-1.0", "12.0"], [3, -1, 12], ()),
+        (["3", "-100", "12"], [3, -1, 12], ()),
+        (["-7", "other"], [0, 1], ("-7", "other")),
         (["dog", "", "cat", "dog"], [1, -1, 0, 1], ("cat", "dog")),
         (["10", "9", "other"], [0, 1, 2], ("10", "9", "other")),
         (["9" * 19], [0], ("9" * 19,)),
@@ -75,7 +78,16 @@ def test_a_caption_of_another_kind_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("cell", "label"), [(3, "3"), (3.0, "3.0"), (" cat ", "cat"), (True, "true"), (None, ""), (float("nan"), "")]
+    ("cell", "label"),
+    [
+        (3, "3"),
+        (3.0, "3.0"),
+        (" cat ", "cat"),
+        (True, "true"),
+        (None, ""),
+        (float("nan"), ""),
+        ("cat\ud83d", "cat?"),  # half an emoji, which JSON may escape and UTF-8 cannot hold
+    ],
 )
 def test_a_label_is_a_number_or_a_name(cell, label):
     assert label_in(cell, "list.jsonl, line 1") == label

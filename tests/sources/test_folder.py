@@ -91,6 +91,14 @@ def test_names_of_any_language_and_of_no_encoding(make_folder, png):
         assert source.read(keys(source).index(name)) == png(seed=seed)
 
 
+def test_classes_are_named_in_utf_8_whatever_their_folders_are(make_folder, png):
+    names = ("a", os.fsdecode(b"caf\xe9"), "猫")
+    source = opened(make_folder({f"{name}/1.png": png() for name in names}))
+    named = dict(zip(keys(source), source.labels(0, 3).tolist(), strict=True))
+    assert [source.class_names[label] for label in named.values()] == [key.removesuffix("/1.png") for key in named]
+    assert sorted(source.class_names) == ["a", r"caf\xe9", "猫"]
+
+
 def test_linked_folders_are_followed_without_loops(make_folder, png, tmp_path):
     folder = make_folder({"a/1.png": png()})
     (tmp_path / "elsewhere").mkdir()
@@ -218,9 +226,10 @@ def test_empty_cells_leave_what_another_metadata_file_has_said(make_folder, png)
 
 
 def test_labels_in_metadata_may_be_numbers(make_folder, png):
-    text = metadata("csv", ["file_name", "label"], ["0.png", 4], ["1.png", ""])
-    source = opened(make_folder({"0.png": png(), "1.png": png(), **text}))
-    assert source.class_names == () and source.labels(0, 2).tolist() == [4, -1]
+    text = metadata("csv", ["file_name", "label"], ["0.png", "4.0"], ["1.png", ""], ["2.png", "-1.0"])  # as pandas
+    source = opened(make_folder({"0.png": png(), "1.png": png(), "2.png": png(), **text}))
+    assert source.class_names == () and source.labels(0, 3).tolist() == [4, -1, -1]
+    assert source.labels_from == {"label in metadata.csv": 1}
 
 
 def test_the_labels_of_metadata_come_before_class_folders_unless_these_are_chosen(make_folder, png):
