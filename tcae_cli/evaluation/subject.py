@@ -29,6 +29,7 @@ from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.sources.scan import open_source
 from tcae_cli.sources.shared_fields import open_sharing
 from tcae_cli.sources.source import Source, open_index
+from tcae_cli.store.buckets import whole_of
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder
 from tcae_cli.store.reader import LatentStore
@@ -111,6 +112,8 @@ def _open_store(request: EvalRequest, uri: str, device: torch.device, scratch: P
     for card in cards:
         store.refuse_other_encoder(card.encoder_hash, card.name, "omit it, or name the first")
     if request.data is None:
+        if whole := whole_of(store.folder):
+            raise UsageError(f"{uri} is a bucket of {whole.folder.uri}, which lists its images; name them with --data")
         source = open_index(store.folder, index_folder(store.spec), scratch)
     else:
         source, _ = _open_data(request, scratch, progress)

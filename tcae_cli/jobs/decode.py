@@ -31,6 +31,7 @@ from tcae_cli.runtime.device import choose_device, default_precision
 from tcae_cli.runtime.files import make_folder, write_atomic
 from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.sources.source import open_index
+from tcae_cli.store.buckets import whole_of
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import bucket_folder, index_folder
 from tcae_cli.store.reader import LatentStore
@@ -69,7 +70,7 @@ def decode_store(request: DecodeRequest, progress: Progress) -> DecodeReport:
         num_written=num_written,
         num_skipped_existing=len(mine) - num_written,
         num_not_ok=sum(rows.num_not_ok for rows in chosen),
-        grid=_draw_grid(request, runner, root, ok, progress) if has_grid else None,
+        grid=_draw_grid(request, runner, whole_of(root.folder) or root, ok, progress) if has_grid else None,
         elapsed_s=time.perf_counter() - started,
     )
 
@@ -124,12 +125,12 @@ def parse_rows(text: str | None) -> slice:
 def read_originals(store: LatentStore, rows: list[int], root: StoreHandle | None = None) -> dict[int, np.ndarray]:
     """Return the images of these rows as the encoder saw them, each [h, w, 3], uint8, by row.
 
-    root: the store that `store` is a bucket of, if it is one. Rows whose file is missing or has other bytes than when
-    it was encoded are omitted.
+    root: the store that `store` is a bucket of, if it is one, which lists its images. Rows whose file is missing or has
+    other bytes than when it was encoded are omitted.
     """
     view = store.spec.views[store.view]
     folder, spec = (store.folder, store.spec) if root is None else (root.folder, root.spec)
-    bucket = store.folder.uri.rpartition("/")[2] if spec.buckets else ""
+    bucket = store.folder.uri.rstrip("/").rpartition("/")[2] if spec.buckets else ""
     with TemporaryDirectory() as scratch:
         try:
             source = open_index(folder, index_folder(spec), Path(scratch))

@@ -23,6 +23,7 @@ from tcae_cli.runtime.device import choose_device
 from tcae_cli.runtime.folder import open_pinned
 from tcae_cli.sources.index import fetch_index
 from tcae_cli.sources.source import Source, open_index
+from tcae_cli.store.buckets import refuse_a_bucket, whole_of
 from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import index_folder, read_side_array
@@ -30,8 +31,6 @@ from tcae_cli.store.lease import live_leases
 from tcae_cli.store.record import record_name
 from tcae_cli.store.spec import StoreSpec
 from tcae_cli.store.totals import Totals
-
-_RECORDS_SHOWN = 10
 
 
 def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
@@ -42,6 +41,8 @@ def verify_store(request: VerifyRequest, progress: Progress) -> VerifyReport:
     """
     store = StoreHandle(open_pinned(request.store))
     spec = store.spec
+    if request.source:  # which is compared with the list of images, and that is of all buckets
+        refuse_a_bucket(store.folder)
     verification = Verification(request, store, progress)
     picture = choose_picture(request, store)
     model = _find_model(verification)  # refused before hours of work
@@ -163,6 +164,11 @@ def _find_model(verification: Verification) -> str | None:
 
 def _open_source(verification: Verification, store: StoreHandle, scratch: Path) -> Source | None:
     """Return the images in the rows of the store as it is now; None if nothing is known of them."""
+    if whole := whole_of(store.folder):
+        verification.not_checked.append(
+            f"whether latents decode to their images: this is a bucket of {whole.folder.uri}, which lists them; name it"
+        )
+        return None
     try:
         if index := fetch_index(store.folder, index_folder(store.spec), scratch):
             deque(Source(index).entries(), maxlen=0)  # all of it, which compares its checksums
@@ -204,7 +210,7 @@ def _report(
         num_shards_checked=totals.num_shards,
         num_files=sum(part.shards.num_files for part in parts),
         num_bytes=sum(part.shards.num_bytes for part in parts),
-        damaged_records=damaged[:_RECORDS_SHOWN],
+        damaged_records=damaged,
         source=verification.request.source,
         num_compared=num_compared,
         sample=sample.rows,

@@ -88,7 +88,7 @@ class VerifyReport(Report):
     num_shards_checked: int  # those with a record
     num_files: int
     num_bytes: int
-    damaged_records: list[str]  # the first few records of shards with problems; without them they are encoded again
+    damaged_records: list[str]  # the records of shards with problems; without them they are encoded again
     source: str | None  # compared with
     num_compared: int  # images whose bytes were read there
     sample: list[dict[str, Any]]  # row, key, view, psnr, psnr_fresh (of latents encoded now); dB

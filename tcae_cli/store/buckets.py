@@ -63,16 +63,21 @@ def existing_stores(store: StoreHandle) -> dict[str, StoreHandle]:
     return found
 
 
-def refuse_a_bucket(folder: Folder) -> None:
-    """Raise UsageError if a store is in this folder that is a bucket of another: its rows change with all others."""
-    uri = folder.uri if is_remote(folder.uri) else os.path.abspath(folder.uri)
+def whole_of(folder: Folder) -> StoreHandle | None:
+    """Return the store that the one in this folder is a bucket of, None if it is none."""
+    uri = (folder.uri if is_remote(folder.uri) else os.path.abspath(folder.uri)).rstrip("/")
     whole, _, name = uri.rpartition(f"/{BUCKETS}/")
     try:
         root = find_store(open_folder(whole)) if whole else None
     except StoreError:  # something else
-        return
-    if root and root.spec.buckets and name in root.spec.buckets.names:
-        raise UsageError(f"{folder.uri} is a bucket of {whole}; name {whole}")
+        return None
+    return root if root and root.spec.buckets and name in root.spec.buckets.names else None
+
+
+def refuse_a_bucket(folder: Folder) -> None:
+    """Raise UsageError if a store is in this folder that is a bucket of another: its rows change with all others."""
+    if root := whole_of(folder):
+        raise UsageError(f"{folder.uri} is a bucket of {root.folder.uri}; name {root.folder.uri}")
 
 
 def make_buckets(root: StoreHandle, counts: Mapping[str, int]) -> None:

@@ -124,10 +124,7 @@ class LatentStore:
             return
         if not self.complete:
             raise StoreError(f"{self.folder.uri} holds no latents yet; finish it by repeating tcae encode-dataset")
-        raise StoreError(
-            f"{self.folder.uri} has no good row: all {len(self):,} failed; tcae info says why, and "
-            f"tcae encode-dataset --retry-failed encodes them once that is put right"
-        )
+        raise without_good_row(self.folder.uri, len(self))
 
     def normalise(self, latents: Latents) -> Latents:
         """Return raw latents [..., c, h, w] scaled to mean 0 and deviation 1 in each channel over the store, float32.
@@ -295,6 +292,14 @@ class LatentStore:
 
     def _side(self, name: str) -> np.ndarray:
         return read_side_array(self.folder, self.spec, name, self.complete)
+
+
+def without_good_row(uri: str, num_rows: int) -> StoreError:
+    """Return the error of a complete store in which no row holds latents."""
+    return StoreError(
+        f"{uri} has no good row: all {num_rows:,} failed or are smaller than --min-size; tcae info says why, and "
+        f"tcae encode-dataset --retry-failed encodes the failed once that is put right"
+    )
 
 
 def _strings(values: np.ndarray, rows: np.ndarray) -> str | list[str]:

@@ -17,7 +17,7 @@ from tcae_cli.store.generator_input import GeneratorInput
 from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.layout import bucket_folder
 from tcae_cli.store.quantise import scale_of
-from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.reader import LatentStore, without_good_row
 from tcae_cli.store.statistics import summary_normalisation
 
 Normalise = Literal["channel", "position", "model", "none"]
@@ -171,5 +171,7 @@ def mean_and_std(
         raise UsageError(f"{root.folder.uri} has latents of several shapes; use normalise='channel'")
     summary = (root.attributes["statistics"] or {}).get(stores[0].view)
     if summary is None:
+        if root.attributes["complete"]:
+            raise without_good_row(root.folder.uri, root.spec.num_rows)
         raise StoreError(f"{root.folder.uri} has no statistics yet; finish it by repeating tcae encode-dataset")
     return summary_normalisation(summary)

@@ -12,6 +12,7 @@ from tcae_cli.reports.store import InfoReport, VerifyReport
 from tcae_cli.terminal.words import data_size
 
 _CLASSES_SHOWN = 4
+_RECORDS_SHOWN = 10
 
 
 def show_info(console: Console, report: InfoReport) -> None:
@@ -159,8 +160,12 @@ def show_verification(console: Console, report: VerifyReport) -> None:
         console.print(f"and {report.num_problems - len(report.problems):,} more problems")
     if report.damaged_records:
         console.print(
-            f"to mend shards, remove {_some(report.damaged_records, len(report.damaged_records))} in {report.store} "
+            f"to mend shards, remove {_some(report.damaged_records, _RECORDS_SHOWN)} in {report.store} "
             f"and repeat tcae encode-dataset: they are encoded again"
+        )
+    if len(report.damaged_records) > _RECORDS_SHOWN:
+        console.print(
+            f"{len(report.damaged_records):,} records are to be removed; damaged_records of --json lists all of them"
         )
     console.print(f"{report.store}: {_verdict(report)}")
 

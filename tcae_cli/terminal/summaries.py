@@ -77,7 +77,7 @@ def show_decoding(console: Console, report: DecodeReport) -> None:
     if report.num_skipped_existing:
         console.print(f"{report.num_skipped_existing:,} files existed already and were kept")
     if report.num_not_ok:
-        console.print(f"{report.num_not_ok:,} rows hold no latents (failed or pending)")
+        console.print(f"{report.num_not_ok:,} rows hold no latents (failed, too small or pending)")
     if report.grid:
         console.print(f"originals above reconstructions: {report.grid}")
 

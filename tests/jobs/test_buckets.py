@@ -250,6 +250,25 @@ def test_rows_to_decode_are_those_of_a_bucket(whole, tcae, small_checkpoint, tmp
     assert code == 0 and len(list((tmp_path / "recon").rglob("*.png"))) == 2
 
 
+def test_a_bucket_by_itself_says_which_store_lists_its_images_and_nothing_false(
+    whole, shaped_photos, tcae, small_checkpoint, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    bucket, model = whole / "buckets/128x128", ("--model", small_checkpoint)
+    code, _, said = tcae("decode", f"{bucket}/", tmp_path / "recon", "--grid", 4, *model)
+    assert code == 0 and (tmp_path / "recon/grid.png").exists() and "originals have changed" not in said
+
+    code, printed, _ = tcae("verify", bucket, *model)
+    assert code == 0 and f"this is a bucket of {whole}, which lists them; name it" in printed
+    code, _, said = tcae("verify", bucket, "--source", shaped_photos, *model)
+    assert code == 2 and said.endswith(f"Error: {bucket} is a bucket of {whole}; name {whole}\n")
+
+    code, _, said = tcae("eval", small_checkpoint, "--store", bucket, "--metric", "psnr")
+    assert code == 2 and f"is a bucket of {whole}, which lists its images; name them with --data" in said
+    code, printed, said = tcae("eval", small_checkpoint, "--store", bucket, "--metric", "psnr", "--data", shaped_photos)
+    assert code == 0 and "psnr" in printed, said
+
+
 def test_verify_checks_every_bucket_and_draws_all_shapes_on_one_sheet(
     whole, shaped_photos, tcae, small_checkpoint, tmp_path, monkeypatch
 ):

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from tcae_cli.errors import StoreError
+from tcae_cli.store.dataset import LatentDataset
 
 from ..store_contents import attributes_of, failures_of
 
@@ -49,6 +50,13 @@ def test_they_are_listed_apart(source, encode, tcae, small_checkpoint, tmp_path)
 def test_buckets_leave_small_images_out_too(source, encode, tmp_path):
     report = encode(source, tmp_path / "store.zarr", min_size=64, sizes=(128,), buckets=True, bucket_step=32)
     assert (report.num_ok, report.num_failed, report.num_too_small, report.exit_code) == (2, 0, 2, 0)
+
+
+@pytest.mark.parametrize("options", [{}, {"sizes": (128,), "buckets": True, "bucket_step": 32}])
+def test_a_store_of_small_images_alone_is_complete_and_says_why_it_is_empty(source, encode, tmp_path, options):
+    assert encode(source, tmp_path / "store.zarr", min_size=10_000, **options).num_too_small == 4
+    with pytest.raises(StoreError, match="has no good row: all 4 failed or are smaller than --min-size; tcae info"):
+        LatentDataset(tmp_path / "store.zarr")
 
 
 def test_the_least_size_of_a_store_stays(source, encode, tmp_path):

@@ -90,6 +90,17 @@ def test_a_store_with_failed_rows_and_views_passes(store, source):
     assert (report.problems, report.num_ok, report.num_failed) == ([], 23, 1)
 
 
+def test_all_records_to_remove_are_reported_of_which_the_first_are_printed(make_folder, png, encode, tcae, tmp_path):
+    path, data = tmp_path / "store.zarr", png()
+    encode(make_folder({f"{number:03}.png": data for number in range(12 * 16)}), path)
+    for shard in range(12):
+        (path / f"labels/c.{shard}").unlink()
+    _, printed, _ = tcae("verify", path, "--rows", 0)
+    assert f".tcae/commits/000009.json, ... in {path}" in printed and "000010" not in printed.split("to mend")[1]
+    assert "12 records are to be removed; damaged_records of --json lists all of them" in printed
+    assert len(verify(path).damaged_records) == 12
+
+
 @pytest.mark.parametrize("dtype", ["float16", "int8"])
 @pytest.mark.parametrize("codec", ["zstd", "none", "lz4-bitshuffle"])
 def test_a_flipped_byte_of_latents_is_found(photos, tmp_path, encode, codec, dtype):

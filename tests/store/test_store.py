@@ -141,7 +141,8 @@ def test_a_store_in_which_every_row_failed_is_complete_and_empty(make_store):
     assert store.complete and store.ok_rows.tolist() == []
     assert np.isnan(store.latents([0, 1, 2])).all()
     with pytest.raises(
-        StoreError, match="has no good row: all 3 failed; tcae info says why, and tcae encode-dataset --ret"
+        StoreError,
+        match="has no good row: all 3 failed or are smaller than --min-size; tcae info says why, and tcae enc",
     ):
         store.normalise(store.latents([0]))
 
