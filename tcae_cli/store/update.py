@@ -5,6 +5,7 @@ store/buckets.py does the same for all buckets of a store.
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
@@ -147,7 +148,8 @@ def _chunks(side: SideChunks, spec: StoreSpec, shard: int, described: Described)
 
 def _is_chunk(spec: StoreSpec, file: str) -> bool:
     """Return whether a file is named as the chunks of labels and captions are in a store of this spec."""
-    return file.startswith(tuple(shard_file(spec, array, 0).removesuffix("0") for array in UPDATED))
+    names = "|".join(re.escape(shard_file(spec, array, 0).removesuffix("0")) for array in UPDATED)
+    return re.fullmatch(rf"({names})(0|[1-9][0-9]*)", file) is not None
 
 
 def _let_records_name(store: StoreHandle, spec: StoreSpec) -> None:

@@ -207,3 +207,15 @@ def test_of_the_chunks_before_an_update_those_of_one_are_kept(make_store):
         "labels/zarr.json",
         *(f"labels/c{separator}{shard}" for separator in "./" for shard in range(3)),
     }
+
+
+def test_files_that_only_begin_as_chunks_do_stay(make_store):
+    path = make_store(has_captions=True)
+    own = [path / name for name in ("labels/c.0.bak", "captions/c.notes.txt", "labels/c/0.bak", "labels/c.00")]
+    (path / "labels/c").mkdir()
+    for file in own:
+        file.write_text("mine")
+    for _ in range(4):
+        update(path, CAPTIONED)
+    assert [file.read_text() for file in own] == ["mine"] * 4
+    assert problems(path) == []
