@@ -4,9 +4,10 @@ import os
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 import torch
@@ -111,10 +112,11 @@ def encode_shards(run: EncodeRun, targets: Sequence[Target], source: Source, wor
     while plan is not None:
         batches = load_batches(source, sink.batches(plan, work), targets[0].crop.transform, reading)
         try:
-            first = next(batches)
+            first = list(islice(batches, 1))  # none if all shards have nothing but rows to keep
             report.startup_s = report.startup_s or time.perf_counter() - started
             with threads_for_whole_batches(run.device) as num_threads:
-                run_pipeline(chain([first], batches), [Stage(encoder, num_threads), Stage(pack)], sink.write)
+                run_pipeline(chain(first, batches), [Stage(encoder, num_threads), Stage(pack)], sink.write)
+            sink.commit_kept()
             report.elapsed_s = time.perf_counter() - started
         finally:
             batches.close()
@@ -145,7 +147,8 @@ class _Sink:
 
     def __init__(self, run: EncodeRun, targets: Sequence[Target], source: Source) -> None:
         self._run, self._targets, self._source = run, targets, source
-        self._under_way: deque[tuple[ShardPlan, range]] = deque()  # batches on their way here, each with its shard
+        # Batches on their way here, each with its shard, and the shards of which none comes, with all their rows.
+        self._under_way: deque[tuple[ShardPlan, range]] = deque()
         self._plan: ShardPlan | None = None  # of the shard that batches come of
         self._shard: ShardInProgress | None = None  # None also where another rank has taken it over
         self.report = ShardsReport(stage_seconds=dict.fromkeys(("read", "encode", "pack", "write"), 0.0))
@@ -160,6 +163,8 @@ class _Sink:
             target = self._targets[plan.store]
             crop, samples = target.crop, target.source_rows
             todo = set(plan.todo) if plan.record else None
+            if not plan.todo:
+                self._under_way.append((plan, plan.rows))
             for rows in batches_of_rows(plan.rows.start, plan.rows.stop, crop.batch_size):
                 asked = None if todo is None else tuple(int(samples[row]) for row in rows if row in todo)
                 if asked is None or asked:
@@ -170,23 +175,20 @@ class _Sink:
     def write(self, packed: _Packed) -> None:
         """Store a batch."""
         started = time.perf_counter()
+        self.commit_kept()
         is_first = self._plan is None
         plan, of_store = self._under_way.popleft()
         self._plan = plan
         self._count(packed.rows)
         rows = packed.rows.numbered(of_store)
         is_last = rows.todo[-1] == plan.todo[-1]
-        try:
-            with naming_lost_claims(plan.claim):
-                if is_first:
-                    self._shard = self._begin(plan)
-                if self._shard:
-                    self._shard.add(rows)
-                    if is_last:
-                        self._shard.commit()
-        except ClaimLost as error:
-            self.close()
-            self._run.progress.say(f"{error}; rank {distributed.rank()} gives it up and takes another")
+        with self._giving_up_if_lost(plan):
+            if is_first:
+                self._shard = self._begin(plan)
+            if self._shard:
+                self._shard.add(rows)
+                if is_last:
+                    self._shard.commit()
         if is_last:
             if self._shard is None:
                 self.report.num_rows -= len(plan.todo)
@@ -196,6 +198,25 @@ class _Sink:
         for stage, seconds in packed.seconds.items():
             stages[stage] += seconds
         stages["write"] += time.perf_counter() - started
+
+    def commit_kept(self) -> None:
+        """Commit the shards before the next batch that have no row to encode, from the rows that they keep."""
+        while self._under_way and not self._under_way[0][0].todo:
+            plan, _ = self._under_way.popleft()
+            with self._giving_up_if_lost(plan):
+                self._shard = self._begin(plan)
+                self._shard.commit()
+            self._shard = None
+
+    @contextmanager
+    def _giving_up_if_lost(self, plan: ShardPlan) -> Iterator[None]:
+        """Drop the shard, and say so, if another rank has taken it over."""
+        try:
+            with naming_lost_claims(plan.claim):
+                yield
+        except ClaimLost as error:
+            self.close()
+            self._run.progress.say(f"{error}; rank {distributed.rank()} gives it up and takes another")
 
     def _begin(self, plan: ShardPlan) -> ShardInProgress:
         target = self._targets[plan.store]

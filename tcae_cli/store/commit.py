@@ -135,7 +135,7 @@ def reopen_failed(store: StoreHandle, shards: Iterable[int]) -> int:
 def settle_repaired(store: StoreHandle, shards: Iterable[int], problem: Callable[[int], str]) -> None:
     """Let failed rows of these shards whose problem is REPAIRED now no longer count as failed.
 
-    A complete store is reopened if there are any.
+    A complete store is reopened if there are any. A shard that was reopened for such rows alone is so no longer.
     """
     settled = []
     for _, record in read_records(store.folder, list(shards), store.folder.sizes()):
@@ -144,7 +144,8 @@ def settle_repaired(store: StoreHandle, shards: Iterable[int], problem: Callable
             for failure in (record.failures if record else ())
         ]
         if record and found != record.failures:
-            settled.append(record.model_copy(update={"failures": found}))
+            reopened = record.reopened and any(failure.counts for failure in found)
+            settled.append(record.model_copy(update={"failures": found, "reopened": reopened}))
     if settled:
         reopen(store)
     for record in settled:

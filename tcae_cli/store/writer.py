@@ -32,7 +32,7 @@ class ShardPlan:
 
     shard: int
     rows: range
-    todo: Sequence[int]  # rows to encode, ascending; the others stay as `record` has them
+    todo: Sequence[int]  # rows to encode, ascending, maybe none; the others stay as `record` has them
     record: ShardRecord | None
     claim: Claim | None = None  # in a launch of several ranks, once this one may write the shard
     store: int = 0  # the number of its store among those of the run: that of its bucket, or 0

@@ -8,11 +8,19 @@ import pytest
 import zarr
 
 from tcae_cli.jobs import encode as encode_job
+from tcae_cli.jobs.verify import verify_store
+from tcae_cli.reports.progress import Silent
+from tcae_cli.reports.store import VerifyRequest
+from tcae_cli.runtime.local_folder import LocalFolder
+from tcae_cli.store.commit import reopen
+from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.reader import LatentStore
+from tcae_cli.store.record import read_unchecked, write_record
 
 from ..heard import Heard
 from ..pictures import write_tar
 from ..store_contents import refused
+from .conftest import Killed
 
 
 @pytest.fixture
@@ -163,3 +171,63 @@ def test_a_tar_that_is_damaged_at_another_place_now_has_one_failure(repaired, en
     tar.write_bytes(whole[: whole.index(b"2.jpg") + 100])
     report = encode(tar, store, append=True)
     assert (report.num_ok, report.num_failed, report.num_repaired) == (2, 1, 1)
+
+
+@pytest.fixture
+def cut_beside_another(photos, tmp_path, encode):
+    """A folder of two tars, the first of which is cut, the whole bytes of that one, and the store made of the folder.
+
+    The row of the lost part is in the first shard, to which a repair adds no rows.
+    """
+    data = (photos / "animal" / "1.jpg").read_bytes()
+    source, store = tmp_path / "tars", tmp_path / "store.zarr"
+    source.mkdir()
+    cut = write_tar(source / "a.tar", {f"a{number}.jpg": data for number in range(16)})
+    write_tar(source / "b.tar", {f"b{number}.jpg": data for number in range(30)})
+    whole = cut.read_bytes()
+    cut.write_bytes(whole[: whole.index(b"a14.jpg") + 100])
+    encode(source, store, max_failures="100%")
+    return source, whole, store
+
+
+def assert_all_but_the_lost_row_are_ok(store, latents):
+    assert verify_store(VerifyRequest(store=str(store), num_rows=0), Silent()).problems == []
+    after = LatentStore(store)
+    assert after.complete and [(row["row"], row["stage"]) for row in after.failures()] == [(14, "repaired")]
+    assert len(after.ok_rows) == 46 and after.latents(range(14)).tobytes() == latents.tobytes()
+
+
+def test_a_tar_that_is_repaired_after_its_retry_was_killed_is_continued(cut_beside_another, encode, die_after):
+    source, whole, made = cut_beside_another
+    latents = LatentStore(made).latents(range(14))
+    cut, store = (source / "a.tar").read_bytes(), made.with_name("killed.zarr")
+    for count in range(0, 100, 2):
+        shutil.copytree(made, store)
+        (source / "a.tar").write_bytes(cut)
+        die_after(count)
+        try:
+            encode(source, store, retry_failed=True, max_failures="100%")
+            break
+        except Killed:
+            die_after(None)
+        (source / "a.tar").write_bytes(whole)
+        encode(source, store, append=True)
+        assert_all_but_the_lost_row_are_ok(store, latents)
+        shutil.rmtree(store)
+    assert count > 10
+
+
+def test_a_shard_that_was_left_open_with_no_row_to_encode_is_committed(cut_beside_another, encode):
+    """As earlier versions left it, when a retry was killed and the tar then repaired."""
+    source, whole, store = cut_beside_another
+    latents = LatentStore(store).latents(range(14))
+    (source / "a.tar").write_bytes(whole)
+    encode(source, store, append=True)
+    handle = StoreHandle(LocalFolder(store))
+    (record,) = read_unchecked(handle.folder, [0])
+    reopen(handle)
+    write_record(handle.folder, handle.spec, record.model_copy(update={"reopened": True}))
+
+    report = encode(source, store)
+    assert (report.num_encoded_now, report.complete, report.exit_code) == (0, True, 0)
+    assert_all_but_the_lost_row_are_ok(store, latents)

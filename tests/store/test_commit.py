@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import zarr
 
+from tcae_cli.reports.failure import REPAIRED
 from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store.commit import (
     append_rows,
@@ -17,6 +18,7 @@ from tcae_cli.store.commit import (
     remove_old_indexes,
     reopen_failed,
     reopen_unless_whole,
+    settle_repaired,
 )
 from tcae_cli.store.handle import StoreHandle, fit_arrays
 from tcae_cli.store.layout import shard_file
@@ -241,6 +243,22 @@ def test_failed_rows_are_tried_again_and_no_other(make_store):
     finalise(opened(path))
     assert [failure["row"] for failure in LatentStore(path).failures()] == [5]
     assert_same_but_generation(path, make_store(failed={5}, name="whole.zarr"))
+
+
+def test_failed_rows_that_no_longer_count_are_not_tried_again(make_store):
+    path = make_store(failed={3, 36, 37})
+    store = opened(path)
+    reopen_failed(store, range(3))
+    settle_repaired(store, range(3), lambda row: REPAIRED if row < 37 else "")
+    assert committed(path) == {0, 1}
+
+    assert write_shards(path, range(3), {37}) == [37]
+    assert finalise(opened(path))
+    assert [(row["row"], row["stage"]) for row in LatentStore(path).failures()] == [
+        (3, "repaired"),
+        (36, "repaired"),
+        (37, "decode"),
+    ]
 
 
 def test_with_nothing_failed_a_complete_store_stays_complete(make_store):
