@@ -30,9 +30,11 @@ from tcae_cli.store.lease_file import (
 
 _STALE_S = 60.0  # a lease of another machine that is silent for longer is stale
 _HEARTBEAT_S = 10.0
+_SURE_SHARE = 0.75  # of that minute a process relies on its lease; the rest is for what it is doing just then
 _PATIENCE_S = 600.0  # how long a rank waits for its leader to begin
 _POLL_S = 0.05
 _TIMES_CLEARED = 3  # and more than twice is no coincidence
+_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
 
 
 @dataclass(frozen=True)
@@ -78,6 +80,7 @@ class Lease:
         self._folder, self._place = folder, place
         self._state: str | None = None  # nothing written yet
         self._is_lost = False
+        self._sure_at = 0.0  # when no other launch could have taken this process for dead, by _CLOCK
 
     def take(self) -> None:
         """Take the lease. Raises StoreError if a live process of another launch holds a lease.
@@ -88,21 +91,14 @@ class Lease:
         """
         if lease := self._live_lease(self.name):
             raise self._taken(lease)
+        self._sure_at = time.clock_gettime(_CLOCK)
         self._write(JOINED)
-        for name in lease_files(self._folder):
-            launch = launch_of(name)
-            if launch == self._place.launch:
-                continue
-            while lease := self._live_lease(name):
-                if lease.state != JOINED or launch < self._place.launch:
-                    raise self._taken(lease)
-                time.sleep(_POLL_S)
-            self._folder.remove([name])
-        self._write(SETTLED)
+        self._outlast_others()
+        self._go_on_to(SETTLED)
 
     def announce_ready(self) -> None:
         """Announce to the followers of this process that the store exists and is ready for them."""
-        self._write(READY)
+        self._go_on_to(READY)
 
     def wait_for_leader(self) -> None:
         """Wait until the leader announces the store. Raises StoreError if it stops or does not begin within 600 s."""
@@ -121,14 +117,28 @@ class Lease:
         raise StoreError(f"rank 0 of this launch did not begin within {_PATIENCE_S:.0f} s; see its own message")
 
     def refresh(self) -> None:
-        """Rewrite the lease, which shows that this process is alive; a lease that was removed is not restored."""
-        if (lease := read_lease(self._folder, self.name)) and lease.owner == self._folder.owner:
-            self._write(self._state or JOINED)
-        else:
+        """Rewrite the lease, which shows that this process is alive; a lease that was removed is not restored.
+
+        Raises StoreError if another launch removed it between the look at it and the writing, which took long.
+        """
+        began_at = time.clock_gettime(_CLOCK)
+        lease = read_lease(self._folder, self.name)
+        if self._is_lost or lease is None or lease.owner != self._folder.owner:
             self._is_lost = True
+            return
+        self._write(self._state or JOINED)
+        if self._is_late():
+            self._outlast_others()
+        self._sure_at = began_at
 
     def check(self) -> None:
-        """Raise StoreError if this lease was removed: the process stood still for so long that it seemed dead."""
+        """Raise StoreError if this lease was removed: the process stood still for so long that it seemed dead.
+
+        One that was not rewritten for 45 s is rewritten now. Raises DiskError if it cannot be: others may have taken
+        this process for dead since.
+        """
+        if not self._is_lost and self._is_late():
+            self.refresh()
         if self._is_lost:
             raise StoreError(
                 f"{self._folder.uri}: this process's lease on the store is gone (it stood still for over "
@@ -139,9 +149,9 @@ class Lease:
         """Remove the lease; a leader that is done keeps it, marked so, for followers that start late."""
         if is_done and self._place.is_leader and self._place.has_followers:
             self._write(DONE)
-        elif self._state and self._state != DONE and not self._is_lost:
-            with suppress(OSError):  # the store may be gone
-                self._folder.remove([self.name])
+        elif self._state and self._state != DONE:
+            with suppress(OSError, StoreError):  # the store may be gone, or the lease damaged
+                self._remove(self.name, self._folder.owner)
 
     @property
     def member(self) -> str:
@@ -178,6 +188,35 @@ class Lease:
             if lease and self._age_s(name, self.name) <= _STALE_S:
                 return lease.state
         return None
+
+    def _is_late(self) -> bool:
+        return time.clock_gettime(_CLOCK) - self._sure_at > _SURE_SHARE * _STALE_S
+
+    def _outlast_others(self) -> None:
+        """Wait for processes of other launches that may withdraw, and remove the leases of those that have ended.
+
+        Raises StoreError if one stays; then this process has lost its own lease.
+        """
+        for name in lease_files(self._folder):
+            launch = launch_of(name)
+            if launch == self._place.launch:
+                continue
+            while lease := self._live_lease(name):
+                if lease.state != JOINED or launch < self._place.launch:
+                    self._is_lost = True
+                    raise self._taken(lease)
+                time.sleep(_POLL_S)
+            self._folder.remove([name])
+
+    def _remove(self, name: str, owner: str) -> None:
+        """Remove a lease if it is still that of this owner: another process may have taken the place meanwhile."""
+        if (lease := read_lease(self._folder, name)) and lease.owner == owner:
+            self._folder.remove([name])
+
+    def _go_on_to(self, state: str) -> None:
+        self._state = state
+        self.refresh()
+        self.check()
 
     def _write(self, state: str) -> None:
         self._state = state
@@ -243,7 +282,7 @@ def _kept_fresh(lease: Lease) -> Iterator[None]:
 
     def beat() -> None:
         while not ended.wait(_HEARTBEAT_S):
-            with suppress(OSError):  # the disk may be full, or the file system unavailable for a while
+            with suppress(OSError, StoreError):  # such as a file system that is away for a while; check() says so
                 lease.refresh()
 
     thread = threading.Thread(target=beat, name="heartbeat", daemon=True)

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tcae_cli.errors import StoreError
+from tcae_cli.errors import DiskError, StoreError
 from tcae_cli.runtime.local_file import LocalFile
 from tcae_cli.runtime.local_folder import LocalFolder
 from tcae_cli.store import lease as lease_module
@@ -213,3 +214,86 @@ def test_a_live_lease_is_kept_fresh(tmp_path, monkeypatch):
         while lease.stat().st_mtime == MINUTES_AGO and time.monotonic() < patience_ends_at:
             time.sleep(0.01)
         assert lease.stat().st_mtime > MINUTES_AGO
+
+
+@pytest.fixture
+def a_silence(monkeypatch) -> Callable[[], None]:
+    """Lets 50 s pass, of which no heartbeat knows."""
+    monkeypatch.setattr(lease_module, "_HEARTBEAT_S", 1000.0)
+    tell = time.clock_gettime
+
+    def pass_time() -> None:
+        monkeypatch.setattr(time, "clock_gettime", lambda clock: tell(clock) + 50)
+
+    return pass_time
+
+
+def test_a_process_that_was_silent_for_long_shows_that_it_is_alive_before_it_goes_on(tmp_path, a_silence):
+    with join(tmp_path, "slow") as lease:
+        file = tmp_path / lease.name
+        os.utime(file, (MINUTES_AGO, MINUTES_AGO))
+        lease.check()
+        assert file.stat().st_mtime == MINUTES_AGO
+        a_silence()
+        lease.check()
+        assert file.stat().st_mtime > MINUTES_AGO
+
+
+def test_a_process_that_was_silent_for_long_stops_at_once_if_another_launch_came_meanwhile(tmp_path, a_silence):
+    with join(tmp_path, "slow") as lease:
+        (tmp_path / lease.name).unlink()
+        lease_of(tmp_path / ".tcae/leases/other.0.json", os.getppid(), socket.gethostname())
+        a_silence()
+        with pytest.raises(StoreError, match=r"lease on the store is gone .*; repeat the command"):
+            lease.check()
+    assert [path.name for path in (tmp_path / ".tcae/leases").iterdir()] == ["other.0.json"]
+
+
+class Network(LocalFolder):
+    """A folder of which tests say what happens when it is written."""
+
+    before_writing = staticmethod(lambda: None)
+
+    def write(self, *steps, check=lambda: None) -> None:
+        self.before_writing()
+        super().write(*steps, check=check)
+
+
+def test_a_process_that_cannot_show_that_it_is_alive_stops(tmp_path, a_silence):
+    def be_away() -> None:
+        raise DiskError("the network is down")
+
+    folder = Network(tmp_path)
+    with join_store(folder, Place("cut-off")) as lease:
+        folder.before_writing = be_away
+        lease.check()
+        a_silence()
+        with pytest.raises(DiskError, match="the network is down"):
+            lease.check()
+
+
+def test_a_process_whose_lease_is_taken_away_while_it_writes_it_again_stops(tmp_path, a_silence):
+    def be_taken_over() -> None:
+        (tmp_path / lease.name).unlink()
+        lease_of(other, os.getppid(), socket.gethostname())
+        folder.before_writing = lambda: None
+
+    folder, other = Network(tmp_path), tmp_path / ".tcae/leases/other.0.json"
+    with join_store(folder, Place("slow")) as lease:
+        a_silence()
+        folder.before_writing = be_taken_over
+        with pytest.raises(StoreError, match=rf"being written by process {os.getppid()} on"):
+            lease.check()
+        other.unlink()  # it was quick
+        with pytest.raises(StoreError, match="lease on the store is gone"):
+            lease.check()
+    assert not list((tmp_path / ".tcae/leases").iterdir())
+
+
+def test_a_damaged_lease_stops_its_process_in_a_sentence(tmp_path, a_silence, monkeypatch):
+    monkeypatch.setattr(lease_module, "_HEARTBEAT_S", 0.01)
+    with join(tmp_path, "damaged") as lease:
+        (tmp_path / lease.name).write_bytes(b"{")
+        a_silence()
+        with pytest.raises(StoreError, match=r"damaged.0.json is damaged .*remove it"):
+            lease.check()
