@@ -6,10 +6,11 @@ Times are compared between files of the store, so the clocks of machines do not 
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from tcae_cli.errors import DiskError, StoreError
@@ -35,6 +36,8 @@ _PATIENCE_S = 600.0  # how long a rank waits for its leader to begin
 _POLL_S = 0.05
 _TIMES_CLEARED = 3  # and more than twice is no coincidence
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def join_store(folder: Folder, place: Place) -> Iterator["Lease"]:
         lease.take()
         with _kept_fresh(lease):
             yield lease
-            lease.leave(is_done=True)
+        lease.leave(is_done=True)
     finally:
         lease.leave(is_done=False)
         with suppress(OSError):  # the network may be gone, and the error that is raised already says so
@@ -83,16 +86,20 @@ class Lease:
         self._sure_at = 0.0  # when no other launch could have taken this process for dead, by _CLOCK
 
     def take(self) -> None:
-        """Take the lease. Raises StoreError if a live process of another launch holds a lease.
+        """Take the lease. Raises StoreError if a live process of another launch, or one in this place, holds a lease.
 
-        Every process first writes its lease and then looks for others, so of two that start together at least one sees
-        the other. A settled lease stays; of two that are not settled, the smaller name waits until the other settles or
-        withdraws.
+        A place is taken by creating its lease, which only one process can. Every process first writes its lease and
+        then looks for others, so of two launches that start together at least one sees the other. A settled lease
+        stays; of two that are not settled, the smaller name waits until the other settles or withdraws.
         """
-        if lease := self._live_lease(self.name):
-            raise self._taken(lease)
         self._sure_at = time.clock_gettime(_CLOCK)
-        self._write(JOINED)
+        while not self._insist(partial(self._folder.create, self.name, self._in_state(JOINED))):
+            former = read_lease(self._folder, self.name)
+            if lease := self._live_lease(self.name):
+                raise self._taken(lease)
+            if former:
+                self._remove(self.name, former.owner)
+        self._state = JOINED
         self._outlast_others()
         self._go_on_to(SETTLED)
 
@@ -126,7 +133,7 @@ class Lease:
         if self._is_lost or lease is None or lease.owner != self._folder.owner:
             self._is_lost = True
             return
-        self._write(self._state or JOINED)
+        self._put(self.name, self._in_state(self._state or JOINED))
         if self._is_late():
             self._outlast_others()
         self._sure_at = began_at
@@ -148,7 +155,8 @@ class Lease:
     def leave(self, is_done: bool) -> None:
         """Remove the lease; a leader that is done keeps it, marked so, for followers that start late."""
         if is_done and self._place.is_leader and self._place.has_followers:
-            self._write(DONE)
+            self._state = DONE
+            self.refresh()
         elif self._state and self._state != DONE:
             with suppress(OSError, StoreError):  # the store may be gone, or the lease damaged
                 self._remove(self.name, self._folder.owner)
@@ -218,19 +226,21 @@ class Lease:
         self.refresh()
         self.check()
 
-    def _write(self, state: str) -> None:
-        self._state = state
-        self._put(self.name, LeaseFile.of_this_process(state, self._folder.owner).as_json())
+    def _in_state(self, state: str) -> bytes:
+        return LeaseFile.of_this_process(state, self._folder.owner).as_json()
 
     def _put(self, name: str, data: bytes) -> None:
+        self._insist(partial(self._folder.write, {name: data}))
+
+    def _insist(self, write: Callable[[], Result]) -> Result:
         """Write a file, again if a leader removed its temporary file: without a lease this process seems dead."""
         for _ in range(_TIMES_CLEARED):
             try:
-                return self._folder.write({name: data})
+                return write()
             except DiskError as error:
                 if not isinstance(error.__cause__, FileNotFoundError):
                     raise
-        return self._folder.write({name: data})
+        return write()
 
     def _live_lease(self, name: str) -> LeaseFile | None:
         """Return a lease if its process is alive, None otherwise."""

@@ -139,17 +139,22 @@ def test_other_ranks_stop_when_rank_zero_is_killed(tmp_path):
 
 
 def test_a_lease_that_a_leader_took_for_a_leftover_is_written_again(tmp_path, monkeypatch):
-    rename, cleared = LocalFile.rename, []
+    cleared = []
 
-    def clear_and_rename(file: LocalFile) -> None:
-        if not cleared:
-            cleared.append(file.final.name)
-            file.discard()
-        rename(file)
+    def clearing_once(give_name: Callable[[LocalFile], bool | None]) -> Callable[[LocalFile], bool | None]:
+        def clear_and_give_name(file: LocalFile) -> bool | None:
+            if give_name not in cleared:
+                cleared.append(give_name)
+                assert file.final.name == "launch.0.json"
+                file.discard()
+            return give_name(file)
 
-    monkeypatch.setattr(LocalFile, "rename", clear_and_rename)
+        return clear_and_give_name
+
+    for name in ("link", "rename"):  # as it is created, and as it is written again
+        monkeypatch.setattr(LocalFile, name, clearing_once(getattr(LocalFile, name)))
     with join(tmp_path, "launch"):
-        assert cleared == ["launch.0.json"]
+        assert len(cleared) == 2
         assert (tmp_path / ".tcae/leases/launch.0.json").exists()
 
 
@@ -254,6 +259,10 @@ class Network(LocalFolder):
 
     before_writing = staticmethod(lambda: None)
 
+    def create(self, name: str, data: bytes) -> bool:
+        self.before_writing()
+        return super().create(name, data)
+
     def write(self, *steps, check=lambda: None) -> None:
         self.before_writing()
         super().write(*steps, check=check)
@@ -297,3 +306,49 @@ def test_a_damaged_lease_stops_its_process_in_a_sentence(tmp_path, a_silence, mo
         a_silence()
         with pytest.raises(StoreError, match=r"damaged.0.json is damaged .*remove it"):
             lease.check()
+
+
+@pytest.mark.parametrize("former", ["none", "killed", "done"])
+def test_of_two_that_take_one_place_together_the_second_is_refused(tmp_path, former):
+    place, file = Place("parts-2", "0-0", "0-0"), tmp_path / ".tcae/leases/parts-2.0-0.json"
+    if former != "none":
+        lease_of(file, dead_process(), socket.gethostname(), state="done" if former == "done" else "ready")
+
+    def let_the_other_take_it() -> None:
+        if not file.exists():  # it looks free to both
+            lease_of(file, os.getppid(), socket.gethostname(), state="settled")
+
+    folder = Network(tmp_path)
+    folder.before_writing = let_the_other_take_it
+    with pytest.raises(StoreError, match=rf"being written by process {os.getppid()} on"), join_store(folder, place):
+        pass
+    assert json.loads(file.read_text())["owner"] == "other"
+
+
+def test_of_processes_that_take_one_place_together_at_most_one_works(tmp_path):
+    program = (
+        "import sys; from pathlib import Path; from tcae_cli.runtime.local_folder import LocalFolder\n"
+        "from tcae_cli.errors import StoreError; from tcae_cli.store.lease import Place, join_store\n"
+        "print('ready', flush=True); sys.stdin.readline()\n"
+        "try:\n"
+        "    with join_store(LocalFolder(Path(sys.argv[1])), Place('parts-2', '0-0', '0-0')):\n"
+        "        print('works', flush=True); sys.stdin.readline()\n"
+        "except StoreError: print('refused', flush=True)\n"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(3)]
+    assert [process.stdout.readline() for process in processes] == ["ready\n"] * 3
+    for process in processes:
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    said = [process.stdout.readline().strip() for process in processes]
+    for process in processes:
+        process.communicate("leave\n")
+    assert sorted(said) == ["refused", "refused", "works"]
+
+
+def test_a_process_that_lost_its_place_leaves_the_lease_of_the_next_one(tmp_path):
+    with join_store(LocalFolder(tmp_path), Place("launch", has_followers=True)) as lease:
+        lease_of(tmp_path / lease.name, os.getppid(), socket.gethostname())
+    assert json.loads((tmp_path / lease.name).read_text())["owner"] == "other"
