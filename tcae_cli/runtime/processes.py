@@ -40,11 +40,17 @@ def this_process() -> str:
 
 
 def process_space() -> str:
-    """Return the name of the space of this process's number, since containers share host names; "" if unknown."""
-    try:
-        return os.readlink("/proc/self/ns/pid")
-    except OSError:
-        return ""
+    """Return the name of the space of this process's number, as far as the system tells it.
+
+    Containers and machines share host names. The first namespace is called alike on every machine, so the name has the
+    machine's boot too.
+    """
+    known = []
+    with suppress(OSError):
+        known.append(os.readlink("/proc/self/ns/pid"))
+    with suppress(OSError):
+        known.append(Path("/proc/sys/kernel/random/boot_id").read_text().strip())
+    return " ".join(known)
 
 
 def is_alive(pid: int) -> bool:

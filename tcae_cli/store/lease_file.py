@@ -23,7 +23,9 @@ class LeaseFile:
     state: str
     host: str
     pid: int
-    processes: str  # what numbers the processes of its machine: those of a container have numbers of their own
+    # What numbers the processes of its machine: those of a container have numbers of their own. Earlier versions wrote
+    # it without the boot, so their leases count as another machine's.
+    processes: str
     owner: str  # marks its temporary files
 
     @classmethod

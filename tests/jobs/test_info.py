@@ -15,6 +15,7 @@ from tcae_cli.errors import StoreError
 from tcae_cli.jobs.info import describe_store
 from tcae_cli.reports.progress import Silent
 from tcae_cli.reports.store import InfoReport, InfoRequest
+from tcae_cli.runtime.processes import process_space
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.record import record_name
 
@@ -118,7 +119,7 @@ def test_who_is_at_work_is_named_and_nothing_is_written(photos, tmp_path, encode
     encode(photos, tmp_path / "store.zarr")
     leases = tmp_path / "store.zarr" / ".tcae" / "leases"
     leases.mkdir(exist_ok=True)
-    claim = {"state": "settled", "host": socket.gethostname(), "processes": os.readlink("/proc/self/ns/pid")}
+    claim = {"state": "settled", "host": socket.gethostname(), "processes": process_space()}
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     for name, changes in {

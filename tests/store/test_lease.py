@@ -15,6 +15,7 @@ import pytest
 from tcae_cli.errors import DiskError, StoreError
 from tcae_cli.runtime.local_file import LocalFile
 from tcae_cli.runtime.local_folder import LocalFolder
+from tcae_cli.runtime.processes import process_space
 from tcae_cli.store import lease as lease_module
 from tcae_cli.store.lease import Place, join_store
 
@@ -25,10 +26,10 @@ def join(path: Path, launch: str, rank: int = 0, world_size: int = 1):
     return join_store(LocalFolder(path), Place(launch, str(rank), "0", world_size > 1))
 
 
-def lease_of(path, pid: int, host: str, state: str = "ready") -> None:
+def lease_of(path, pid: int, host: str, state: str = "ready", processes: str | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    processes = os.readlink("/proc/self/ns/pid")
-    path.write_text(json.dumps({"state": state, "host": host, "pid": pid, "processes": processes, "owner": "other"}))
+    lease = {"state": state, "host": host, "pid": pid, "processes": processes or process_space(), "owner": "other"}
+    path.write_text(json.dumps(lease))
 
 
 def dead_process() -> int:
@@ -68,6 +69,18 @@ def test_another_machine_counts_until_it_has_been_silent_for_a_minute(tmp_path):
         pass
     os.utime(lease, (MINUTES_AGO, MINUTES_AGO))
     with join(tmp_path, "here", 0, 1):
+        assert not lease.exists()
+
+
+@pytest.mark.parametrize("boot", [" another-boot", ""])
+def test_a_machine_of_the_same_name_is_another_one_unless_its_boot_is_the_same(tmp_path, boot):
+    lease = tmp_path / ".tcae/leases/there.0.json"
+    processes = os.readlink("/proc/self/ns/pid") + boot  # without one, as earlier versions wrote it
+    lease_of(lease, dead_process(), socket.gethostname(), processes=processes)
+    with pytest.raises(StoreError, match=rf"on {socket.gethostname()}"), join(tmp_path, "here"):
+        pass
+    os.utime(lease, (MINUTES_AGO, MINUTES_AGO))
+    with join(tmp_path, "here"):
         assert not lease.exists()
 
 
