@@ -63,6 +63,7 @@ class Folder(Protocol):
     owner: str  # marks the temporary files of this process
     most_open: int  # files that may be kept open at once
     can_list: bool  # whether `sizes` can be asked: a plain web server lists no files
+    keeps_opened: bool  # whether Ranges stay those of the file that was opened, should another get its name
 
     def below(self, name: str) -> "Folder":
         """Return the folder of this name inside this one, which need not exist."""

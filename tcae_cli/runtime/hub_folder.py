@@ -41,6 +41,7 @@ class HubFolder(RemoteFolder):
     ranges of it are read. Raises SourceError if nothing of the dataset can be read.
     """
 
+    keeps_opened = True  # a commit does not change
     _num_attempts = 1  # each asks again
 
     def __init__(self, uri: str) -> None:

@@ -39,6 +39,7 @@ class LocalFolder:
     """A folder of a local file system."""
 
     can_list = True
+    keeps_opened = True
 
     def __init__(self, path: Path) -> None:
         self.uri = str(path)

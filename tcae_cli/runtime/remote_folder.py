@@ -45,6 +45,7 @@ class RemoteFolder:
     """
 
     most_open = sys.maxsize  # nothing is kept open
+    keeps_opened = False
     _num_attempts = 2  # at reading a part of an open file
 
     def __init__(self, uri: str) -> None:

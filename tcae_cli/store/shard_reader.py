@@ -1,8 +1,10 @@
 """Reads single rows of a view from its shard files, without the rest of their shard."""
 
+import json
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
+from itertools import count
 from typing import Generic, Protocol, TypeVar
 
 import numpy as np
@@ -10,7 +12,7 @@ import numpy as np
 from tcae_cli.errors import StoreError
 from tcae_cli.runtime.checksums import CRC_BYTES, crc32c_of
 from tcae_cli.runtime.folder import Folder, Ranges
-from tcae_cli.store.layout import shard_file
+from tcae_cli.store.layout import ROOT, shard_file
 from tcae_cli.store.row_chunks import OTHER_CRC32C, RowChunks
 from tcae_cli.store.shard_file import ABSENT
 from tcae_cli.store.spec import StoreSpec
@@ -18,6 +20,7 @@ from tcae_cli.store.spec import StoreSpec
 _REQUESTS_TOGETHER = 32  # of rows of a remote store
 _READS_TOGETHER = 64  # that a disk works on for one thread
 _MOST_SHARDS_OPEN = 1024  # indexes, and files, that a reader keeps; 64 KiB each at 4,096 rows
+_NUMBERS = count(1)  # of editions
 
 
 class _Readable(Protocol):
@@ -43,8 +46,9 @@ class ShardReader:
         self._shape = spec.sample_shape(view)
         self._dtype = np.dtype(spec.dtype).newbyteorder("<")
         self._is_kept_as_read = self._chunks.is_raw and self._dtype.isnative
-        self._shard = lru_cache(min(folder.most_open, _MOST_SHARDS_OPEN))(self._open)
+        self._opened = lru_cache(min(folder.most_open, _MOST_SHARDS_OPEN))(self._open)
         self._touched: set[int] = set()  # shards that were opened, or were pending, at least once
+        self._edition = _Edition()
 
     def read(self, rows: np.ndarray, out: np.ndarray) -> list[int]:
         """Read the values of rows, in any order, into `out`, [k, c, h, w], contiguous, in the store's dtype.
@@ -54,6 +58,23 @@ class ShardReader:
         Rows that are available, in the page cache or from a remote store, are read at once. The others are requested
         from the disk well before they are waited for, so that it works on many reads at a time, for one thread too.
         """
+        if self._folder.keeps_opened:
+            return self._read(rows, out)
+        # The cached indexes are of no use for shards that another process has replaced since.
+        edition = self._edition if self._edition.is_complete else self._look(rows)
+        while True:
+            found: list[int] | StoreError
+            try:
+                found = self._read(rows, out)
+            except StoreError as error:
+                found = error
+            if edition == (edition := self._look(rows)):
+                break
+        if isinstance(found, StoreError):
+            raise found
+        return found
+
+    def _read(self, rows: np.ndarray, out: np.ndarray) -> list[int]:
         self._touch_shards(rows)
         absent: list[int] = []
         asked: deque[_Asked] = deque()
@@ -88,6 +109,35 @@ class ShardReader:
     def whole(self, number: int, data: bytes) -> "_OpenShard[_Bytes]":
         """Return a shard whose file was read already. Raises StoreError on damage of its index."""
         return _OpenShard(_Bytes(data), self._path(number), self._rows_per_shard)
+
+    def _look(self, rows: np.ndarray) -> "_Edition":
+        """Return the edition of the store now, as far as these rows are concerned; forget indexes of another one.
+
+        The root of a complete store is written before any of its shards is replaced. While it is not complete, shards
+        may be replaced at any time, and the indexes are compared themselves.
+        """
+        try:
+            root = self._folder.read(ROOT)
+        except FileNotFoundError as error:
+            raise StoreError(f"{self._folder.uri} is no longer there") from error
+        if root == self._edition.root and self._edition.is_complete:
+            return self._edition
+        self._edition = _Edition(root, bool(json.loads(root)["attributes"]["complete"]), number=next(_NUMBERS))
+        self._touched = set()
+        if self._edition.is_complete:
+            return self._edition
+        self._touch_shards(rows)
+        numbers = np.unique(rows // self._rows_per_shard).tolist()
+        return replace(self._edition, indexes=tuple(self._index(number) for number in numbers))
+
+    def _index(self, number: int) -> bytes | None:
+        try:
+            return self._shard(number).index
+        except FileNotFoundError:  # pending
+            return None
+
+    def _shard(self, number: int) -> "_OpenShard[Ranges]":
+        return self._opened(number, self._edition.number)
 
     def _touch_shards(self, rows: np.ndarray) -> None:
         """Open the shards that rows are first read from, once: each of many requests at a time would open its own."""
@@ -141,7 +191,7 @@ class ShardReader:
         elif len(pieces) > 1 and crc32c_of(target) != int.from_bytes(pieces[1], "little"):
             raise self._damaged(row, OTHER_CRC32C)
 
-    def _open(self, number: int) -> "_OpenShard[Ranges]":
+    def _open(self, number: int, edition: int) -> "_OpenShard[Ranges]":
         file = self._folder.ranges(shard_file(self._spec, self._view, number))
         return _OpenShard(file, self._path(number), self._rows_per_shard)
 
@@ -151,6 +201,16 @@ class ShardReader:
 
     def _path(self, number: int) -> str:
         return f"{self._folder.uri}/{shard_file(self._spec, self._view, number)}"
+
+
+@dataclass(frozen=True)
+class _Edition:
+    """The contents of a store between two changes of its shards."""
+
+    root: bytes = b""  # its zarr.json
+    is_complete: bool = False
+    indexes: tuple[bytes | None, ...] = ()  # of the shards that are read, while it is not complete
+    number: int = field(default=0, compare=False)  # indexes that were read of another one are not used
 
 
 @dataclass(frozen=True)
@@ -187,6 +247,11 @@ class _OpenShard(Generic[File]):
             raise StoreError(f"{path} is damaged: its index does not match its checksum")
         # Single numbers come out of a memoryview several times as fast as out of an array.
         self._index = np.frombuffer(index, "<u8").astype(np.uint64).data
+
+    @property
+    def index(self) -> bytes:
+        """Return the offsets and sizes of all slots."""
+        return self._index.tobytes()
 
     def find(self, slot: int) -> tuple[int, int] | None:
         """Return offset and size of the chunk in a slot; None if it is empty."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import s3fs
+import torch
 from fsspec.config import conf
 
 from tcae_cli.cli import _run
@@ -19,6 +20,10 @@ from tcae_cli.errors import StoreError
 from tcae_cli.jobs.decode import decode_store
 from tcae_cli.reports.decode import DecodeRequest
 from tcae_cli.reports.progress import Silent
+from tcae_cli.runtime.folder import open_folder
+from tcae_cli.store.commit import reopen_failed
+from tcae_cli.store.dataset import LatentDataset
+from tcae_cli.store.handle import StoreHandle
 from tcae_cli.store.reader import LatentStore
 
 from ..store_contents import assert_same_arrays, assert_same_store
@@ -235,3 +240,37 @@ def test_a_network_that_goes_away_is_one_sentence_and_the_same_command_goes_on(
     assert committed.items() <= objects(f"{there}/.tcae/commits").items()
     encode(some_photos, tmp_path / "store.zarr", batch_size=1)
     assert_same_store(there, tmp_path / "store.zarr")
+
+
+@pytest.mark.parametrize("codec", ["zstd", "none"])
+def test_an_open_reader_gives_each_row_its_own_latents_when_shards_are_replaced(
+    photos, encode, bucket, tmp_path, codec
+):
+    source, uri = shutil.copytree(photos, tmp_path / "photos"), f"{bucket}/store.zarr"
+    (source / "animal/3.jpg").write_bytes((photos / "animal/3.jpg").read_bytes()[:700])
+    encode(source, uri, codec=codec)
+    dataset = LatentDataset(uri, normalise="none")
+    rows = range(len(dataset))
+    before = dataset[rows]["latents"]
+
+    shutil.copy(photos / "animal/3.jpg", source / "animal/3.jpg")
+    encode(source, uri, codec=codec, retry_failed=True)
+    assert len(LatentStore(uri).ok_rows) == len(dataset) + 1
+    assert torch.equal(dataset[rows]["latents"], before)
+    assert all(torch.equal(dataset[row]["latents"], before[row]) for row in rows)
+
+
+def test_a_store_that_is_being_written_is_read_as_it_is_now(photos, encode, bucket, tmp_path):
+    source, uri = shutil.copytree(photos, tmp_path / "photos"), f"{bucket}/store.zarr"
+    (source / "animal/3.jpg").write_bytes((photos / "animal/3.jpg").read_bytes()[:700])
+    encode(source, uri, codec="none")
+    store = StoreHandle(open_folder(uri))
+    reopen_failed(store, range(store.spec.num_shards))  # as --retry-failed begins
+    with pytest.warns(UserWarning, match="is not complete"):
+        reader = LatentStore(uri)
+    rows = reader.ok_rows
+    before = reader.latents(rows)
+
+    shutil.copy(photos / "animal/3.jpg", source / "animal/3.jpg")
+    encode(source, uri, codec="none", retry_failed=True)
+    assert np.array_equal(reader.latents(rows), before)

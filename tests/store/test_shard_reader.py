@@ -109,6 +109,8 @@ def test_an_uncompressed_row_of_another_size_and_one_beyond_the_file_are_named(m
 def test_a_shard_of_an_object_store_is_opened_once_for_all_of_its_rows(make_store, bucket, monkeypatch):
     s3fs.S3FileSystem().put(str(make_store()), f"{bucket}/store.zarr", recursive=True)
     opened, open_shard = [], ShardReader._open
-    monkeypatch.setattr(ShardReader, "_open", lambda self, number: opened.append(number) or open_shard(self, number))
+    monkeypatch.setattr(
+        ShardReader, "_open", lambda self, number, edition: opened.append(number) or open_shard(self, number, edition)
+    )
     latents = LatentStore(f"{bucket}/store.zarr").latents(range(40))
     assert np.array_equal(latents, known_latents(40)) and sorted(opened) == [0, 1, 2]
