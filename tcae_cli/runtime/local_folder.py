@@ -81,7 +81,8 @@ class LocalFolder:
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         found: dict[str, int] = {}
-        for parent, _, names in os.walk(self.path / prefix, onerror=_refuse_unlisted, followlinks=True):
+        for parent, below, names in os.walk(self.path / prefix, onerror=_refuse_unlisted, followlinks=True):
+            below[:] = [name for name in below if not _leads_round(os.path.join(parent, name))]
             relative = os.path.relpath(parent, self.path)
             for name in names:
                 path = os.path.join(parent, name)
@@ -189,6 +190,12 @@ def owner_of_part(name: str) -> str | None:
     parent, _, file = name.rpartition("/")
     found = _PART_NAME.fullmatch(file) if parent == PARTS else None
     return found and found["owner"]
+
+
+def _leads_round(folder: str) -> bool:
+    """Return whether a folder is a link to one that it is in."""
+    path = Path(folder)
+    return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
 
 
 def _refuse_unlisted(error: OSError) -> None:

@@ -17,7 +17,7 @@ from tcae_cli.reports.progress import Silent
 from tcae_cli.sources.source import open_index
 from tcae_cli.store.reader import LatentStore
 
-from ..store_contents import assert_rows_equal, failures_of
+from ..store_contents import assert_rows_equal, failures_of, files_of
 from .deadly_source import DeadlySource
 from .hostile_images import BAD, bomb, file_of, good_images, picture, plain
 from .privileges import heeding_permissions
@@ -199,3 +199,14 @@ def test_workers_that_die_or_hang_cost_the_rows_they_were_on(photos, tmp_path, e
     assert_rows_equal(
         tmp_path / "store.zarr", tmp_path / "whole.zarr", [row for row in range(24) if row not in (5, 18)]
     )
+
+
+def test_a_complete_store_with_an_array_behind_a_link_stays_as_it_is(photos, encode, tmp_path):
+    store = tmp_path / "store.zarr"
+    encode(photos, store)
+    (store / "latents").rename(tmp_path / "elsewhere")
+    (store / "latents").symlink_to(tmp_path / "elsewhere")
+    before = files_of(store), files_of(tmp_path / "elsewhere")
+
+    assert encode(photos, store).complete
+    assert (files_of(store), files_of(tmp_path / "elsewhere")) == before

@@ -91,8 +91,9 @@ def test_files_behind_links_count_and_links_that_lead_nowhere_or_round_do_not(tm
     for name, target in {"kept": "../elsewhere", "nowhere": "missing", "itself": "itself"}.items():
         (tmp_path / "store.zarr" / name).symlink_to(target)
     assert folder.sizes() == {"kept/a": 1}
-    (tmp_path / "store.zarr/round").symlink_to(".")
-    assert {name for name in folder.sizes() if not name.startswith("round/")} == {"kept/a"}
+    for name in "bcdefgh":
+        (tmp_path / "store.zarr" / name).symlink_to(".")  # followed 40 folders deep, these would take years
+    assert folder.sizes() == {"kept/a": 1}
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.ESTALE, errno.EACCES])
