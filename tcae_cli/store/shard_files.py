@@ -34,7 +34,11 @@ class ShardFiles:
         if number not in self._open:
             if len(self._open) == self._most:
                 self._open.popitem(last=False)
-            name = shard_file(self._store.spec, self._store.view, number)
-            self._open[number] = self._reader.whole(number, self._store.folder.read(name))
+            # A large object is fetched in parts, which must be those of one file.
+            self._open[number] = self._reader.unless_replaced([number], lambda: self._fetch(number))
         self._open.move_to_end(number)
         return self._open[number]
+
+    def _fetch(self, number: int) -> Any:
+        name = shard_file(self._store.spec, self._store.view, number)
+        return self._reader.whole(number, self._store.folder.read(name))

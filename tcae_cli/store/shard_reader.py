@@ -2,6 +2,7 @@
 
 import json
 from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
 from itertools import count
@@ -29,6 +30,7 @@ class _Readable(Protocol):
 
 
 File = TypeVar("File", bound=_Readable)
+Result = TypeVar("Result")
 
 
 class ShardReader:
@@ -60,22 +62,35 @@ class ShardReader:
         """
         if self._folder.keeps_opened:
             return self._read(rows, out)
-        # The cached indexes are of no use for shards that another process has replaced since.
-        edition = self._edition if self._edition.is_complete else self._look(rows)
+
+        def read_apart() -> tuple[np.ndarray, list[int]]:
+            # Threads of a read that was given up may go on filling its memory.
+            apart = np.empty_like(out)
+            return apart, self._read(rows, apart)
+
+        out[:], absent = self.unless_replaced(np.unique(rows // self._rows_per_shard).tolist(), read_apart)
+        return absent
+
+    def unless_replaced(self, shards: Sequence[int], read: Callable[[], Result]) -> Result:
+        """Return what `read` reads of shards, again if another process has replaced them meanwhile or since.
+
+        An index that was read of one file is of no use for another, whose chunks lie elsewhere.
+        """
+        if self._folder.keeps_opened:
+            return read()
+        edition = self._edition if self._edition.is_complete else self._look(shards)
         while True:
-            found: list[int] | StoreError
             try:
-                found = self._read(rows, out)
-            except StoreError as error:
-                found = error
-            if edition == (edition := self._look(rows)):
-                break
-        if isinstance(found, StoreError):
-            raise found
-        return found
+                found = read()
+            except (StoreError, OSError):
+                if edition == (edition := self._look(shards)):
+                    raise
+            else:
+                if edition == (edition := self._look(shards)):
+                    return found
 
     def _read(self, rows: np.ndarray, out: np.ndarray) -> list[int]:
-        self._touch_shards(rows)
+        self._touch_shards((rows // self._rows_per_shard).tolist())
         absent: list[int] = []
         asked: deque[_Asked] = deque()
         places = np.argsort(rows).tolist()  # one shard after another, forward in each
@@ -110,8 +125,8 @@ class ShardReader:
         """Return a shard whose file was read already. Raises StoreError on damage of its index."""
         return _OpenShard(_Bytes(data), self._path(number), self._rows_per_shard)
 
-    def _look(self, rows: np.ndarray) -> "_Edition":
-        """Return the edition of the store now, as far as these rows are concerned; forget indexes of another one.
+    def _look(self, shards: Sequence[int]) -> "_Edition":
+        """Return the edition of the store now, as far as these shards are concerned; forget indexes of another one.
 
         The root of a complete store is written before any of its shards is replaced. While it is not complete, shards
         may be replaced at any time, and the indexes are compared themselves.
@@ -126,9 +141,8 @@ class ShardReader:
         self._touched = set()
         if self._edition.is_complete:
             return self._edition
-        self._touch_shards(rows)
-        numbers = np.unique(rows // self._rows_per_shard).tolist()
-        return replace(self._edition, indexes=tuple(self._index(number) for number in numbers))
+        self._touch_shards(shards)
+        return replace(self._edition, indexes=tuple(self._index(number) for number in shards))
 
     def _index(self, number: int) -> bytes | None:
         try:
@@ -139,9 +153,9 @@ class ShardReader:
     def _shard(self, number: int) -> "_OpenShard[Ranges]":
         return self._opened(number, self._edition.number)
 
-    def _touch_shards(self, rows: np.ndarray) -> None:
+    def _touch_shards(self, shards: Iterable[int]) -> None:
         """Open the shards that rows are first read from, once: each of many requests at a time would open its own."""
-        new = set((rows // self._rows_per_shard).tolist()) - self._touched
+        new = set(shards) - self._touched
         for _ in self._folder.in_order(self._is_written, sorted(new), _REQUESTS_TOGETHER):
             pass
         self._touched |= new

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ import pytest
 import s3fs
 
 from tcae_cli.errors import StoreError
+from tcae_cli.runtime.remote_folder import RemoteFolder
 from tcae_cli.store import shard_reader
 from tcae_cli.store.codecs.registry import CODECS
 from tcae_cli.store.reader import LatentStore
 from tcae_cli.store.shard_file import crc32c_of
 from tcae_cli.store.shard_reader import ShardReader
 
+from ..web_server import serve_files
 from .conftest import known_latents
 
 
@@ -114,3 +117,88 @@ def test_a_shard_of_an_object_store_is_opened_once_for_all_of_its_rows(make_stor
     )
     latents = LatentStore(f"{bucket}/store.zarr").latents(range(40))
     assert np.array_equal(latents, known_latents(40)) and sorted(opened) == [0, 1, 2]
+
+
+@pytest.fixture(params=["s3", "http"])
+def there(request, tmp_path):
+    """An address that reads what `put` copies to it; S3 tells one object from another by ETags, this web server not."""
+
+    class There:
+        def put(self, path: Path) -> None:
+            if request.param == "s3":
+                s3fs.S3FileSystem().put(f"{path}/", f"{self.uri}/", recursive=True)
+            else:
+                shutil.copytree(path, tmp_path / "web" / "store.zarr", copy_function=put_whole, dirs_exist_ok=True)
+
+    def put_whole(source: str, target: str) -> None:
+        os.replace(shutil.copy(source, f"{target}.part"), target)
+
+    place = There()
+    if request.param == "s3":
+        place.uri = f"{request.getfixturevalue('bucket')}/store.zarr"
+        yield place
+    else:
+        with serve_files(tmp_path / "web") as root:
+            place.uri = f"{root}/store.zarr"
+            yield place
+
+
+@pytest.mark.parametrize("codec", CODECS)
+def test_rows_are_their_own_after_a_remote_shard_was_replaced_by_one_with_more_of_them(make_store, there, codec):
+    there.put(make_store(failed={3, 17}, codec=codec))
+    store = LatentStore(there.uri)
+    assert np.isnan(store.latents([3])).all()
+    store.latents(range(40))
+
+    there.put(make_store(name="repaired.zarr", codec=codec))
+    assert np.array_equal(store.latents(range(0, 40, 3)), known_latents(40)[::3])
+    assert np.array_equal(store.latents([39, 16, 17]), known_latents(40)[[39, 16, 17]])
+
+
+@pytest.mark.parametrize("codec", CODECS)
+@pytest.mark.parametrize("moment", range(8))
+def test_a_remote_shard_may_be_replaced_at_any_moment_of_a_read(make_store, there, monkeypatch, codec, moment):
+    there.put(make_store(failed={1, 18}, codec=codec))
+    repaired, read_range, num_reads = make_store(name="repaired.zarr", codec=codec), RemoteFolder.read_range, [0]
+    rows = [0, 2, 15, 16, 39]
+
+    def read_after_replacing(self, name, start, size):
+        num_reads[0] += name.startswith("latents/")
+        if num_reads[0] == moment + 1:
+            there.put(repaired)
+        return read_range(self, name, start, size)
+
+    store = LatentStore(there.uri)
+    monkeypatch.setattr(RemoteFolder, "read_range", read_after_replacing)
+    assert np.array_equal(store.latents(rows), known_latents(40)[rows])
+    assert num_reads[0] > moment
+
+
+def test_rows_of_an_object_store_cost_one_look_at_its_root_more(make_store, bucket, monkeypatch):
+    path, there = make_store(failed={20}), s3fs.S3FileSystem()
+    there.put(str(path), f"{bucket}/store.zarr", recursive=True)
+    store = LatentStore(f"{bucket}/store.zarr")
+    store.latents(range(40))
+    asked, call = [], s3fs.S3FileSystem._call_s3
+
+    async def noting(self, method, *arguments, **options):
+        asked.append((method, options["Key"].removeprefix("store.zarr/")[:11]))
+        return await call(self, method, *arguments, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", noting)
+    store.latents([1, 2, 3, 16])
+    rows = [("get_object", f"latents/c.{shard}") for shard in (0, 0, 0, 1)]
+    # s3fs asks how large a whole object is before it reads it.
+    assert sorted(asked) == sorted([*rows, ("head_object", "zarr.json"), ("get_object", "zarr.json")])
+
+
+def test_a_remote_shard_that_is_damaged_is_named(make_store, bucket):
+    path, there = make_store(codec="none"), s3fs.S3FileSystem()
+    there.put(str(path), f"{bucket}/store.zarr", recursive=True)
+    store, name = LatentStore(f"{bucket}/store.zarr"), f"{bucket}/store.zarr/latents/c.1.0.0.0"
+    store.latents(range(40))
+    data = bytearray((path / "latents/c.1.0.0.0").read_bytes())
+    data[0] ^= 1
+    there.pipe_file(name, bytes(data))
+    with pytest.raises(StoreError, match=r"c\.1\.0\.0\.0: the latents of row 16 are damaged"):
+        store.latents(range(40))

@@ -1,5 +1,6 @@
 """LatentStream: shuffled batches of a rank from a few shards at a time."""
 
+import asyncio
 import weakref
 from collections import Counter
 
@@ -8,12 +9,14 @@ import pytest
 import s3fs
 import torch
 import torch.distributed as dist
+from fsspec.config import conf
 from torch.utils.data import DataLoader
 
 from tcae_cli import LatentStore, LatentStream
 from tcae_cli.errors import StoreError, UsageError
 from tcae_cli.store.shard_reader import ShardReader
 
+from .conftest import known_latents
 from .test_dataset import int8_with_flip
 
 NUM_ROWS, FAILED = 203, {0, 17, 100, 202}  # 199 samples in 13 shards
@@ -166,3 +169,35 @@ def test_a_shard_that_is_lost_is_an_error(path):
     (path / "latents" / "c.1.0.0.0").unlink()
     with pytest.raises(StoreError, match=r"c\.1\.0\.0\.0 lacks the latents of row \d+; see tcae verify"):
         keys_of(make_stream(path))
+
+
+def test_a_large_object_that_is_replaced_while_its_parts_are_fetched_is_fetched_again(make_store, bucket, monkeypatch):
+    there, part_bytes = s3fs.S3FileSystem(), 256
+    there.put(str(make_store(num_rows=16, failed={3}, codec="none")), f"{bucket}/store.zarr", recursive=True)
+    whole = make_store(num_rows=16, name="whole.zarr", codec="none")
+    monkeypatch.setitem(conf, "s3", {"default_block_size": part_bytes})
+    stream = make_stream(f"{bucket}/store.zarr", normalise="none")
+    rows = {key: row for row, key in enumerate(stream.dataset.store.keys(range(16)))}
+    call, is_replaced, parts = s3fs.S3FileSystem._call_s3, asyncio.Event(), []
+
+    async def end_first(self, method, *arguments, **options):
+        """Answers with the part that has the index, replaces root and shard, and then with the other parts."""
+        if method == "get_object" and "/latents/" in options["Key"] and len(parts) < 4:
+            parts.append(options["Range"])
+            if len(parts) < 4:
+                await is_replaced.wait()
+            else:
+                answer = await call(self, method, *arguments, **options)
+                place = {name: options[name] for name in ("Bucket", "Key")}
+                root = {"Bucket": options["Bucket"], "Key": "store.zarr/zarr.json"}
+                await call(self, "put_object", **root, Body=(whole / "zarr.json").read_bytes())
+                await call(self, "put_object", **place, Body=(whole / "latents/c.0.0.0.0").read_bytes())
+                is_replaced.set()
+                return answer
+        return await call(self, method, *arguments, **options)
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", end_first)
+    for batch in stream:
+        expected = known_latents(16)[[rows[key] for key in batch["key"]]]
+        assert np.array_equal(batch["latents"].numpy(), expected.astype(np.float32))
+    assert len(parts) == 4
