@@ -8,6 +8,7 @@ from typing import ClassVar
 from tcae_cli.exports.format import ExportFormat
 from tcae_cli.images.partition import batches_of_rows
 from tcae_cli.reports.progress import Progress
+from tcae_cli.runtime.files import refuse_unlisted
 from tcae_cli.runtime.local_folder import LocalFolder
 
 
@@ -51,7 +52,8 @@ class PieceFormat(ExportFormat):
     def _missing(self, folder: Path) -> list[range]:
         """Return the pieces that lack a file."""
         found: set[str] = set()
-        for parent, _, names in os.walk(folder):  # much faster than asking for each of a million files
+        # Much faster than asking for each of a million files.
+        for parent, _, names in os.walk(folder, onerror=refuse_unlisted):
             below = os.path.relpath(parent, folder)
             found.update(names if below == "." else (f"{below}/{name}" for name in names))
         return [piece for piece in self.pieces if not found.issuperset(self.names(piece))]

@@ -46,6 +46,25 @@ def read_errors(path: Path | str) -> Iterator[None]:
         raise ReadError(error.errno, error.strerror, str(path)) from error
 
 
+def refuse_unlisted(error: OSError) -> None:
+    """Raise ReadError for a folder that is there and cannot be listed, which does not mean that it is empty."""
+    with unless_missing(error.filename):
+        raise error
+
+
+@contextmanager
+def unless_missing(path: str) -> Iterator[None]:
+    """Turn errors into a ReadError, but for those of a file that was removed meanwhile or a link that leads nowhere."""
+    try:
+        with read_errors(path):
+            yield
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except ReadError as error:
+        if error.errno != errno.ELOOP:
+            raise
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file in one piece: a reader sees the whole new file or the whole old one. Raises DiskError."""
     temporary = temporary_beside(path)

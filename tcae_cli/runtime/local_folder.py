@@ -3,21 +3,20 @@
 Links inside the folder are followed where files are read, and never where they are written or removed.
 """
 
-import errno
 import os
 import re
 import resource
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from hashlib import blake2b
 from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 from uuid import uuid4
 
-from tcae_cli.runtime.files import ReadError, disk_errors, path_inside, read_errors, sync
+from tcae_cli.runtime.files import disk_errors, path_inside, read_errors, refuse_unlisted, sync, unless_missing
 from tcae_cli.runtime.local_file import BLOCK_BYTES, LocalFile, LocalRanges
 from tcae_cli.runtime.processes import this_process
 from tcae_cli.runtime.remote import NUM_READS
@@ -81,12 +80,12 @@ class LocalFolder:
 
     def sizes(self, prefix: str = "") -> dict[str, int]:
         found: dict[str, int] = {}
-        for parent, below, names in os.walk(self.path / prefix, onerror=_refuse_unlisted, followlinks=True):
+        for parent, below, names in os.walk(self.path / prefix, onerror=refuse_unlisted, followlinks=True):
             below[:] = [name for name in below if not _leads_round(os.path.join(parent, name))]
             relative = os.path.relpath(parent, self.path)
             for name in names:
                 path = os.path.join(parent, name)
-                with _unless_missing(path):
+                with unless_missing(path):
                     found[name if relative == "." else f"{relative}/{name}"] = os.stat(path).st_size
         return found
 
@@ -196,25 +195,6 @@ def _leads_round(folder: str) -> bool:
     """Return whether a folder is a link to one that it is in."""
     path = Path(folder)
     return path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
-
-
-def _refuse_unlisted(error: OSError) -> None:
-    """Raise ReadError for a folder that is there and cannot be listed, which does not mean that it is empty."""
-    with _unless_missing(error.filename):
-        raise error
-
-
-@contextmanager
-def _unless_missing(path: str) -> Iterator[None]:
-    """Turn errors into a ReadError, but for those of a file that was removed meanwhile or a link that leads nowhere."""
-    try:
-        with read_errors(path):
-            yield
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except ReadError as error:
-        if error.errno != errno.ELOOP:
-            raise
 
 
 def _digest(name: str) -> str:
