@@ -15,6 +15,7 @@ from tcae_cli.features.weights import find_cached
 from tcae_cli.jobs.train_sources import (
     check_batch_size,
     index_sources,
+    micro_batch_size,
     refuse_other_runs,
     settings_for_less_memory,
 )
@@ -50,7 +51,7 @@ def plan_training(plan: TrainPlanRequest, progress: Progress) -> TrainPlan:
     check_batch_size(recipe, plan.num_ranks)
     refuse_other_runs(request)
 
-    micro_batch = recipe.train.batch_size // (plan.num_ranks * recipe.train.accumulate)
+    micro_batch = micro_batch_size(recipe, plan.num_ranks)
     with TemporaryDirectory() as scratch, ThreadPoolExecutor(1) as aside:
         # The network may take its time to say that it is not there.
         finding = aside.submit(_find_images, plan, Path(scratch), progress)

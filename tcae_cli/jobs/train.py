@@ -14,6 +14,7 @@ from tcae_cli.errors import DeviceMemoryError, TcaeError
 from tcae_cli.jobs.train_sources import (
     check_batch_size,
     index_sources,
+    micro_batch_size,
     refuse_other_runs,
     settings_for_less_memory,
 )
@@ -191,10 +192,8 @@ def _streamed_files(request: TrainRequest, images: Source) -> StreamedFiles | No
 @contextmanager
 def _naming_the_micro_batches(request: TrainRequest) -> Iterator[None]:
     """Let running out of device memory name settings that take less, and that a resumed run may change too."""
-    train = request.recipe.train
-    micro_batch = train.batch_size // (train.accumulate * distributed.world_size())
     try:
-        with memory_errors(micro_batch):
+        with memory_errors(micro_batch_size(request.recipe, distributed.world_size())):
             yield
     except DeviceMemoryError as error:
         settings = settings_for_less_memory(request.recipe, distributed.world_size())

@@ -36,17 +36,21 @@ def check_batch_size(recipe: Recipe, num_ranks: int) -> None:
         )
 
 
+def micro_batch_size(recipe: Recipe, num_ranks: int) -> int:
+    """Return how many images a rank computes at a time."""
+    return recipe.train.batch_size // (recipe.train.accumulate * num_ranks)
+
+
 def settings_for_less_memory(recipe: Recipe, num_ranks: int) -> list[str]:
     """Return the settings, as `--set` takes them, that take less memory and train the same model; [] if none is left.
 
     They are of train.accumulate and train.checkpointing, which a resumed run may change.
     """
-    accumulate = recipe.train.accumulate
-    micro_batch = recipe.train.batch_size // (accumulate * num_ranks)
+    micro_batch = micro_batch_size(recipe, num_ranks)
     settings = []
     if micro_batch > 1:
         parts = next(parts for parts in range(2, micro_batch + 1) if micro_batch % parts == 0)
-        settings.append(f"train.accumulate={parts * accumulate}")
+        settings.append(f"train.accumulate={parts * recipe.train.accumulate}")
     if not checkpoints_blocks(recipe):
         settings.append("train.checkpointing=true")
     return settings

@@ -3,6 +3,8 @@
 Axes: b batch, h w pixels.
 """
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 _BORDER = 5  # half of SSIM's 11-pixel window: positions whose window leaves the image
@@ -55,4 +57,6 @@ def _check_shapes(original: Tensor, decoded: Tensor) -> None:
         raise ValueError(f"shapes differ: {list(original.shape)} and {list(decoded.shape)}")
 
 
-METRICS = {"psnr": psnr, "ssim": ssim}
+def metrics_of(size: int) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+    """Return the metrics that images of this side, in pixels, have, by name: those smaller than its window no SSIM."""
+    return {"psnr": psnr, "ssim": ssim} if size >= SSIM_LEAST_SIDE else {"psnr": psnr}

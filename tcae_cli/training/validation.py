@@ -14,7 +14,7 @@ from tcae_cli.images.loader import load_readable
 from tcae_cli.images.pictures import to_pixels, write_pairs
 from tcae_cli.images.transform import Transform, to_float, to_uint8
 from tcae_cli.metrics.frechet import FeatureSums, frechet_distance
-from tcae_cli.metrics.image import METRICS, SSIM_LEAST_SIDE, mean_without_infinite
+from tcae_cli.metrics.image import mean_without_infinite, metrics_of
 from tcae_cli.model.tcae import TCAE
 from tcae_cli.recipe.schema import Recipe
 from tcae_cli.runtime.device import autocast
@@ -42,8 +42,7 @@ class Validation:
         self._inception = inception
         self._name = name
         self._rows = _spread(len(source)) if source.access == "row" else sorted(_spread(len(source)))
-        too_small = recipe.model.image_size < SSIM_LEAST_SIDE
-        self._metrics = {name: metric for name, metric in METRICS.items() if not (too_small and name == "ssim")}
+        self._metrics = metrics_of(recipe.model.image_size)
         image_bytes = 3 * recipe.model.image_size**2
         self._kept = list(self._read()) if len(self._rows) * image_bytes <= _KEPT_BYTES else None
         self._original_features: list[Tensor] = []  # they do not change
