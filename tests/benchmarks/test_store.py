@@ -24,7 +24,7 @@ from tcae_cli.jobs.encode import encode_dataset
 from tcae_cli.reports.encode import EncodeReport, EncodeRequest
 from tcae_cli.reports.progress import Progress, Silent
 from tcae_cli.runtime.local_file import LocalFile
-from tcae_cli.runtime.local_folder import LocalFolder
+from tcae_cli.runtime.local_folder import LocalFolder, no_check
 from tcae_cli.store import shard_file, writer
 from tcae_cli.store import spec as parts
 from tcae_cli.store.handle import create_store
@@ -111,7 +111,7 @@ class Protocol:
 def without_protocol() -> Iterator[None]:
     """No checksums and no records; side arrays are plainly written, and only the latents' own file gets its fsync."""
 
-    def write_plainly(self: LocalFolder, *steps: dict[str, bytes]) -> None:
+    def write_plainly(self: LocalFolder, *steps: dict[str, bytes], check: Callable[[], None] = no_check) -> None:
         for name, data in chain.from_iterable(step.items() for step in steps):
             self._make_below((self.path / name).parent)
             (self.path / name).write_bytes(data)
